@@ -12,11 +12,11 @@ and turns dx, the gradient with respect to the new x, into the one with respect 
 import dataclasses
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+from scratchgpt.chance import Place
 from scratchgpt.ops import adamw, attention, cross_entropy, dropout, embedding, gelu, layernorm, linear, relu
 from scratchgpt.ops.array import Array, array_module
-from scratchgpt.ops.dropout import Place
 
 ACTIVATIONS: dict[str, ModuleType] = {"gelu_new": gelu, "relu": relu}
 """By the names that GPT-2's configuration files use."""
@@ -71,6 +71,10 @@ class Context:
     sequences: Sequence[int] = ()  # the number of each of the B sequences within the whole step
     n_targets: int = 1  # the number of predictions in the whole step: the loss is their mean
     layer: int = 0
+
+    def at(self, layer: int) -> Self:
+        """Return the same context for another layer."""
+        return dataclasses.replace(self, layer=layer)
 
     def mask(self, place: Place, shape: tuple[int, ...], like: Array) -> Array | None:
         """Return this layer's dropout mask (B, *shape) for one place, as an array of `like`'s kind."""

@@ -1,0 +1,29 @@
+"""What runs the ops: `select` gives a device's array module and its table of sublayers."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from scratchgpt.errors import UsageError
+from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import REFERENCE, Table
+
+
+class Backend(NamedTuple):
+    """A device, ready to compute."""
+
+    name: str
+    xp: ModuleType  # numpy, or whatever speaks its language
+    table: Table
+    to_numpy: Callable[[Array], Array]
+
+
+def select(device: str) -> Backend:
+    """Return the backend for `auto`, `cpu` or `gpu`. Raises UsageError if it is not to be had."""
+    if device in ("auto", "cpu"):
+        return Backend("cpu", np, REFERENCE, np.asarray)
+    if device == "gpu":
+        raise UsageError("The GPU backend is not there yet; use --device cpu.")
+    raise UsageError(f"There is no device {device!r}; choose auto, cpu or gpu.")

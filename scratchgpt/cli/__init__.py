@@ -1,0 +1,60 @@
+"""The command line: one module a command, imported when it is used."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from scratchgpt import __version__
+from scratchgpt.errors import ScratchGPTError, did_you_mean
+
+COMMANDS = ("prepare", "train", "generate")
+
+
+class _Failure(click.ClickException):
+    """A failure as click shows it: one sentence on standard error, and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        vars(self)["exit_code"] = exit_code  # click has it as a class variable
+
+
+class _CLI(click.Group):
+    """A group whose commands are modules beside this one; failures end in a sentence, not in a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        if name not in COMMANDS:
+            ctx.fail(f"There is no command {name!r}{did_you_mean(name, COMMANDS)}.")
+        command: click.Command = importlib.import_module(f"scratchgpt.cli.{name}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ScratchGPTError as error:
+            raise _Failure(str(error), error.exit_code) from error
+        except MemoryError as error:
+            raise _Failure(f"Out of memory: {error}. A smaller --batch-size or --micro-batch needs less.", 1) from error
+        except BrokenPipeError:
+            raise  # the reader of our output has gone: click ends quietly
+        except OSError as error:
+            raise _Failure(f"{error.strerror}: {error.filename}" if error.filename else str(error), 1) from error
+
+
+@click.command(cls=_CLI, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Train and run small GPTs with no framework under them.
+
+    \b
+    scratchgpt prepare data/shakes.txt --char
+    scratchgpt train
+    scratchgpt generate --tokens 1000
+    """  # noqa: D301 - \b is click's mark for lines that are not to be wrapped
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")

@@ -1,0 +1,55 @@
+"""`scratchgpt generate`: text from a trained model."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command("generate", short_help="Make text with a trained model.")
+@click.argument("model", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
+@click.option("--prompt", default="\n", help="What the text begins with; by default a newline.")
+@click.option(
+    "--tokens", "n_tokens", type=click.IntRange(min=1), default=200, show_default=True, help="How many to make."
+)
+@click.option(
+    "--temperature", type=float, default=0.8, show_default=True, help="0: always the likeliest; 1: as learnt."
+)
+@click.option("--top-k", type=int, help="Choose among the k likeliest only.")
+@click.option("--top-p", type=float, help="Choose among the fewest likeliest that add up to probability p.")
+@click.option("--seed", type=int, default=1337, show_default=True, help="The same seed gives the same text.")
+@click.option(
+    "--samples", "n_samples", type=click.IntRange(min=1), default=1, show_default=True, help="How many texts."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
+def command(
+    *,
+    model: Path | None,
+    prompt: str,
+    n_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    n_samples: int,
+    device: str,
+) -> None:
+    """Continue a prompt with the model of RUN (a run or a checkpoint), by default the newest in runs/."""
+    from scratchgpt import backend
+    from scratchgpt.generation import Sampling, generate
+    from scratchgpt.model.gpt import GPT
+    from scratchgpt.training import checkpoint
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
+    config, params, vocabulary = checkpoint.read_model(folder)
+    gpt = GPT(config, backend.select(device), params)
+    ids = vocabulary.encode(prompt).tolist()
+    for sample in range(n_samples):
+        if sample:
+            click.echo("\n" + "-" * 80)
+        sys.stdout.write(prompt)
+        for token in generate(gpt, ids, n_tokens, sampling, sample=sample):
+            sys.stdout.write(vocabulary.decode([token]))
+            sys.stdout.flush()
+        click.echo()

@@ -1,0 +1,124 @@
+"""What a person sees while something runs: a live line in a terminal, plain lines anywhere else."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Saved, StepDone
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between two plain lines about single steps."""
+
+
+@contextlib.contextmanager
+def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how much of `total` bytes of work is done, in a terminal; yields what to call with each amount."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda n_bytes: progress.advance(task, n_bytes)
+
+
+class Renderer(Protocol):
+    """Shows the events of one run."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+
+
+def for_console(total_steps: int, step: int) -> Renderer:
+    """Return the renderer that suits standard output."""
+    console = Console(highlight=False)
+    return Live(console, total_steps, step) if console.is_terminal else Plain(total_steps)
+
+
+def sentence(event: Event) -> str | None:
+    """Return what is worth a line of its own that stays."""
+    match event:
+        case Evaluated():
+            part = "whole validation set" if event.is_whole else "validation"
+            return (
+                f"step {event.step:,}: {part} loss {event.loss:.4f}, perplexity {event.perplexity:.2f}, "
+                f"accuracy {event.accuracy:.1%}"
+            )
+        case _:
+            return None
+
+
+class Plain:
+    """Lines, for files and pipes."""
+
+    def __init__(self, total_steps: int) -> None:
+        """Expect this many steps in all."""
+        self._total_steps = total_steps
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Nothing to set up."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to tear down."""
+
+    def show(self, event: Event) -> None:
+        """Print evaluations, and a step now and then."""
+        line = sentence(event)
+        if isinstance(event, StepDone) and time.monotonic() - self._last_line >= PLAIN_INTERVAL:
+            line = (
+                f"step {event.step:,} of {self._total_steps:,}: loss {event.loss:.4f}, "
+                f"{event.n_tokens / event.seconds:,.0f} tokens/s"
+            )
+        if line:
+            self._last_line = time.monotonic()
+            print(line, flush=True)  # noqa: T201 - this is what a renderer is for
+
+
+class Live:
+    """One line that is always up to date, evaluations above it."""
+
+    def __init__(self, console: Console, total_steps: int, step: int) -> None:
+        """Begin at `step` of `total_steps`."""
+        columns = (
+            TextColumn("step {task.completed:,.0f} of {task.total:,.0f}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
+        )
+        self._progress = Progress(*columns, console=console, refresh_per_second=4, expand=True)
+        self._task = self._progress.add_task("", total=total_steps, completed=step, status="")
+        self._loss: float | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Update the line."""
+        line = sentence(event)
+        if line:
+            self._progress.console.print(line)
+        match event:
+            case StepDone():
+                self._loss = event.loss if self._loss is None else 0.9 * self._loss + 0.1 * event.loss
+                status = f"loss {self._loss:.3f}  {event.n_tokens / event.seconds / 1000:,.1f}k tokens/s"
+                self._progress.update(self._task, completed=event.step, status=status)
+            case Evaluating():
+                self._progress.update(self._task, status=f"evaluating {event.done} of {event.total}")
+            case Evaluated() | Saved() | Ended():
+                pass

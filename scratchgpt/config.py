@@ -1,0 +1,143 @@
+"""What a model is and how it is trained: two frozen records, validated at construction, and the presets."""
+
+import dataclasses
+import functools
+import math
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any, NamedTuple, Self
+
+from scratchgpt.errors import UsageError, did_you_mean
+
+DEFAULT_PRESET = "shakespeare-cpu"
+
+
+def _setting(description: str, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a field together with the sentence that `--help` shows for it."""
+    return dataclasses.field(default=default, metadata={"help": description})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Config:
+    """What the two records share: their fields' types are checked, unknown names refused."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is float and type(value) is int:
+                object.__setattr__(self, field.name, float(value))
+            elif type(value) is not field.type:
+                expected = getattr(field.type, "__name__", field.type)
+                raise UsageError(f"{field.name} must be of type {expected}, not {value!r}.")
+            elif field.type is float and not math.isfinite(value):
+                raise UsageError(f"{field.name} must be a finite number, not {value}.")
+
+    def _require(self, name: str, *, at_least: float, below: float = math.inf) -> None:
+        value = getattr(self, name)
+        if not at_least <= value < below:
+            bound = f" and below {below}" if below < math.inf else ""
+            raise UsageError(f"{name} must be at least {at_least}{bound}, not {value}.")
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> Self:
+        """Build from names and values, as a preset or a file gives them. Raises UsageError."""
+        fields = dataclasses.fields(cls)
+        known = [field.name for field in fields]
+        for name in settings:
+            if name not in known:
+                raise UsageError(f"There is no setting {name!r}{did_you_mean(name, known)}.")
+        for field in fields:
+            if field.default is dataclasses.MISSING and field.name not in settings:
+                raise UsageError(f"The setting {field.name!r} is missing.")
+        return cls(**settings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Config):
+    """The architecture: GPT-2's, with these sizes. The names are nanoGPT's and GPT-2's."""
+
+    vocab_size: int = _setting("Number of different tokens (V); by default the data's.")
+    block_size: int = _setting("Longest sequence the model sees, in tokens (T).")
+    n_layer: int = _setting("Number of layers (L).")
+    n_head: int = _setting("Attention heads in each layer (H); divides n_embd.")
+    n_embd: int = _setting("Channels (C).")
+    dropout: float = _setting("Fraction of activations dropped while training, to the nearest 1/256.", 0.0)
+    bias: bool = _setting("Whether linear maps and norms have biases.", default=True)
+    activation: str = _setting("The MLP's nonlinearity: gelu_new or relu.", "gelu_new")
+    tie_word_embeddings: bool = _setting("Whether the head is the token embedding itself.", default=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            self._require(name, at_least=1)
+        if self.n_embd % self.n_head:
+            raise UsageError(
+                f"n_embd must be divisible by n_head, for every head gets an equal share of the channels: "
+                f"{self.n_embd} is not divisible by {self.n_head}."
+            )
+        self._require("dropout", at_least=0, below=0.995)
+        if self.activation not in ("gelu_new", "relu"):
+            raise UsageError(f"activation must be gelu_new or relu, not {self.activation!r}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Config):
+    """The recipe: how long, how fast, how often to look and to save."""
+
+    steps: int = _setting("Number of optimiser updates.")
+    batch_size: int = _setting("Sequences in one step (B).")
+    micro_batch: int = _setting("Sequences computed at once, to save memory; 0: the whole batch.", 0)
+    learning_rate: float = _setting("Peak learning rate.")
+    min_lr_ratio: float = _setting(
+        "The learning rate falls along a cosine to this fraction of its peak; 1: it stays.", 1.0
+    )
+    warmup_steps: int = _setting("Steps in which the learning rate rises linearly to its peak.", 0)
+    beta1: float = _setting("AdamW's decay of the mean of gradients.", 0.9)
+    beta2: float = _setting("AdamW's decay of the mean of squared gradients.", 0.99)
+    weight_decay: float = _setting("AdamW's pull of the matrices towards zero.", 0.1)
+    grad_clip: float = _setting("Largest norm of all gradients together; 0: no limit.", 1.0)
+    eval_every: int = _setting("Steps between evaluations; 0: only at the start and at the end.", 250)
+    eval_windows: int = _setting("Validation windows of block_size tokens in each evaluation along the way.", 200)
+    save_every: int = _setting("Steps between checkpoints; 0: only at the end.", 500)
+    keep: int = _setting("Checkpoints to keep besides the best one.", 2)
+    seed: int = _setting("All chance in a run follows from this number.", 1337)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch_size", "eval_windows", "keep"):
+            self._require(name, at_least=1)
+        for name in ("micro_batch", "warmup_steps", "weight_decay", "grad_clip", "eval_every", "save_every"):
+            self._require(name, at_least=0)
+        if self.learning_rate <= 0:
+            raise UsageError(f"learning_rate must be greater than 0, not {self.learning_rate}.")
+        if not 0 <= self.min_lr_ratio <= 1:
+            raise UsageError(f"min_lr_ratio must be between 0 and 1, not {self.min_lr_ratio}.")
+        self._require("beta1", at_least=0, below=1)
+        self._require("beta2", at_least=0, below=1)
+        self._require("seed", at_least=0, below=2**63)
+
+
+class Preset(NamedTuple):
+    """A named recipe. `model` may lack vocab_size, which then comes from the data."""
+
+    model: Mapping[str, Any]
+    train: Mapping[str, Any]
+
+
+@functools.cache
+def preset_names() -> list[str]:
+    """Return the names of all presets, sorted."""
+    files = (resources.files("scratchgpt") / "presets").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> Preset:
+    """Read the preset of this name. Raises UsageError if there is none."""
+    if name not in preset_names():
+        raise UsageError(
+            f"There is no preset {name!r}{did_you_mean(name, preset_names())}; there are {', '.join(preset_names())}."
+        )
+    text = (resources.files("scratchgpt") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    tables = tomllib.loads(text)
+    return Preset(tables["model"], tables["train"])

@@ -1,0 +1,1 @@
+"""Text files to token files, and token files to batches."""

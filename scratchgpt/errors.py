@@ -1,0 +1,34 @@
+"""What can go wrong, told in one sentence that says what failed, where, and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ScratchGPTError(Exception):
+    """Something failed; the message is a sentence for the person at the keyboard."""
+
+    exit_code = 1
+
+
+class UsageError(ScratchGPTError):
+    """What was asked for cannot be meant: an unknown name, a size that does not fit, a forbidden combination."""
+
+    exit_code = 2
+
+
+class DataError(ScratchGPTError):
+    """A text, a prepared data folder or a vocabulary is unusable."""
+
+
+class CheckpointError(ScratchGPTError):
+    """A checkpoint cannot be written, read or trusted."""
+
+
+class TrainingError(ScratchGPTError):
+    """The run cannot go on."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known name nearest to `name`, or nothing if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,134 @@
+"""The GPT: embed, L times attention and MLP, head. Forward, backward and update over the table of sublayers."""
+
+from typing import Any, NamedTuple
+
+from scratchgpt.backend import Backend
+from scratchgpt.config import ModelConfig
+from scratchgpt.errors import UsageError
+from scratchgpt.model.params import Layout
+from scratchgpt.ops import adamw, cross_entropy, layernorm, linear
+from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import Context
+
+EVALUATION_ROWS = 2048
+"""Rows of logits computed at once in an evaluation: (rows, V) is the largest array there."""
+
+
+class Score(NamedTuple):
+    """How well a model predicts some targets, summed over them."""
+
+    loss: float  # nats
+    n_correct: int  # how often the likeliest token was the right one
+    n_targets: int
+
+
+class GPT:
+    """A model: its configuration, its flat parameters and gradients, and the device that computes."""
+
+    def __init__(self, config: ModelConfig, backend: Backend, params: Array) -> None:
+        """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device."""
+        self.config = config
+        self.backend = backend
+        self.layout = Layout(config)
+        self.params = backend.xp.asarray(params)
+        self.tree = self.layout.tree(self.params)
+        self._grads: Array | None = None
+
+    @property
+    def grads(self) -> Array:
+        """The gradients (P,): zero at first, and after each update. Only a model in training has them."""
+        if self._grads is None:
+            self._grads = self.backend.xp.zeros_like(self.params)
+        return self._grads
+
+    def loss_and_grad(
+        self, tokens: Array, targets: Array, *, seed: int = 0, step: int = 0, micro_batch: int = 0
+    ) -> float:
+        """Return the mean loss in nats and add its gradient to `grads`.
+
+        tokens, targets (B, T) on any device. At most `micro_batch` sequences are computed at once (0: all); the
+        result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout.
+        """
+        B = len(tokens)
+        size = micro_batch or B
+        grads = self.layout.tree(self.grads)
+        table = self.backend.table
+        loss = self.backend.xp.zeros((), self.params.dtype)
+        for start in range(0, B, size):
+            sequences = range(start, min(start + size, B))
+            context = self._context(
+                dropout=self.config.dropout, seed=seed, step=step, sequences=sequences, n_targets=targets.size
+            )
+            x, embed_saved = table.embed.forward(self._move(tokens[start : start + size]), self.tree.embed, context)
+            saved = []
+            for layer, block in enumerate(self.tree.blocks):
+                here = context.at(layer)
+                saved.append((table.attention.forward(x, block.attention, here), table.mlp.forward(x, block.mlp, here)))
+            part, dx = table.head_loss(
+                x, self._move(targets[start : start + size]), self.tree.head, grads.head, context
+            )
+            for layer in reversed(range(self.config.n_layer)):
+                here = context.at(layer)
+                attention_saved, mlp_saved = saved.pop()
+                block, grad = self.tree.blocks[layer], grads.blocks[layer]
+                table.mlp.backward(dx, mlp_saved, block.mlp, grad.mlp, here)
+                table.attention.backward(dx, attention_saved, block.attention, grad.attention, here)
+            table.embed.backward(dx, embed_saved, grads.embed)
+            loss += part
+        return float(loss)
+
+    def update(
+        self, moments: adamw.Moments, hyperparameters: adamw.Hyperparameters, *, clip: float, update_number: int
+    ) -> float:
+        """Clip and apply the gradients, then zero them; return their norm before clipping."""
+        return self.backend.table.update(
+            self.params,
+            self.grads,
+            moments,
+            hyperparameters,
+            n_decayed=self.layout.n_decayed,
+            clip=clip,
+            update_number=update_number,
+        )
+
+    def hidden(self, tokens: Array) -> Array:
+        """Run all layers: tokens (B, T) -> the residual stream (B, T, C) that the head reads. Raises UsageError."""
+        if tokens.shape[1] > self.config.block_size:
+            raise UsageError(
+                f"{tokens.shape[1]} tokens are more than this model's block_size of {self.config.block_size}."
+            )
+        table = self.backend.table
+        context = self._context()
+        x, _ = table.embed.forward(self._move(tokens), self.tree.embed, context)
+        for block in self.tree.blocks:
+            table.attention.forward(x, block.attention, context)
+            table.mlp.forward(x, block.mlp, context)
+        return x
+
+    def logits(self, x: Array) -> Array:
+        """Final norm and projection: rows of the residual stream (..., C) -> logits (..., V)."""
+        normed, _ = layernorm.forward(x, self.tree.head.gain, self.tree.head.bias)
+        logits, _ = linear.forward(normed, self.tree.head.weight.T)
+        return logits
+
+    def score(self, tokens: Array, targets: Array) -> Score:
+        """Predict without dropout: tokens, targets (B, T) -> the sums over all B · T targets."""
+        rows = self.hidden(tokens).reshape(-1, self.config.n_embd)
+        answers = self._move(targets).reshape(-1)
+        loss, n_correct = 0.0, 0
+        for start in range(0, len(rows), EVALUATION_ROWS):
+            chunk = slice(start, start + EVALUATION_ROWS)
+            logits = self.logits(rows[chunk])
+            losses, _ = cross_entropy.forward(logits, answers[chunk])
+            loss += float(losses.sum())
+            n_correct += int((logits.argmax(axis=-1) == answers[chunk]).sum())
+        return Score(loss, n_correct, targets.size)
+
+    def _context(self, **settings: Any) -> Context:
+        """Return what is the same in all layers; without `settings`, for use rather than training."""
+        return Context(n_head=self.config.n_head, activation=self.config.activation, **settings)
+
+    def _move(self, tokens: Array) -> Array:
+        """Bring token ids to the model's device, as whole numbers that index."""
+        moved: Array = self.backend.xp.asarray(tokens, dtype="int64")
+        return moved

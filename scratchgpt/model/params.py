@@ -1,0 +1,144 @@
+"""Parameters: one flat array, seen through views that carry GPT-2's names.
+
+Gradients and the optimizer's moments are flat arrays of the same layout. So one loop updates everything, a
+checkpoint is one pass, and what weight decay touches is a range: matrices come first, vectors after them.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchgpt.chance import Place, philox
+from scratchgpt.config import ModelConfig
+from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import AttentionParams, EmbedParams, HeadParams, MLPParams
+
+
+class Leaf(NamedTuple):
+    """One parameter array."""
+
+    name: str  # as in GPT-2's files
+    shape: tuple[int, ...]
+    std: float  # of its initial values around `mean`
+    mean: float = 0.0
+
+
+class Block(NamedTuple):
+    """One layer."""
+
+    attention: AttentionParams
+    mlp: MLPParams
+
+
+class Params(NamedTuple):
+    """All parameters, or all gradients: a tree of views on one flat array.
+
+    Where embedding and head are tied, `head.weight` is `embed.token_table`: one leaf, two contributors.
+    """
+
+    embed: EmbedParams
+    blocks: tuple[Block, ...]
+    head: HeadParams
+
+
+class Layout:
+    """Which parameters a model has, and where each lies on the flat array."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Lay out the parameters of `config`."""
+        self.config = config
+        leaves = _leaves(config)
+        matrices = [leaf for leaf in leaves if len(leaf.shape) > 1]
+        self.leaves = matrices + [leaf for leaf in leaves if len(leaf.shape) == 1]
+        self.n_decayed = sum(math.prod(leaf.shape) for leaf in matrices)
+        self.size = sum(math.prod(leaf.shape) for leaf in self.leaves)
+
+    def views(self, flat: Array) -> dict[str, Array]:
+        """Return a view of `flat` (P,) for each leaf, by name."""
+        views: dict[str, Array] = {}
+        start = 0
+        for leaf in self.leaves:
+            stop = start + math.prod(leaf.shape)
+            views[leaf.name] = flat[start:stop].reshape(leaf.shape)
+            start = stop
+        return views
+
+    def tree(self, flat: Array) -> Params:
+        """Return the views of `flat` (P,) as the tree that the sublayers take."""
+        views = self.views(flat)
+        token_table = views["transformer.wte.weight"]
+        return Params(
+            embed=EmbedParams(token_table, views["transformer.wpe.weight"]),
+            blocks=tuple(_block(views, f"transformer.h.{layer}") for layer in range(self.config.n_layer)),
+            head=HeadParams(
+                gain=views["transformer.ln_f.weight"],
+                bias=views.get("transformer.ln_f.bias"),
+                weight=views.get("lm_head.weight", token_table),
+            ),
+        )
+
+    def initial(self, seed: int, dtype: npt.DTypeLike = np.float32) -> Array:
+        """Draw the initial parameters (P,), a NumPy array, as GPT-2 does.
+
+        Normal with deviation 0.02, projections into the residual stream with 0.02 / √(2L), gains 1, biases 0.
+        Radford et al.: Language Models are Unsupervised Multitask Learners, 2019.
+        """
+        flat = np.empty(self.size, dtype)
+        generator = np.random.Generator(philox(Place.INITIALISATION, seed=seed))
+        views = self.views(flat)
+        for leaf in self.leaves:
+            views[leaf.name][...] = (
+                leaf.mean + leaf.std * generator.standard_normal(leaf.shape) if leaf.std else leaf.mean
+            )
+        return flat
+
+
+def _leaves(config: ModelConfig) -> list[Leaf]:
+    """List the parameters from input to output."""
+    V, T, C = config.vocab_size, config.block_size, config.n_embd
+    std = 0.02
+    residual_std = std / math.sqrt(2 * config.n_layer)
+
+    def norm(name: str) -> list[Leaf]:
+        return [Leaf(f"{name}.weight", (C,), 0, mean=1), Leaf(f"{name}.bias", (C,), 0)]
+
+    def linear(name: str, n_in: int, n_out: int, std: float) -> list[Leaf]:
+        return [Leaf(f"{name}.weight", (n_in, n_out), std), Leaf(f"{name}.bias", (n_out,), 0)]
+
+    leaves = [Leaf("transformer.wte.weight", (V, C), std), Leaf("transformer.wpe.weight", (T, C), std)]
+    for layer in range(config.n_layer):
+        name = f"transformer.h.{layer}"
+        leaves += norm(f"{name}.ln_1")
+        leaves += linear(f"{name}.attn.c_attn", C, 3 * C, std)
+        leaves += linear(f"{name}.attn.c_proj", C, C, residual_std)
+        leaves += norm(f"{name}.ln_2")
+        leaves += linear(f"{name}.mlp.c_fc", C, 4 * C, std)
+        leaves += linear(f"{name}.mlp.c_proj", 4 * C, C, residual_std)
+    leaves += norm("transformer.ln_f")
+    if not config.tie_word_embeddings:
+        leaves.append(Leaf("lm_head.weight", (V, C), std))
+    return [leaf for leaf in leaves if config.bias or not leaf.name.endswith(".bias")]
+
+
+def _block(views: dict[str, Any], name: str) -> Block:
+    """Gather one layer's views."""
+    return Block(
+        AttentionParams(
+            gain=views[f"{name}.ln_1.weight"],
+            bias=views.get(f"{name}.ln_1.bias"),
+            qkv_weight=views[f"{name}.attn.c_attn.weight"],
+            qkv_bias=views.get(f"{name}.attn.c_attn.bias"),
+            proj_weight=views[f"{name}.attn.c_proj.weight"],
+            proj_bias=views.get(f"{name}.attn.c_proj.bias"),
+        ),
+        MLPParams(
+            gain=views[f"{name}.ln_2.weight"],
+            bias=views.get(f"{name}.ln_2.bias"),
+            fc_weight=views[f"{name}.mlp.c_fc.weight"],
+            fc_bias=views.get(f"{name}.mlp.c_fc.bias"),
+            out_weight=views[f"{name}.mlp.c_proj.weight"],
+            out_bias=views.get(f"{name}.mlp.c_proj.bias"),
+        ),
+    )

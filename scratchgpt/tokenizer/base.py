@@ -1,0 +1,54 @@
+"""What a tokenizer does, and reading one from its files.
+
+The files are those of the `tokenizers` library: tokenizer.json, and tokenizer_config.json, without which
+`transformers.AutoTokenizer` would guess a class that drops spaces and newlines.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchgpt.errors import DataError
+from scratchgpt.tokenizer.char import CharTokenizer
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
+CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+
+
+class Tokenizer(Protocol):
+    """A vocabulary of `vocab_size` tokens, and the way from text to ids and back."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many different ids there are."""
+
+    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+        """Return the ids (N,) of a text. Raises UsageError naming what is not in the vocabulary."""
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Return the text of ids (N,)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contents of tokenizer.json."""
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the tokenizer's files into `folder`."""
+    for name, content in zip(FILES, (tokenizer.to_json(), CONFIG), strict=True):
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        (folder / name).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def load(folder: Path) -> Tokenizer:
+    """Read the tokenizer of a data folder or checkpoint. Raises DataError."""
+    path = folder / "tokenizer.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return CharTokenizer.from_json(content)
+    except OSError as error:
+        raise DataError(f"Cannot read the vocabulary {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not a character vocabulary: {error}.") from error

@@ -1,0 +1,95 @@
+"""One token for each character: the vocabulary is a text's characters in the order of their code points."""
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchgpt.errors import UsageError
+
+UNKNOWN = np.uint32(0xFFFFFFFF)
+
+
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """Return the code points (N,) of a text of N characters."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+class CharTokenizer:
+    """A vocabulary of characters. The same text gives the same ids, always."""
+
+    def __init__(self, characters: Iterable[str]) -> None:
+        """Make the vocabulary of the given characters; order and repetition do not matter."""
+        self.characters = "".join(sorted(set(characters)))
+        points = code_points(self.characters)
+        self._id_of_point = np.full(int(points.max(initial=0)) + 1, UNKNOWN)  # uint32, by code point
+        self._id_of_point[points] = np.arange(len(points))
+        self._points = points
+
+    @property
+    def vocab_size(self) -> int:
+        """How many characters there are."""
+        return len(self.characters)
+
+    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+        """Return the id of each character (N,). Raises UsageError naming the first that is not known."""
+        points = code_points(text)
+        ids = np.full(len(points), UNKNOWN)
+        inside = points < len(self._id_of_point)
+        ids[inside] = self._id_of_point[points[inside]]
+        unknown = np.flatnonzero(ids == UNKNOWN)
+        if len(unknown):
+            character = text[unknown[0]]
+            raise UsageError(
+                f"The character {character!r} (U+{ord(character):04X}, at position {unknown[0]}) is not in the "
+                f"vocabulary, which has {self.vocab_size} characters: {_shown(self.characters)}."
+            )
+        return ids
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Return the text of ids (N,)."""
+        points: npt.NDArray[np.uint32] = self._points[np.asarray(ids, dtype=np.intp)]
+        return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the vocabulary in the format of the `tokenizers` library, which gives the same ids from it."""
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [],
+            "normalizer": None,
+            # `.` would not match a newline.
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": r"[\s\S]"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            "post_processor": None,
+            "decoder": {"type": "Fuse"},
+            # The format demands an unk_token; it is not in the vocabulary, so an unknown character is an error.
+            "model": {
+                "type": "WordLevel",
+                "vocab": {character: index for index, character in enumerate(self.characters)},
+                "unk_token": "<unk>",
+            },
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read what `to_json` gave. Raises ValueError, KeyError or TypeError if it is anything else."""
+        vocabulary = content["model"]["vocab"]
+        if any(len(character) != 1 for character in vocabulary):
+            raise ValueError("its tokens are not single characters")
+        tokenizer = cls(vocabulary)
+        if content["model"] != tokenizer.to_json()["model"] or not vocabulary:
+            raise ValueError("its ids do not follow the order of the code points")
+        return tokenizer
+
+
+def _shown(characters: str, limit: int = 80) -> str:
+    """Return the characters as one printable piece of text, cut if there are many."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in characters[:limit])
+    return text + ("..." if len(characters) > limit else "")

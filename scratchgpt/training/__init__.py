@@ -1,0 +1,1 @@
+"""Training: a generator of events, and what consumes and preserves them."""

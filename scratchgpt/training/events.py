@@ -1,0 +1,62 @@
+"""What happens in a run, as records. Logs, terminals and tests all read this one stream."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class StepDone:
+    """One optimiser update was made."""
+
+    step: int  # how many updates there have been, this one included
+    loss: float  # the batch's mean before the update, in nats a token
+    learning_rate: float
+    grad_norm: float  # before clipping
+    seconds: float
+    n_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluating:
+    """A part of an evaluation is done; it is there to be shown while one waits."""
+
+    step: int
+    done: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """The model was measured on validation data."""
+
+    step: int
+    loss: float  # mean in nats a token
+    accuracy: float  # fraction of targets that were the likeliest token
+    n_targets: int
+    is_whole: bool  # over the whole validation part, rather than over the fixed windows
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): among how many equally likely tokens the model seems to choose."""
+        return math.exp(min(self.loss, 700))
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written."""
+
+    step: int
+    folder: Path
+    is_best: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """No more events will come: all steps are done, or somebody asked to stop."""
+
+    step: int
+    is_finished: bool
+
+
+Event = StepDone | Evaluating | Evaluated | Saved | Ended

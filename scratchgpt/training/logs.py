@@ -1,0 +1,71 @@
+"""The run's log: one JSON object a line, flushed at once, so that it can be read while the run goes on."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from scratchgpt.errors import TrainingError
+from scratchgpt.training.events import Evaluated, Event, StepDone
+
+
+def row(event: Event) -> dict[str, Any] | None:
+    """Return what the log says of an event, or None if it says nothing."""
+    match event:
+        case StepDone():
+            return {
+                "step": event.step,
+                "loss": event.loss,
+                "lr": event.learning_rate,
+                "grad_norm": event.grad_norm,
+                "step_ms": round(event.seconds * 1e3, 3),
+                "tokens_per_s": round(event.n_tokens / event.seconds, 1),
+            }
+        case Evaluated():
+            return {
+                "step": event.step,
+                "val_loss": event.loss,
+                "val_perplexity": event.perplexity,
+                "val_accuracy": event.accuracy,
+                "val_targets": event.n_targets,
+                "val_whole": event.is_whole,
+            }
+        case _:
+            return None
+
+
+class Log:
+    """Appends to RUN/log.jsonl."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        """Open the log of a run that goes on after `step`: lines of later steps, which will come anew, are dropped."""
+        try:
+            if path.exists():
+                kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text("".join(kept), encoding="utf-8", newline="\n")
+                temporary.replace(path)
+            self._file = path.open("a", encoding="utf-8", newline="\n")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"Cannot continue the log {path}: {error}.") from error
+
+    def write(self, event: Event) -> None:
+        """Append the event's line, if it has one."""
+        content = row(event)
+        if content is not None:
+            finite = {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in content.items()
+            }
+            self._file.write(json.dumps(finite) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines of a log without a torn last one."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
