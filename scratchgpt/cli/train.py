@@ -54,7 +54,7 @@ def command(
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.training import checkpoint
     from scratchgpt.training.lock import RunLock
-    from scratchgpt.training.trainer import Trainer, blas_threads
+    from scratchgpt.training.trainer import Trainer
 
     chosen = backend.select(device)
     if resume is None:
@@ -64,9 +64,7 @@ def command(
         snapshot = checkpoint.fresh(
             ModelConfig.from_mapping(dict(recipe.model) | typed(ModelConfig, settings) | from_data),
             TrainConfig.from_mapping(dict(recipe.train) | typed(TrainConfig, settings)),
-            data_folder=dataset.folder.as_posix(),
-            data_digest=dataset.digest(),
-            blas_threads=blas_threads(),
+            dataset,
         )
         run = run or _unused_run(f"{dataset.folder.name}-{preset or DEFAULT_PRESET}")
         trainer = Trainer(snapshot, dataset, run, chosen)

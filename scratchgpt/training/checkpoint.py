@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from scratchgpt import __version__
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
-from scratchgpt.data.dataset import file_record
+from scratchgpt.data.dataset import Dataset, file_record
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.model import files as model_files
 from scratchgpt.model.params import Layout
@@ -47,11 +48,20 @@ class Snapshot(NamedTuple):
     blas_threads: int  # part of the arithmetic: another number may sum in another order
 
 
-def fresh(model: ModelConfig, train: TrainConfig, *, data_folder: str, data_digest: str, blas_threads: int) -> Snapshot:
+def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset) -> Snapshot:
     """Return the state of a run before its first step."""
     params = Layout(model).initial(train.seed)
-    moments = Moments(np.zeros_like(params), np.zeros_like(params))
-    return Snapshot(model, train, params, moments, 0, None, data_folder, data_digest, blas_threads)
+    return Snapshot(
+        model=model,
+        train=train,
+        params=params,
+        moments=Moments(np.zeros_like(params), np.zeros_like(params)),
+        step=0,
+        best_loss=None,
+        data_folder=dataset.folder.as_posix(),
+        data_digest=dataset.digest(),
+        blas_threads=max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1),
+    )
 
 
 class Checkpoints:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from scratchgpt.backend import Backend
 from scratchgpt.data.dataset import Batch, Dataset
@@ -15,11 +15,6 @@ from scratchgpt.ops import adamw
 from scratchgpt.training.checkpoint import Checkpoints, Snapshot
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Saved, StepDone
 from scratchgpt.training.schedule import learning_rate
-
-
-def blas_threads() -> int:
-    """Return how many threads NumPy's matrix products use."""
-    return max((int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
 
 
 class Trainer:

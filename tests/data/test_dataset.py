@@ -1,0 +1,125 @@
+"""A data set: checked when opened, batches a function of (seed, step), the whole validation part covered once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scratchgpt.data.dataset import Batch, Dataset
+from scratchgpt.errors import DataError, UsageError
+from tests.world import make_dataset
+
+
+def test_targets_follow_their_tokens(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    tokens, targets = dataset.batch(seed=1, step=2, batch_size=50, block_size=16)
+    assert tokens.shape == targets.shape == (50, 16)
+    assert (tokens[:, 1:] == targets[:, :-1]).all()
+    text = dataset.tokenizer.decode(dataset.train.read(0, dataset.train.size))
+    for row, target in zip(tokens, targets, strict=True):
+        assert dataset.tokenizer.decode(row) + dataset.tokenizer.decode(target[-1:]) in text
+
+
+def test_a_batch_is_a_function_of_seed_and_step(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+
+    def draw(seed: int, step: int) -> bytes:
+        return dataset.batch(seed=seed, step=step, batch_size=4, block_size=8).tokens.tobytes()
+
+    assert draw(1, 2) == draw(1, 2)
+    assert len({draw(seed, step) for seed in range(5) for step in range(5)}) == 25
+
+
+def test_every_place_of_the_text_can_be_drawn(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, text="".join(chr(0x4E00 + i) for i in range(100)))  # id = place
+    drawn = dataset.batch(seed=1, step=0, batch_size=4000, block_size=5)
+    assert set(drawn.tokens[:, 0].tolist()) == set(range(90 - 5))
+    assert drawn.targets.max() == 89
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 7, 30, 206])
+@pytest.mark.parametrize("batch_size", [1, 3, 1000])
+def test_the_whole_validation_part_is_covered_once(block_size: int, batch_size: int, tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    batches = list(dataset.whole_validation(batch_size=batch_size, block_size=block_size))
+    val = dataset.val.read(0, dataset.val.size)
+    assert dataset.val.size == 207
+    assert len(batches) == dataset.n_whole_batches(batch_size=batch_size, block_size=block_size)
+    assert np.concatenate([batch.targets.reshape(-1) for batch in batches]).tolist() == val[1:].tolist()
+    assert np.concatenate([batch.tokens.reshape(-1) for batch in batches]).tolist() == val[:-1].tolist()
+
+
+def test_validation_windows_are_always_the_same_and_spread_out(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+
+    def windows(batch_size: int) -> Batch:
+        batches = list(dataset.validation_windows(n_windows=5, batch_size=batch_size, block_size=10))
+        return Batch(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+
+    val = dataset.val.read(0, dataset.val.size)
+    expected = [val[start : start + 10].tolist() for start in (0, 49, 98, 147, 196)]
+    assert windows(2).tokens.tolist() == windows(5).tokens.tolist() == expected
+    assert windows(2).targets[-1, -1] == val[-1]
+
+
+def test_too_short_for_the_block_size(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    dataset.require(206)
+    with pytest.raises(UsageError, match=r"validation part .* 207 tokens.*--block-size 206"):
+        dataset.require(207)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "lengthened", "removed"])
+def test_damaged_files_are_found(name: str, damage: str, tmp_path: Path) -> None:
+    path = make_dataset(tmp_path).folder / name
+    content = path.read_bytes()
+    match damage:
+        case "truncated":
+            path.write_bytes(content[:-2])
+        case "altered":
+            path.write_bytes(content[:10] + bytes([content[10] ^ 1]) + content[11:])
+        case "lengthened":
+            path.write_bytes(content + b"\0\0")
+        case "removed":
+            path.unlink()
+    with pytest.raises(DataError, match=name):
+        Dataset.open(path.parent)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "files": 3}']
+)
+def test_a_damaged_record_is_found(content: str, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path).folder
+    (folder / "meta.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"meta\.json"):
+        Dataset.open(folder)
+
+
+def test_token_files_of_another_program_can_be_used(tmp_path: Path) -> None:
+    """Without meta.json, as when nanoGPT made them: the ids are checked against the vocabulary."""
+    folder = make_dataset(tmp_path).folder
+    (folder / "meta.json").unlink()
+    vocab_size = Dataset.open(folder).tokenizer.vocab_size
+    for content, reason in [
+        (np.array([0, vocab_size], "<u2").tobytes(), f"holds the id {vocab_size}"),
+        (b"\0\0\0", "truncated"),
+        (b"", "empty"),
+    ]:
+        (folder / "val.bin").write_bytes(content)
+        with pytest.raises(DataError, match=reason):
+            Dataset.open(folder)
+
+
+def test_the_digest_changes_with_tokens_and_vocabulary_only(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    before = dataset.digest()
+    (dataset.folder / "meta.json").write_text(json.dumps({}), encoding="utf-8")
+    assert dataset.digest() == before
+    for name in ("train.bin", "val.bin", "tokenizer.json"):
+        path = dataset.folder / name
+        path.write_bytes(path.read_bytes() + b" ")
+        assert dataset.digest() != before
+        before = dataset.digest()

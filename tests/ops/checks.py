@@ -1,0 +1,208 @@
+"""What must hold for every op, whichever it is, and for the few functions that are no op.
+
+Each check takes what it tests as an argument, so that the same check can be given a wrong version of it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchgpt.chance import Place
+from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.ops.array import Array
+from tests import gradcheck
+from tests.ops import plain
+
+
+class Case(NamedTuple):
+    """An op or sublayer with inputs to try it on; forward and backward are pure functions of float arrays."""
+
+    forward: Callable[..., Any]  # (*inputs) -> y, saved
+    backward: Callable[..., tuple[Array, ...]]  # (dy, saved, *inputs) -> the gradient of each input
+    plain: Callable[..., Array]  # (*inputs) -> y
+    inputs: list[Array]
+    rng: np.random.Generator
+
+
+def assert_close(actual: Array, expected: Array, tolerance: float = 1e-11) -> None:
+    """Assert equal shapes, and differences within a part of the larger of 1 and the largest number expected."""
+    assert np.shape(actual) == np.shape(expected)
+    error = np.abs(actual - expected).max(initial=0)
+    assert error <= tolerance * max(1, np.abs(expected).max(initial=0)) < math.inf, f"off by {error:.1e}"
+
+
+# ------------------------------------------------------------------------------------------------- ops
+
+
+def check(case: Case) -> None:
+    """Value and gradient are right, nothing given is modified, and a second call gives the same bits."""
+    given = [x.copy() for x in case.inputs]
+    y, saved = case.forward(*case.inputs)
+    assert_close(y, case.plain(*case.inputs))
+
+    dy = case.rng.normal(size=np.shape(y))
+    given_dy = dy.copy()
+    gradients = case.backward(dy, saved, *case.inputs)
+    gradcheck.check(lambda *inputs: case.forward(*inputs)[0], case.inputs, dy, gradients, case.rng)
+
+    again = case.backward(dy, saved, *case.inputs)
+    for first, second in zip([*gradients, *given, given_dy], [*again, *case.inputs, dy], strict=True):
+        assert np.array_equal(first, second)
+
+
+def check_dtype(case: Case, dtype: npt.DTypeLike) -> None:
+    """In a smaller float type nothing is computed or saved in a larger, and results differ by its rounding only."""
+    epsilon = float(np.finfo(dtype).eps)
+    inputs = [x.astype(dtype) for x in case.inputs]
+    exact = [x.astype(float) for x in inputs]
+    y, saved = case.forward(*inputs)
+    exact_y, exact_saved = case.forward(*exact)
+    dy = case.rng.normal(size=np.shape(y)).astype(dtype)
+    gradients = case.backward(dy, saved, *inputs)
+    exact_gradients = case.backward(dy.astype(float), exact_saved, *exact)
+    assert {array.dtype for array in [y, *gradients, *_float_arrays(saved)]} == {np.dtype(dtype)}
+    for actual, expected in zip([y, *gradients], [exact_y, *exact_gradients], strict=True):
+        assert_close(actual, expected, 32 * epsilon)
+
+
+def _float_arrays(saved: Any) -> Iterator[Array]:
+    """Every float array in a tree of tuples."""
+    if isinstance(saved, tuple):
+        for part in saved:
+            yield from _float_arrays(part)
+    elif isinstance(saved, np.ndarray) and saved.dtype.kind == "f":
+        yield saved
+
+
+def check_array_module(array: ModuleType) -> None:
+    """A NumPy array belongs to NumPy."""
+    assert array.array_module(np.zeros(1)) is np
+
+
+def check_kink(relu: ModuleType) -> None:
+    """At 0 itself, where ReLU has no derivative, the gradient is 0."""
+    y, saved = relu.forward(np.zeros(3))
+    assert not y.any()
+    assert not relu.backward(np.ones(3), saved).any()
+
+
+# ----------------------------------------------------------------------------------------------- chance
+
+
+def check_places(chance: ModuleType) -> None:
+    """The numbers of the places never change."""
+    assert {place.name: place.value for place in chance.Place} == {
+        "EMBEDDING": 0,
+        "ATTENTION": 1,
+        "ATTENTION_OUTPUT": 2,
+        "MLP_OUTPUT": 3,
+        "INITIALISATION": 16,
+        "BATCH": 17,
+        "SAMPLE": 18,
+    }
+
+
+def check_philox(chance: ModuleType, place: int, **where: int) -> None:
+    """The bits are those of the published generator."""
+    expected = list(islice(plain.random_words(place, **where), 9))
+    assert chance.philox(place, **where).random_raw(9).tolist() == expected
+
+
+def check_mask(dropout: ModuleType, rate: float, dtype: npt.DTypeLike = float, **where: Any) -> None:
+    """The mask is the published generator's bytes against a threshold."""
+    mask = dropout.mask(rate, dtype=dtype, **where)
+    assert mask.dtype == dtype
+    assert np.array_equal(mask, plain.dropout_mask(rate, **where).astype(dtype))
+
+
+# ----------------------------------------------------------------------------------------------- update
+
+
+def check_norm(adamw: ModuleType) -> None:
+    """The norm is Euclid's, as a Python number, and is not finite if a gradient is not."""
+    norm = adamw.norm(np.array([3.0, 0.0, -4.0]))
+    assert type(norm) is float
+    assert norm == 5
+    assert adamw.norm(np.array([1.0, -math.inf])) == math.inf
+    assert math.isnan(adamw.norm(np.array([1.0, math.nan])))
+
+
+def check_clip_scale(adamw: ModuleType) -> None:
+    """Gradients are scaled down to `max_norm`, never up, and not at all if it is 0."""
+    assert adamw.clip_scale(4.0, 1.0) == 0.25
+    assert adamw.clip_scale(0.9, 0.75) == 0.75 / 0.9
+    assert [adamw.clip_scale(norm, 2.0) for norm in (0.0, 0.5, 1.9, 2.0)] == [1, 1, 1, 1]
+    assert [adamw.clip_scale(norm, 0.0) for norm in (0.0, 0.5, 4.0)] == [1, 1, 1]
+
+
+def check_hyperparameters(adamw: ModuleType) -> None:
+    """The defaults are those of GPT-2's training, with the β₂ that small models like."""
+    assert adamw.Hyperparameters(1.0) == (1.0, 0.9, 0.99, 0.1, 1e-8)
+
+
+SETTINGS = Hyperparameters(0.1, beta1=0.8, beta2=0.95, weight_decay=0.3, epsilon=0.05)
+"""Not the defaults, and strong: every term shows in the result."""
+
+
+def check_adamw(adamw: ModuleType, seed: int = 0) -> None:
+    """Three updates equal those of a loop over scalars; the gradients are left alone."""
+    rng = np.random.default_rng(seed)
+    params, moments = rng.normal(size=5), Moments(np.zeros(5), np.zeros(5))
+    expected = [array.tolist() for array in (params, *moments)]
+    for update_number in (1, 2, 3):
+        grads = rng.normal(size=5)
+        given = grads.copy()
+        param, first, second = expected
+        expected = list(plain.adamw(param, given.tolist(), first, second, SETTINGS, update_number=update_number))
+        adamw.update(params, grads, moments, SETTINGS, update_number=update_number)
+        assert_close(np.array([params, *moments]), np.array(expected))
+        assert np.array_equal(grads, given)
+
+
+def check_update(sublayers: ModuleType, *, n_decayed: int = 3, clip: float = 1.0, seed: int = 0) -> None:
+    """Three updates equal those of a loop over scalars, clipped, the first `n_decayed` parameters decaying."""
+    rng = np.random.default_rng(seed)
+    params, moments = rng.normal(size=5), Moments(np.zeros(5), np.zeros(5))
+    for update_number in (1, 2, 3):
+        grads = rng.normal(size=5)
+        norm = plain.norm(grads.tolist())
+        clipped = grads * (clip / norm if clip and norm > clip else 1)
+        expected = []
+        for param, grad, first, second, i in zip(params, clipped, *moments, range(5), strict=True):
+            settings = SETTINGS if i < n_decayed else SETTINGS._replace(weight_decay=0.0)
+            moved = plain.adamw([param], [grad], [first], [second], settings, update_number=update_number)
+            expected.append(np.ravel(moved))
+        returned = sublayers.REFERENCE.update(
+            params, grads, moments, SETTINGS, n_decayed=n_decayed, clip=clip, update_number=update_number
+        )
+        assert abs(returned - norm) <= 1e-14 * norm
+        assert_close(np.array([params, *moments]).T, np.array(expected))
+        assert not grads.any()
+
+
+def check_broken_update(sublayers: ModuleType, broken: float) -> None:
+    """A gradient that is not finite changes nothing, is reported by the norm, and is forgotten."""
+    arrays = params, first, second = np.random.default_rng(0).random(size=(3, 5))
+    given = arrays.copy()
+    grads = np.array([1, broken, 0, 0, 2])
+    norm = sublayers.REFERENCE.update(
+        params, grads, Moments(first, second), SETTINGS, n_decayed=3, clip=1.0, update_number=4
+    )
+    assert not math.isfinite(norm)
+    assert np.array_equal(arrays, given)
+    assert not grads.any()
+
+
+def check_context(sublayers: ModuleType) -> None:
+    """By default a model has GPT-2's activation and is used, not trained: no dropout, one prediction."""
+    context = sublayers.Context(2)
+    assert (context.n_head, context.activation, context.dropout, context.n_targets) == (2, "gelu_new", 0, 1)
+    assert (context.seed, context.step, context.sequences, context.layer) == (0, 0, (), 0)
+    moved = sublayers.Context(2, seed=3).at(4)
+    assert (moved.n_head, moved.seed, moved.layer) == (2, 3, 4)
+    assert moved.mask(Place.EMBEDDING, (1,), np.zeros(1)) is None

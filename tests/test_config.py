@@ -1,0 +1,113 @@
+"""Configurations: what cannot be meant is refused in a sentence; presets are what they claim to be."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from scratchgpt.config import ModelConfig, TrainConfig, load_preset, preset_names
+from scratchgpt.errors import UsageError
+from scratchgpt.ops.sublayers import ACTIVATIONS
+
+MODEL = {"vocab_size": 65, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16}
+TRAIN = {"steps": 10, "batch_size": 4, "learning_rate": 1e-3}
+
+DESIGN = {  # T, C, H, L, B, biases, dropout, steps, peak learning rate, final / peak, warm-up, beta2
+    "shakespeare-cpu": (64, 128, 4, 4, 12, False, 0.0, 2000, 3e-3, 0.1, 100, 0.99),
+    "rusted": (64, 128, 4, 3, 32, True, 0.0, 15000, 1e-3, 1, 0, 0.99),
+    "rust512": (512, 256, 4, 8, 8, True, 0.0, 5000, 1e-3, 1, 0, 0.99),
+    "gpt-nano": (128, 48, 3, 3, 8, True, 0.2, 2500, 1e-3, 1, 0, 0.99),
+    "gpt-micro": (128, 128, 4, 4, 8, True, 0.2, 2500, 1e-3, 1, 0, 0.99),
+    "gpt-mini": (128, 192, 6, 6, 8, True, 0.2, 2500, 1e-3, 1, 0, 0.99),
+    "baby-gpt": (256, 384, 6, 6, 64, False, 0.2, 5000, 1e-3, 0.1, 100, 0.99),
+    "gpt2": (1024, 768, 12, 12, 480, True, 0.0, 600000, 6e-4, 0.1, 2000, 0.95),
+    "gpt2-medium": (1024, 1024, 16, 24, 480, True, 0.0, 600000, 6e-4, 0.1, 2000, 0.95),
+    "gpt2-large": (1024, 1280, 20, 36, 480, True, 0.0, 600000, 6e-4, 0.1, 2000, 0.95),
+    "gpt2-xl": (1024, 1600, 25, 48, 480, True, 0.0, 600000, 6e-4, 0.1, 2000, 0.95),
+}
+
+
+def test_there_are_just_these_presets() -> None:
+    assert set(preset_names()) == set(DESIGN)
+
+
+@pytest.mark.parametrize("name", DESIGN)
+def test_presets_hold_what_the_documentation_says(name: str) -> None:
+    preset = load_preset(name)
+    model = ModelConfig.from_mapping({"vocab_size": 65} | dict(preset.model))
+    train = TrainConfig.from_mapping(preset.train)
+    assert DESIGN[name] == (
+        *(model.block_size, model.n_embd, model.n_head, model.n_layer, train.batch_size, model.bias, model.dropout),
+        *(train.steps, train.learning_rate, train.min_lr_ratio, train.warmup_steps, train.beta2),
+    )
+    assert (train.beta1, train.weight_decay, train.grad_clip) == (0.9, 0.1, 1.0)
+    assert (model.activation, model.tie_word_embeddings) == ("gelu_new", True)
+    assert ("vocab_size" in preset.model) == name.startswith("gpt2")
+
+
+def test_every_field_has_help() -> None:
+    for record in (ModelConfig, TrainConfig):
+        assert all(field.metadata["help"].endswith(".") for field in dataclasses.fields(record))
+
+
+def test_every_activation_can_be_configured() -> None:
+    for activation in ACTIVATIONS:
+        assert ModelConfig.from_mapping(MODEL | {"activation": activation}).activation == activation
+
+
+def test_a_whole_number_will_do_for_a_fraction() -> None:
+    config = TrainConfig.from_mapping(TRAIN | {"learning_rate": 1})
+    assert (config.learning_rate, type(config.learning_rate)) == (1.0, float)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"n_head": 3}, "16 is not divisible by 3"),
+        ({"n_layer": 0}, "n_layer must be at least 1, not 0"),
+        ({"n_embd": -16}, "n_embd must be at least 1"),
+        ({"vocab_size": 0}, "vocab_size"),
+        ({"block_size": 8.0}, r"block_size must be of type int, not 8\.0"),
+        ({"n_head": True}, "n_head must be of type int, not True"),
+        ({"bias": 1}, "bias must be of type bool, not 1"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below"),
+        ({"dropout": float("nan")}, "finite"),
+        ({"activation": "swish"}, "gelu_new or relu"),
+        ({"n_hed": 2}, r"'n_hed' \(did you mean 'n_head'\?\)"),
+    ],
+)
+def test_impossible_models(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        ModelConfig.from_mapping(MODEL | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"micro_batch": -1}, "micro_batch"),
+        ({"learning_rate": 0.0}, "greater than 0"),
+        ({"learning_rate": "fast"}, "of type float, not 'fast'"),
+        ({"learning_rate": float("inf")}, "finite"),
+        ({"min_lr_ratio": 1.5}, "between 0 and 1"),
+        ({"beta1": 1.0}, "beta1 must be at least 0 and below 1"),
+        ({"beta2": -0.1}, "beta2"),
+        ({"seed": 2**63}, "seed"),
+        ({"keep": 0}, "keep"),
+        ({"learning_rat": 1e-3}, "did you mean 'learning_rate'"),
+    ],
+)
+def test_impossible_recipes(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        TrainConfig.from_mapping(TRAIN | change)
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(UsageError, match="'n_embd' is missing"):
+        ModelConfig.from_mapping({name: value for name, value in MODEL.items() if name != "n_embd"})
+
+
+def test_unknown_presets_are_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match=r"did you mean 'gpt-mini'.*shakespeare-cpu"):
+        load_preset("gpt-mimi")

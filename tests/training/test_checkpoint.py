@@ -1,0 +1,225 @@
+"""Checkpoints: whole or not at all, verified when read, the older ones never harmed."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from scratchgpt.errors import CheckpointError, UsageError
+from scratchgpt.ops.adamw import Moments
+from scratchgpt.training import checkpoint
+from scratchgpt.training.checkpoint import FILES, TRAINER, Checkpoints, Snapshot
+from tests.world import make_dataset, make_snapshot
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Snapshot:
+    made = make_snapshot(make_dataset(tmp_path), keep=2)
+    rng = np.random.default_rng(0)
+    moments = Moments(*(rng.normal(size=made.params.size).astype(np.float32) for _ in range(2)))
+    return made._replace(moments=moments, step=10, best_loss=1.25)
+
+
+def save(tmp_path: Path, snapshot: Snapshot, *, is_best: bool = False) -> Path:
+    dataset = make_dataset(tmp_path)
+    return Checkpoints(tmp_path / "run").save(snapshot, dataset.tokenizer, is_best=is_best)
+
+
+def names(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_what_is_read_is_what_was_saved(tmp_path: Path, snapshot: Snapshot) -> None:
+    folder = save(tmp_path, snapshot)
+    assert folder == tmp_path / "run" / "checkpoints" / "step-000010"
+    assert {path.name for path in folder.iterdir()} == {*FILES, TRAINER}
+    read = checkpoint.read(folder)
+    arrays = {"params": np.empty(0), "moments": Moments(np.empty(0), np.empty(0))}
+    assert str(read._replace(**arrays)) == str(snapshot._replace(**arrays))
+    for got, expected in zip((read.params, *read.moments), (snapshot.params, *snapshot.moments), strict=True):
+        assert got.dtype == np.float32
+        assert got.tobytes() == expected.tobytes()
+    config, params, tokenizer = checkpoint.read_model(folder)
+    assert (config, params.tobytes()) == (snapshot.model, snapshot.params.tobytes())
+    assert tokenizer.vocab_size == snapshot.model.vocab_size
+
+
+def test_the_same_state_gives_the_same_bytes(tmp_path: Path, snapshot: Snapshot) -> None:
+    folders = [save(tmp_path / name, snapshot) for name in ("one", "two")]
+    for name in (*FILES, TRAINER):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+def test_pointers_and_what_is_kept(tmp_path: Path, snapshot: Snapshot) -> None:
+    for step in (0, 5, 10, 15):
+        folder = save(tmp_path, snapshot._replace(step=step), is_best=step == 5)
+    checkpoints = Checkpoints(tmp_path / "run")
+    assert names(tmp_path) == ["best", "last", "step-000005", "step-000010", "step-000015"]
+    assert checkpoints.pointed("last") == folder
+    assert checkpoints.pointed("best") == tmp_path / "run" / "checkpoints" / "step-000005"
+    assert checkpoint.locate(tmp_path / "run") == folder
+    assert checkpoint.locate(folder) == folder
+
+
+def test_steps_beyond_a_million_are_in_order(tmp_path: Path, snapshot: Snapshot) -> None:
+    for step in (999_999, 1_000_000):
+        save(tmp_path, snapshot._replace(step=step))
+    assert [folder.name for folder in Checkpoints(tmp_path / "run").all()] == ["step-999999", "step-1000000"]
+
+
+def test_a_step_made_again_replaces_the_old_one(tmp_path: Path, snapshot: Snapshot) -> None:
+    save(tmp_path, snapshot)
+    folder = save(tmp_path, snapshot._replace(params=snapshot.params + 1))
+    assert checkpoint.read(folder).params.tobytes() == (snapshot.params + 1).tobytes()
+    assert names(tmp_path) == ["last", "step-000010"]
+
+
+@pytest.mark.parametrize("name", [*FILES, TRAINER])
+def test_every_damaged_file_is_named(name: str, tmp_path: Path, snapshot: Snapshot) -> None:
+    folder = save(tmp_path, snapshot)
+    content = (folder / name).read_bytes()
+    middle = len(content) // 2
+    for damaged in (b"", content[:-1], content + b" \n", content[:middle] + b"\xff" + content[middle + 1 :]):
+        (folder / name).write_bytes(damaged)
+        if name == TRAINER and damaged.strip() == content.strip():
+            continue  # white space around JSON says nothing
+        with pytest.raises(CheckpointError, match=name):
+            checkpoint.read(folder)
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"format": None}, "format None"),
+        ({"files": {}}, "damaged"),
+        ({"train": {"steps": 3}}, "damaged"),
+        ({"train": {"stepz": 3}}, "did you mean 'steps'"),
+        ({"step": "many"}, "damaged"),
+        ({"data": None}, "damaged"),
+    ],
+)
+def test_a_record_that_makes_no_sense(
+    change: dict[str, object], reason: str, tmp_path: Path, snapshot: Snapshot
+) -> None:
+    folder = save(tmp_path, snapshot)
+    content = json.loads((folder / TRAINER).read_text(encoding="utf-8"))
+    (folder / TRAINER).write_text(json.dumps(content | change), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=reason):
+        checkpoint.read(folder)
+
+
+@pytest.mark.parametrize("fault", ["nan", "shape", "dtype", "missing", "extra"])
+def test_a_model_from_elsewhere_is_checked_tensor_by_tensor(fault: str, tmp_path: Path, snapshot: Snapshot) -> None:
+    folder = save(tmp_path, snapshot)
+    (folder / TRAINER).unlink()  # no hashes: the tensors must speak for themselves
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = "transformer.h.1.mlp.c_fc.weight"
+    match fault:
+        case "nan":
+            tensors[name][3, 4] = np.nan
+        case "shape":
+            tensors[name] = tensors[name].T.copy()
+        case "dtype":
+            tensors[name] = tensors[name].astype(np.float64)
+        case "missing":
+            del tensors[name]
+        case "extra":
+            name = "transformer.h.9.mlp.c_fc.weight"
+            tensors[name] = np.zeros(3, np.float32)
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.read_model(folder)
+
+
+def test_a_model_and_a_vocabulary_that_do_not_fit(tmp_path: Path, snapshot: Snapshot) -> None:
+    folder = save(tmp_path, snapshot)
+    (folder / TRAINER).unlink()
+    other = make_dataset(tmp_path / "other", text="abcdefg" * 50)
+    shutil.copy(other.folder / "tokenizer.json", folder)
+    with pytest.raises(CheckpointError, match=r"30 tokens.*7"):
+        checkpoint.read_model(folder)
+
+
+def test_biases_where_there_should_be_none(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    made = make_snapshot(dataset)
+    model = type(made.model)(**(vars(made.model) | {"bias": False}))
+    folder = save(tmp_path, checkpoint.fresh(model, made.train, dataset))
+    assert checkpoint.read(folder).model == model
+    (folder / TRAINER).unlink()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["transformer.ln_f.bias"] += 1
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"ln_f\.bias is not zero"):
+        checkpoint.read_model(folder)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """From the second file that is to be synced on, the disk is full."""
+    real, calls = os.fsync, iter(range(100))
+
+    def fsync(descriptor: int) -> None:
+        if next(calls) >= 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        yield
+
+
+def test_a_failed_save_harms_nothing(tmp_path: Path, snapshot: Snapshot, request: pytest.FixtureRequest) -> None:
+    folder = save(tmp_path, snapshot, is_best=True)
+    before = names(tmp_path)
+    request.getfixturevalue("full_disk")
+    with pytest.raises(CheckpointError, match=r"step-000020: No space left.*untouched.*--resume"):
+        save(tmp_path, snapshot._replace(step=20), is_best=True)
+    assert names(tmp_path) == before
+    assert checkpoint.locate(tmp_path / "run") == folder
+    assert checkpoint.read(folder).step == 10
+
+
+def test_what_a_killed_save_leaves_is_cleaned_up(tmp_path: Path, snapshot: Snapshot) -> None:
+    save(tmp_path, snapshot)
+    (tmp_path / "run" / "checkpoints" / ".unfinished-x" / "step-000020").mkdir(parents=True)
+    checkpoints = Checkpoints(tmp_path / "run")
+    assert [folder.name for folder in checkpoints.all()] == ["step-000010"]
+    checkpoints.clean()
+    assert names(tmp_path) == ["last", "step-000010"]
+
+
+@pytest.mark.parametrize("content", ["", "step-000099\n", "../../elsewhere\n", "\xff"])
+def test_a_pointer_to_nowhere(content: str, tmp_path: Path, snapshot: Snapshot) -> None:
+    save(tmp_path, snapshot)
+    (tmp_path / "run" / "checkpoints" / "last").write_bytes(content.encode("latin-1"))
+    with pytest.raises(CheckpointError, match="last"):
+        checkpoint.locate(tmp_path / "run")
+
+
+def test_nothing_to_find(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run or checkpoint"):
+        checkpoint.locate(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="has no checkpoint"):
+        checkpoint.locate(tmp_path)
+    with pytest.raises(UsageError, match="scratchgpt train"):
+        checkpoint.newest_run(tmp_path)
+
+
+def test_the_newest_run_is_the_one_saved_last(tmp_path: Path, snapshot: Snapshot) -> None:
+    dataset = make_dataset(tmp_path)
+    for at, run in enumerate(("b", "a", "c")):
+        Checkpoints(tmp_path / run).save(snapshot, dataset.tokenizer, is_best=False)
+        os.utime(tmp_path / run / "checkpoints" / "last", ns=(0, at if run != "c" else 0))
+    assert checkpoint.newest_run(tmp_path) == tmp_path / "a"

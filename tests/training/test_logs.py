@@ -1,0 +1,66 @@
+"""The log: a line an event, readable at any moment, continued where the run continues."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from scratchgpt.errors import TrainingError
+from scratchgpt.training.events import Ended, Evaluated, StepDone
+from scratchgpt.training.lock import RunLock
+from scratchgpt.training.logs import Log
+
+STEP = StepDone(step=3, loss=1.5, learning_rate=1e-3, grad_norm=0.5, seconds=0.25, n_tokens=100)
+EVALUATION = Evaluated(step=3, loss=math.log(7), accuracy=0.25, n_targets=99, is_whole=True)
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_lines_are_there_at_once(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl", step=0)
+    log.write(STEP)
+    expected = {"step": 3, "loss": 1.5, "lr": 1e-3, "grad_norm": 0.5, "step_ms": 250.0, "tokens_per_s": 400.0}
+    assert rows(tmp_path / "log.jsonl") == [expected]
+    log.write(EVALUATION)
+    log.write(Ended(3, is_finished=True))  # says nothing
+    _, last = rows(tmp_path / "log.jsonl")
+    assert last.pop("val_perplexity") == pytest.approx(7.0, rel=1e-12)
+    assert last == {"step": 3, "val_loss": math.log(7), "val_accuracy": 0.25, "val_targets": 99, "val_whole": True}
+    log.close()
+
+
+def test_numbers_that_json_does_not_know(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl", step=0)
+    log.write(Evaluated(step=1, loss=math.nan, accuracy=0.0, n_targets=1, is_whole=False))
+    log.close()
+    assert rows(tmp_path / "log.jsonl")[0]["val_loss"] is None
+
+
+def test_a_resumed_run_drops_what_it_will_make_anew(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        "".join(json.dumps({"step": step}) + "\n" for step in range(8)) + '{"step": 8, "lo', encoding="utf-8"
+    )
+    log = Log(path, step=5)
+    assert [row["step"] for row in rows(path)] == [0, 1, 2, 3, 4, 5]
+    log.write(STEP)
+    log.close()
+    assert len(rows(path)) == 7
+
+
+@pytest.mark.parametrize("line", ["not json\n", '{"loss": 1}\n', "3\n"])
+def test_a_log_that_is_none(line: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"log\.jsonl"):
+        Log(tmp_path / "log.jsonl", step=5)
+    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == line
+
+
+def test_one_training_at_a_time(tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(TrainingError, match="Another training"):
+        RunLock(tmp_path)
+    with RunLock(tmp_path):
+        pass

@@ -1,0 +1,116 @@
+"""The trainer: it learns, it evaluates what it says, and a resumed run is the undisturbed one to the very bit."""
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scratchgpt.errors import TrainingError, UsageError
+from scratchgpt.training import checkpoint
+from scratchgpt.training.events import Ended, Evaluated, Event, Saved, StepDone
+from scratchgpt.training.trainer import Trainer
+from tests.world import CPU, make_dataset, make_snapshot, make_trainer
+
+
+def losses(events: list[Event]) -> list[tuple[int, float, float]]:
+    return [(event.step, event.loss, event.grad_norm) for event in events if isinstance(event, StepDone)]
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+@pytest.mark.parametrize("changes", [{}, {"micro_batch": 2}, {"dropout": 0.0, "grad_clip": 0.01}])
+def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, float], tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole", **changes)
+    expected = losses(list(whole.events()))
+
+    dataset = make_dataset(tmp_path / "parts")
+    first = Trainer(make_snapshot(dataset, **changes), dataset, tmp_path / "parts" / "run", CPU)
+    got = []
+    for event in first.events():
+        got.append(event)
+        if isinstance(event, StepDone) and event.step == 10:
+            first.stop()
+    assert isinstance(got[-1], Ended)
+    assert not got[-1].is_finished
+
+    snapshot = checkpoint.read(checkpoint.locate(tmp_path / "parts" / "run"))
+    assert snapshot.step == 10
+    second = Trainer(snapshot, dataset, tmp_path / "parts" / "run", CPU)
+    got += list(second.events())
+
+    assert len(expected) == 20
+    assert losses(got) == expected
+    assert_same_state(
+        checkpoint.locate(tmp_path / "whole" / "run"),
+        checkpoint.locate(tmp_path / "parts" / "run"),
+    )
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    runs = [losses(list(make_trainer(tmp_path / str(seed), seed=seed, steps=2).events())) for seed in (1, 2, 1)]
+    assert runs[0] == runs[2] != runs[1]
+
+
+def test_it_learns_a_text_by_heart(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=150, dropout=0.0, eval_every=0, save_every=0, learning_rate=2e-2)
+    evaluations = [event for event in trainer.events() if isinstance(event, Evaluated)]
+    first, last = evaluations[0], evaluations[-1]
+    assert abs(first.loss - math.log(trainer.model.config.vocab_size)) <= 0.1
+    assert last.loss <= 0.7  # a text that repeats: almost every character follows from the eight before
+    assert last.accuracy >= 0.75
+
+
+def test_events_come_when_they_are_due(tmp_path: Path) -> None:
+    events = list(make_trainer(tmp_path).events())
+    assert [event.step for event in events if isinstance(event, StepDone)] == list(range(1, 21))
+    windows = [event for event in events if isinstance(event, Evaluated) and not event.is_whole]
+    assert [event.step for event in windows] == [0, 8, 16, 20]
+    assert {event.n_targets for event in windows} == {7 * 8}
+    best = list(itertools.accumulate((event.loss for event in windows), min))
+    improved = {event.step for event, low in zip(windows, best, strict=True) if event.loss == low}
+    saved = [event for event in events if isinstance(event, Saved)]
+    assert {event.step for event in saved} == {0, 6, 12, 18, 20} | improved
+    assert {event.step for event in saved if event.is_best} == improved
+    assert isinstance(events[-2], Evaluated)
+    assert events[-2].is_whole
+    assert events[-1] == Ended(20, is_finished=True)
+
+
+def test_evaluations_measure_what_they_say(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=1)
+    whole = next(event for event in trainer.events() if isinstance(event, Evaluated) and event.is_whole)
+    val = make_dataset(tmp_path).val
+    tokens = val.read(0, val.size).astype(np.int64)
+    loss, n_correct = 0.0, 0
+    for start in range(0, val.size - 1, 8):
+        window = tokens[start : start + 9]
+        logits = trainer.model.logits(trainer.model.hidden(window[None, :-1]))[0].astype(np.float64)
+        logs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        loss -= logs[np.arange(len(window) - 1), window[1:]].sum()
+        n_correct += int((logits.argmax(axis=-1) == window[1:]).sum())
+    assert whole.n_targets == val.size - 1
+    assert abs(whole.loss - loss / whole.n_targets) <= 1e-5
+    assert abs(whole.accuracy - n_correct / whole.n_targets) <= 1e-12
+    assert abs(whole.perplexity - math.exp(whole.loss)) <= 1e-12
+
+
+def test_a_loss_that_explodes_ends_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, save_every=1, eval_every=0)
+    events = trainer.events()
+    while not isinstance(event := next(events), Saved) or event.step < 3:
+        pass
+    trainer.model.params[5] = math.nan
+    with pytest.raises(TrainingError, match=r"At step 4 the loss became nan.*step-000003.*--learning-rate"):
+        next(events)
+    assert checkpoint.read(checkpoint.locate(tmp_path / "run")).step == 3
+
+
+def test_too_little_data_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="too few for a block_size"):
+        make_trainer(tmp_path, block_size=500)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,56 @@
+"""A small world for tests: a text, a prepared folder, a model that trains in milliseconds, the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from scratchgpt.backend import select
+from scratchgpt.config import ModelConfig, TrainConfig
+from scratchgpt.data.dataset import Dataset
+from scratchgpt.data.prepare import prepare
+from scratchgpt.training.checkpoint import Snapshot, fresh
+from scratchgpt.training.trainer import Trainer
+
+TEXT = "the quick brown fox jumps over the lazy dog,\nand the dog sleeps on.\n\n" * 30
+TINY = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.2}
+QUICK = {"steps": 20, "batch_size": 5, "learning_rate": 1e-2, "eval_every": 8, "eval_windows": 7, "save_every": 6}
+CPU = select("cpu")
+
+
+def make_dataset(folder: Path, text: str = TEXT) -> Dataset:
+    """Prepare a text in `folder` and open it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / "source.txt"
+    source.write_text(text, encoding="utf-8", newline="")
+    prepare(source, folder / "data")
+    return Dataset.open(folder / "data")
+
+
+def make_snapshot(dataset: Dataset, **changes: float) -> Snapshot:
+    """Return the first snapshot of a tiny run."""
+    model = {name: changes.pop(name, value) for name, value in TINY.items()}
+    return fresh(
+        ModelConfig.from_mapping(model | {"vocab_size": dataset.tokenizer.vocab_size}),
+        TrainConfig.from_mapping(QUICK | changes),
+        dataset,
+    )
+
+
+def make_trainer(folder: Path, **changes: float) -> Trainer:
+    """Return a trainer of a tiny run in `folder` / run."""
+    dataset = make_dataset(folder)
+    return Trainer(make_snapshot(dataset, **changes), dataset, folder / "run", CPU)
+
+
+def scratchgpt(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command line in `cwd`."""
+    return subprocess.run(
+        [sys.executable, "-m", "scratchgpt", *arguments],
+        cwd=cwd,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=120,
+    )
