@@ -3,7 +3,6 @@
 Nothing is fetched: a checkpoint folder holds all that `transformers` asks for.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,5 +142,5 @@ def test_any_text_of_known_characters(library: Library, text: str) -> None:
 def test_unknown_characters_are_errors_there_too(library: Library) -> None:
     with pytest.raises(UsageError, match="'X'"):
         TOKENIZER.encode("two X")
-    with pytest.raises(Exception, match="Missing .* token from the vocabulary"):
+    with pytest.raises(Exception, match=r"Missing .* token from the vocabulary"):
         library.encode("two X")

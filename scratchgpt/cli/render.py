@@ -98,6 +98,7 @@ class Live:
         self._progress = Progress(*columns, console=console, refresh_per_second=4, expand=True)
         self._task = self._progress.add_task("", total=total_steps, completed=step, status="")
         self._loss: float | None = None
+        self._status = ""
 
     def __enter__(self) -> Self:
         """Begin to draw."""
@@ -116,9 +117,11 @@ class Live:
         match event:
             case StepDone():
                 self._loss = event.loss if self._loss is None else 0.9 * self._loss + 0.1 * event.loss
-                status = f"loss {self._loss:.3f}  {event.n_tokens / event.seconds / 1000:,.1f}k tokens/s"
-                self._progress.update(self._task, completed=event.step, status=status)
+                self._status = f"loss {self._loss:.3f}  {event.n_tokens / event.seconds / 1000:,.1f}k tokens/s"
+                self._progress.update(self._task, completed=event.step, status=self._status)
             case Evaluating():
                 self._progress.update(self._task, status=f"evaluating {event.done} of {event.total}")
-            case Evaluated() | Saved() | Ended():
+            case Evaluated():
+                self._progress.update(self._task, status=self._status)
+            case Saved() | Ended():
                 pass

@@ -44,11 +44,11 @@ def load(folder: Path) -> tuple[ModelConfig, Array]:
 
 
 def save_tensors(path: Path, tensors: dict[str, Array]) -> None:
-    """Write named NumPy arrays as one safetensors file. Raises CheckpointError."""
+    """Write named NumPy arrays as one safetensors file. Raises OSError."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})  # transformers refuses files without a format
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"Cannot write {path}: {error}.") from error
+    except SafetensorError as error:  # which says what the system said
+        raise OSError(str(error)) from error
 
 
 def load_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:

@@ -92,7 +92,7 @@ class Checkpoints:
                 self._point("best", name)
             self._prune(snapshot.train.keep)
         except (OSError, CheckpointError) as error:
-            reason = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or str(error).rstrip(".")
             raise CheckpointError(
                 f"Cannot save {self.folder / name}: {reason}. Earlier checkpoints are untouched; "
                 "make room or choose another --run, then go on with --resume."

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from scratchgpt import backend
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
+from tests.world import CPU
 
 FOLDER = Path(__file__).parents[1] / "golden"
 
@@ -60,7 +60,7 @@ def golden(file: dict[str, Any], request: pytest.FixtureRequest) -> Golden:
     params = np.empty(Layout(config).size, request.param)
     for name, view in Layout(config).views(params).items():
         view[...] = file[f"params/{name}"]
-    return Golden(file, about, GPT(config, backend.select("cpu"), params), TOLERANCES[request.param])
+    return Golden(file, about, GPT(config, CPU, params), TOLERANCES[request.param])
 
 
 def largest(x: Array) -> float:
@@ -89,10 +89,9 @@ def test_every_gradient(golden: Golden) -> None:
 
 
 def test_twenty_steps(golden: Golden) -> None:
-    model, file, optimizer = golden.model, golden.file, golden.about["optimizer"]
-    clip = optimizer["clip"]
+    model, file, clip = golden.model, golden.file, golden.about["clip"]
     assert min(file["norms"]) < clip < max(file["norms"])
-    hyperparameters = Hyperparameters(optimizer["lr"], *optimizer["betas"], optimizer["weight_decay"], optimizer["eps"])
+    hyperparameters = Hyperparameters(**golden.about["adamw"])
     moments = Moments(np.zeros_like(model.params), np.zeros_like(model.params))
     for step, (expected_loss, expected_norm) in enumerate(zip(file["losses"], file["norms"], strict=True)):
         batch = step % len(file["tokens"])

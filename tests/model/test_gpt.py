@@ -10,16 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scratchgpt import backend
+from scratchgpt.chance import Place
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
 from scratchgpt.model import gpt
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
+from scratchgpt.ops import dropout
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import ACTIVATIONS
 from tests import gradcheck
+from tests.world import CPU
 
-CPU = backend.select("cpu")
 SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 7, "n_layer": 2, "n_head": 3, "n_embd": 12}
 KINDS = [
     {"tie_word_embeddings": tied, "bias": bias, "activation": activation}
@@ -91,11 +93,27 @@ def test_gradients_accumulate_until_the_update() -> None:
 
 def test_dropout_follows_from_seed_and_step() -> None:
     model = lively(ModelConfig(**SIZES, dropout=0.2))
-    losses = [
-        model.loss_and_grad(*batch(model.config), seed=seed, step=step) for seed, step in [(1, 2), (1, 3), (2, 2)]
-    ]
+    places = [(1, 2), (1, 3), (2, 2), (1, 2)]
+    losses = [model.loss_and_grad(*batch(model.config), seed=seed, step=step) for seed, step in places]
     assert len({*losses}) == 3
-    assert model.loss_and_grad(*batch(model.config), seed=1, step=2) == losses[0]
+    assert losses[-1] == losses[0]
+
+
+def test_every_dropout_mask_has_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[tuple[int, Place, int]] = []
+
+    def spy(rate: float, **where: Any) -> Array:
+        places.extend((where["layer"], where["place"], sequence) for sequence in where["sequences"])
+        return draw(rate, **where)
+
+    draw = dropout.mask
+    monkeypatch.setattr(dropout, "mask", spy)
+    model = lively(ModelConfig(**SIZES, dropout=0.2))
+    model.loss_and_grad(*batch(model.config), micro_batch=2)
+    in_layers = Place.ATTENTION, Place.ATTENTION_OUTPUT, Place.MLP_OUTPUT
+    expected = [(0, Place.EMBEDDING, sequence) for sequence in range(3)]
+    expected += itertools.product(range(model.config.n_layer), in_layers, range(3))
+    assert sorted(places) == sorted(expected)
 
 
 # ------------------------------------------------------------------------------------- what it predicts
@@ -112,6 +130,12 @@ def test_causality(kind: dict[str, Any]) -> None:
         after = model.logits(model.hidden(changed))
         assert np.array_equal(after[:, :t], before[:, :t])
         assert (after[:, t:] != before[:, t:]).any(axis=(0, 2)).all()
+
+
+def test_the_activation_is_the_one_asked_for() -> None:
+    models = [lively(ModelConfig(**SIZES, activation=name)) for name in ACTIVATIONS]
+    losses = {model.score(*batch(model.config)).loss for model in models}
+    assert len(losses) == len(ACTIVATIONS)
 
 
 @pytest.mark.parametrize("rows", [4, 2048])

@@ -1,0 +1,201 @@
+"""Wrong input: one clear sentence on standard error, the right exit code, nothing lost, never a traceback."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from scratchgpt.training.lock import RunLock
+from tests.world import TEXT, scratchgpt
+
+USAGE, FAILURE = 2, 1
+SMALL = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--eval-windows", "4")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with texts, prepared data and a run of two steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "data").mkdir()
+    (folder / "fox.txt").write_text(TEXT, encoding="utf-8", newline="")
+    (folder / "other.txt").write_text("abcdefghijk" * 50, encoding="utf-8", newline="")
+    (folder / "empty.txt").touch()
+    (folder / "latin1.txt").write_bytes("déjà vu\n".encode("latin-1") * 20)
+    for name in ("fox", "other"):
+        assert scratchgpt("prepare", f"{name}.txt", cwd=folder).returncode == 0
+    result = scratchgpt("train", "--data", "data/fox", "--run", "runs/a", "--steps", "2", *SMALL, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def world(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may spoil."""
+    return Path(shutil.copytree(trained, tmp_path / "world"))
+
+
+def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
+    """Check what all refusals have in common; return the message on one line."""
+    message = " ".join(result.stderr.split())
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Error: " in message
+    return message.split("Error: ")[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("prepare missing.txt", USAGE, "missing.txt"),
+        ("prepare data", USAGE, "directory"),
+        ("prepare empty.txt", FAILURE, "empty"),
+        ("prepare latin1.txt", FAILURE, "offset 1 "),
+        ("prepare other.txt --out data/fox", FAILURE, "--force"),
+        ("prepare fox.txt --val-fraction 2", USAGE, "between 0 and 1"),
+        ("prepare", USAGE, "FILE"),
+        ("trian", USAGE, "did you mean 'train'"),
+        ("train --data data/none", FAILURE, "scratchgpt prepare"),
+        ("train --data data/fox --preset shakespear-cpu", USAGE, "did you mean 'shakespeare-cpu'"),
+        ("train --data data/fox --n-hed 2", USAGE, "--n-head"),
+        ("train --data data/fox --n-embd 30", USAGE, "30 is not divisible by 4"),
+        ("train --data data/fox --n-layer 0", USAGE, "n_layer must be at least 1"),
+        ("train --data data/fox --steps -5", USAGE, "steps must be at least 1"),
+        ("train --data data/fox --batch-size 0", USAGE, "batch_size"),
+        ("train --data data/fox --batch-size many", USAGE, "not a valid integer"),
+        ("train --data data/fox --learning-rate nan", USAGE, "finite"),
+        ("train --data data/fox --dropout 1", USAGE, "dropout"),
+        ("train --data data/fox --activation swish", USAGE, "gelu_new or relu"),
+        ("train --data data/fox --block-size 300", USAGE, "validation part of data/fox has 207 tokens"),
+        ("train --data data/fox --block-size 3000", USAGE, "training part of data/fox has 1,863 tokens"),
+        ("train --data data/fox --device gpu", USAGE, "The GPU backend is not there yet"),
+        ("train --data data/fox --device tpu", USAGE, "choose auto, cpu or gpu"),
+        ("train --data data/fox --run runs/a", FAILURE, "already holds a run"),
+        ("train --data data/fox --run fox.txt", FAILURE, "fox.txt"),
+        ("train --resume runs/none", USAGE, "no run or checkpoint runs/none"),
+        ("train --resume runs/a --preset rusted", USAGE, "--preset"),
+        ("train --resume runs/a --steps 4 --n-embd 32", USAGE, "n_embd of 16; it cannot become 32"),
+        ("train --resume runs/a --steps 4 --seed 4", USAGE, "seed"),
+        ("train --resume runs/a --steps 4 --data data/other", FAILURE, "not the data"),
+        ("generate --prompt fox=", USAGE, "'=' (U+003D, at position 3)"),
+        ("generate --prompt=", USAGE, "prompt is empty"),
+        ("generate --tokens 0", USAGE, "tokens"),
+        ("generate --temperature -1", USAGE, "temperature"),
+        ("generate --top-p 2", USAGE, "top-p"),
+        ("generate --top-k 0", USAGE, "top-k"),
+        ("generate runs/none", USAGE, "no run or checkpoint"),
+        ("generate data", USAGE, "has no checkpoint"),
+    ],
+)
+def test_one_sentence_and_the_right_code(command: str, code: int, message: str, trained: Path) -> None:
+    before = sorted(trained.rglob("*"))
+    assert message in refused(scratchgpt(*command.split(), cwd=trained), code)
+    assert sorted(trained.rglob("*")) == before
+
+
+def test_commands_before_their_time(tmp_path: Path) -> None:
+    assert "scratchgpt prepare" in refused(scratchgpt("train", cwd=tmp_path), FAILURE)
+    assert "scratchgpt train" in refused(scratchgpt("generate", cwd=tmp_path), USAGE)
+
+
+def test_altered_token_files(world: Path) -> None:
+    path = world / "data" / "fox" / "val.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    assert "val.bin" in refused(scratchgpt("train", "--data", "data/fox", cwd=world), FAILURE)
+
+
+def test_altered_weights(world: Path) -> None:
+    path = world / "runs" / "a" / "checkpoints" / "step-000002" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    for command in (("generate",), ("train", "--resume", "runs/a", "--steps", "4")):
+        assert "model.safetensors was truncated or altered" in refused(scratchgpt(*command, cwd=world), FAILURE)
+    before = scratchgpt("train", "--resume", "runs/a/checkpoints/step-000000", "--steps", "2", cwd=world)
+    assert before.returncode == 0, before.stderr  # an earlier checkpoint mends it
+    assert scratchgpt("generate", "--tokens", "5", cwd=world).returncode == 0
+
+
+def test_a_vocabulary_that_is_not_the_models(world: Path) -> None:
+    checkpoint = world / "runs" / "a" / "checkpoints" / "step-000002"
+    shutil.copy(world / "data" / "other" / "tokenizer.json", checkpoint)
+    assert "tokenizer.json was truncated or altered" in refused(scratchgpt("generate", cwd=world), FAILURE)
+    (checkpoint / "trainer.json").unlink()
+    assert "vocabulary beside it 11" in refused(scratchgpt("generate", cwd=world), FAILURE)
+
+
+def test_weights_that_are_not_numbers(world: Path) -> None:
+    checkpoint = world / "runs" / "a" / "checkpoints" / "step-000002"
+    (checkpoint / "trainer.json").unlink()
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["transformer.wte.weight"][0, 0] = np.inf
+    save_file(tensors, checkpoint / "model.safetensors")
+    assert "transformer.wte.weight holds numbers that are not finite" in refused(
+        scratchgpt("generate", cwd=world), FAILURE
+    )
+
+
+def test_two_trainings_in_one_run(world: Path) -> None:
+    with RunLock(world / "runs" / "a"):
+        result = scratchgpt("train", "--resume", "runs/a", "--steps", "4", cwd=world)
+    assert "Another training is running in runs/a" in refused(result, FAILURE)
+
+
+def test_force_replaces_a_run_and_nothing_else(world: Path) -> None:
+    (world / "runs" / "a" / "notes.txt").write_text("mine", encoding="utf-8")
+    result = scratchgpt(
+        "train", "--data", "data/other", "--run", "runs/a", "--force", "--steps", "1", *SMALL, cwd=world
+    )
+    assert result.returncode == 0, result.stderr
+    assert (world / "runs" / "a" / "notes.txt").read_text(encoding="utf-8") == "mine"
+    assert not (world / "runs" / "a" / "checkpoints" / "step-000002").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on file sizes")
+def test_a_disk_that_is_full_keeps_the_previous_checkpoint(world: Path) -> None:
+    """The real program under a file-size limit that the log fits into, but no model of this size."""
+    program = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
+        "sys.argv[0] = 'scratchgpt'\n"
+        "runpy.run_module('scratchgpt', run_name='__main__')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "train", "--resume", "runs/a", "--steps", "4"],
+        cwd=world,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    message = refused(result, FAILURE)
+    assert "Cannot save runs/a/checkpoints/step-000004" in message
+    assert os.strerror(errno.EFBIG) in message
+    assert "--resume" in message
+    checkpoints = world / "runs" / "a" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best", "last", "step-000000", "step-000002"]
+    assert scratchgpt("generate", "--tokens", "5", cwd=world).returncode == 0
+
+
+def test_a_folder_that_cannot_be_written(world: Path) -> None:
+    """A file stands where the folder should be: that stops even those whom permissions do not."""
+    (world / "runs" / "b").touch()
+    assert "runs/b" in refused(scratchgpt("train", "--data", "data/fox", "--run", "runs/b/c", cwd=world), FAILURE)
+    (world / "blocked").touch()
+    assert "blocked" in refused(scratchgpt("prepare", "fox.txt", "--out", "blocked/x", cwd=world), FAILURE)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not stop root")
+def test_a_read_only_run_keeps_its_checkpoint(world: Path) -> None:
+    run = world / "runs" / "a"
+    (run / "checkpoints").chmod(0o555)
+    try:
+        result = scratchgpt("train", "--resume", "runs/a", "--steps", "4", cwd=world)
+    finally:
+        (run / "checkpoints").chmod(0o755)
+    assert "Permission denied" in refused(result, FAILURE)
+    assert scratchgpt("generate", "--tokens", "5", cwd=world).returncode == 0

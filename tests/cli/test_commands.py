@@ -1,0 +1,151 @@
+"""The commands as people type them: they chain with nothing else said, and what stops goes on."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.world import TEXT, scratchgpt
+
+SMALL = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--eval-windows", "8")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A folder with a text in data/."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "fox.txt").write_text(TEXT, encoding="utf-8", newline="")
+    return tmp_path
+
+
+@pytest.fixture
+def prepared(world: Path) -> Path:
+    """The same after `prepare`."""
+    assert scratchgpt("prepare", "data/fox.txt", "--char", cwd=world).returncode == 0
+    return world
+
+
+def log_rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_three_commands_chain_and_can_be_repeated(world: Path) -> None:
+    for n in (1, 2):
+        prepare = scratchgpt("prepare", "data/fox.txt", "--char", cwd=world)
+        assert prepare.returncode == 0, prepare.stderr
+        assert ("before" in prepare.stdout) == (n == 2)
+        train = scratchgpt("train", "--steps", "3", "--eval-windows", "4", cwd=world)
+        assert train.returncode == 0, train.stderr
+        assert f"runs/fox-shakespeare-cpu-{n}" in train.stdout
+        generate = scratchgpt("generate", "--tokens", "100", cwd=world)
+        assert generate.returncode == 0, generate.stderr
+        assert len(generate.stdout) == 1 + 100 + 1  # the prompt, a newline; the text; a newline at the end
+        assert set(generate.stdout) <= set(TEXT)
+    log = log_rows(world / "runs" / "fox-shakespeare-cpu-2")
+    assert log[1].keys() == {"step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s"}
+    assert log[-1].keys() >= {"step", "val_loss", "val_perplexity", "val_accuracy"}
+    assert log[-1]["step"] == 3
+
+
+def test_a_run_that_is_resumed_is_the_undisturbed_one(prepared: Path) -> None:
+    settings = (*SMALL, "--dropout", "0.1", "--warmup-steps", "30")
+    assert scratchgpt("train", "--run", "whole", "--steps", "20", *settings, cwd=prepared).returncode == 0
+    assert scratchgpt("train", "--run", "parts", "--steps", "10", *settings, cwd=prepared).returncode == 0
+    assert scratchgpt("train", "--resume", "parts", "--steps", "20", cwd=prepared).returncode == 0
+    whole, parts = (prepared / run / "checkpoints" / "step-000020" for run in ("whole", "parts"))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes()
+    losses = [
+        [(row["step"], row["loss"]) for row in log_rows(prepared / run) if "loss" in row] for run in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 20
+
+
+def test_a_finished_run_says_so(prepared: Path) -> None:
+    scratchgpt("train", "--run", "r", "--steps", "2", *SMALL, cwd=prepared)
+    again = scratchgpt("train", "--resume", "r", cwd=prepared)
+    assert again.returncode == 0
+    assert "finished: it has made 2 steps" in again.stdout
+    more = scratchgpt("train", "--resume", "r", "--steps", "4", "--learning-rate", "1e-5", cwd=prepared)
+    assert more.returncode == 0
+    assert log_rows(prepared / "r")[-1]["step"] == 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_stops(number: signal.Signals, code: int, prepared: Path) -> None:
+    command = [sys.executable, "-m", "scratchgpt", "train", "--run", "r", "--steps", "1000000", *SMALL]
+    with subprocess.Popen(command, cwd=prepared, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and '"loss"' not in _text(prepared / "r" / "log.jsonl"):
+            time.sleep(0.05)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Go on with: scratchgpt train --resume r" in output
+    step = log_rows(prepared / "r")[-1]["step"]
+    assert (prepared / "r" / "checkpoints" / "last").read_text(encoding="utf-8") == f"step-{step:06d}\n"
+    resumed = scratchgpt("train", "--resume", "r", "--steps", str(step + 2), cwd=prepared)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["step"] for row in log_rows(prepared / "r") if "loss" in row] == list(range(1, int(step) + 3))
+
+
+def test_generate_takes_prompts_and_seeds(prepared: Path) -> None:
+    scratchgpt("train", "--run", "runs/a", "--steps", "2", *SMALL, cwd=prepared)
+
+    def text(*arguments: str) -> str:
+        result = scratchgpt("generate", *arguments, "--tokens", "30", cwd=prepared)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert text("--prompt", "the fox").startswith("the fox")
+    assert text("--seed", "1") == text("--seed", "1", "runs/a") == text("runs/a/checkpoints/step-000002", "--seed", "1")
+    assert text("--seed", "1") != text("--seed", "2")
+    assert text("--temperature", "0", "--seed", "1") == text("--top-k", "1", "--seed", "2")
+    first, second = text("--samples", "2").split("-" * 80)
+    assert first.strip("\n") != second.strip("\n")
+
+
+def test_a_reader_that_leaves_is_no_error(prepared: Path) -> None:
+    scratchgpt("train", "--run", "runs/a", "--steps", "1", *SMALL, cwd=prepared)
+    command = f"{sys.executable} -m scratchgpt generate --tokens 2000 | head -c 5"
+    result = subprocess.run(["sh", "-c", command], cwd=prepared, capture_output=True, encoding="utf-8", check=False)  # noqa: S607
+    assert len(result.stdout) == 5
+    assert result.stderr == ""
+
+
+def test_every_setting_is_an_option(prepared: Path) -> None:
+    shown = scratchgpt("train", "--help", cwd=prepared).stdout
+    named = "--run --resume --preset --steps --batch-size --block-size --n-layer --n-head --n-embd --dropout --seed"
+    more = "--learning-rate --eval-every --save-every --device --keep --micro-batch --bias --no-bias --activation"
+    assert [option for option in (named + " " + more).split() if option not in shown] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_live_line(prepared: Path) -> None:
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "scratchgpt", "train", "--run", "r", "--steps", "40", *SMALL]
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
+    with subprocess.Popen(command, cwd=prepared, stdout=child, stderr=child, env=environment) as process:
+        os.close(child)
+        output = b""
+        try:
+            while chunk := os.read(parent, 4096):
+                output += chunk
+        except OSError:
+            pass  # how Linux says that the other end has been closed
+    os.close(parent)
+    assert process.returncode == 0
+    text = output.decode("utf-8")
+    for expected in ("step 40 of 40", "tokens/s", "loss", "validation loss", "whole validation set"):
+        assert expected in text
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
