@@ -84,6 +84,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def test_logits(checkpoint: Checkpoint, torch: Any, transformers: Any) -> None:
     model, report = transformers.GPT2LMHeadModel.from_pretrained(checkpoint.folder, output_loading_info=True)
     assert not any(report.values()), report  # nothing missing, unexpected or of another shape
+    assert model.config.tie_word_embeddings == checkpoint.model.config.tie_word_embeddings
     tokens = np.random.default_rng(1).integers(TOKENIZER.vocab_size, size=(2, 16))
     with torch.no_grad():
         expected = model(torch.from_numpy(tokens)).logits.numpy()

@@ -43,12 +43,17 @@ def make_trainer(folder: Path, **changes: float) -> Trainer:
     return Trainer(make_snapshot(dataset, **changes), dataset, folder / "run", CPU)
 
 
-def scratchgpt(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command line in `cwd`."""
+def scratchgpt(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the real command line in `cwd`, where reading or writing text without a named encoding is an error."""
+    settings = {
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONWARNDEFAULTENCODING": "1",
+        "PYTHONWARNINGS": "error::EncodingWarning",
+    }
     return subprocess.run(
         [sys.executable, "-m", "scratchgpt", *arguments],
         cwd=cwd,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | environment,
+        env=os.environ | settings,
         capture_output=True,
         encoding="utf-8",
         check=False,

@@ -44,7 +44,7 @@ class GPT:
     def loss_and_grad(
         self, tokens: Array, targets: Array, *, seed: int = 0, step: int = 0, micro_batch: int = 0
     ) -> float:
-        """Return the mean loss in nats and add its gradient to `grads`.
+        """Return the mean loss in nats and add its gradient to `grads`. Raises UsageError if T is above block_size.
 
         tokens, targets (B, T) on any device. At most `micro_batch` sequences are computed at once (0: all); the
         result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout.
@@ -93,10 +93,6 @@ class GPT:
 
     def hidden(self, tokens: Array) -> Array:
         """Run all layers: tokens (B, T) -> the residual stream (B, T, C) that the head reads. Raises UsageError."""
-        if tokens.shape[1] > self.config.block_size:
-            raise UsageError(
-                f"{tokens.shape[1]} tokens are more than this model's block_size of {self.config.block_size}."
-            )
         table = self.backend.table
         context = self._context()
         x, _ = table.embed.forward(self._move(tokens), self.tree.embed, context)
@@ -128,7 +124,11 @@ class GPT:
         """Return what is the same in all layers; without `settings`, for use rather than training."""
         return Context(n_head=self.config.n_head, activation=self.config.activation, **settings)
 
-    def _move(self, tokens: Array) -> Array:
-        """Bring token ids to the model's device, as whole numbers that index."""
-        moved: Array = self.backend.xp.asarray(tokens, dtype="int64")
+    def _move(self, ids: Array) -> Array:
+        """Bring token ids (B, T) to the model's device, as whole numbers that index. Raises UsageError."""
+        if ids.shape[1] > self.config.block_size:
+            raise UsageError(
+                f"{ids.shape[1]} tokens are more than this model's block_size of {self.config.block_size}."
+            )
+        moved: Array = self.backend.xp.asarray(ids, dtype="int64")
         return moved

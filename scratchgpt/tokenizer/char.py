@@ -48,8 +48,11 @@ class CharTokenizer:
         return ids
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Return the text of ids (N,)."""
-        points: npt.NDArray[np.uint32] = self._points[np.asarray(ids, dtype=np.intp)]
+        """Return the text of ids (N,). Raises UsageError if one is not of this vocabulary."""
+        indices = np.asarray(ids, dtype=np.intp)
+        if indices.size and not 0 <= indices.min() <= indices.max() < self.vocab_size:
+            raise UsageError(f"There are ids outside the vocabulary of {self.vocab_size} characters.")
+        points = self._points[indices]
         return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def to_json(self) -> dict[str, Any]:
@@ -84,8 +87,11 @@ class CharTokenizer:
         if any(len(character) != 1 for character in vocabulary):
             raise ValueError("its tokens are not single characters")
         tokenizer = cls(vocabulary)
-        if content["model"] != tokenizer.to_json()["model"] or not vocabulary:
-            raise ValueError("its ids do not follow the order of the code points")
+        if not vocabulary:
+            raise ValueError("it is empty")
+        for part in ("normalizer", "pre_tokenizer", "model", "decoder"):
+            if content[part] != tokenizer.to_json()[part]:
+                raise ValueError(f"its {part} is not that of one id a character in the order of the code points")
         return tokenizer
 
 

@@ -188,5 +188,6 @@ def test_ids_may_be_of_any_integer_type(dtype: npt.DTypeLike) -> None:
 
 def test_more_tokens_than_the_model_sees() -> None:
     model = lively(ModelConfig(**SIZES))
-    with pytest.raises(UsageError, match="8 tokens are more than this model's block_size of 7"):
-        model.score(*batch(model.config, T=8))
+    for use in (model.score, model.loss_and_grad):
+        with pytest.raises(UsageError, match="8 tokens are more than this model's block_size of 7"):
+            use(*batch(model.config, T=8))

@@ -68,9 +68,9 @@ def test_files_round_trip(tmp_path: Path) -> None:
     assert loaded.decode(CharTokenizer(TEXT).encode(TEXT)) == TEXT
 
 
-def file_of(vocabulary: Any) -> bytes:
-    """Return a tokenizer.json that is right, save perhaps for its vocabulary."""
-    content = CharTokenizer("abc").to_json()
+def file_of(vocabulary: Any, **parts: Any) -> bytes:
+    """Return a tokenizer.json that is right, save perhaps for its vocabulary and some parts."""
+    content = CharTokenizer("abc").to_json() | parts
     content["model"]["vocab"] = vocabulary
     return json.dumps(content).encode()
 
@@ -89,6 +89,9 @@ DAMAGED = {
     "ids out of order": file_of({"a": 1, "b": 0}),
     "gap in the ids": file_of({"a": 0, "b": 2}),
     "ids not numbers": file_of({"a": 0, "b": "1"}),
+    "another pre-tokenizer": file_of({"a": 0, "b": 1}, pre_tokenizer={"type": "Whitespace"}),
+    "a normalizer": file_of({"a": 0, "b": 1}, normalizer={"type": "Lowercase"}),
+    "another decoder": file_of({"a": 0, "b": 1}, decoder=None),
 }
 
 
@@ -99,6 +102,12 @@ def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(DataError, match=r"tokenizer\.json is not a character vocabulary"):
         tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize("ids", [[-1], [0, 3], [2**40]])
+def test_ids_outside_the_vocabulary(ids: list[int]) -> None:
+    with pytest.raises(UsageError, match="outside the vocabulary of 3"):
+        CharTokenizer("abc").decode(ids)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""The rules of the house, read off the syntax trees: who may import whom, and what nobody may use."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import scratchgpt
+
+PACKAGE = Path(scratchgpt.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Each may import what stands before it, and itself.
+LAYERS = [
+    {"errors", "config", "chance", "tokenizer", "ops"},
+    {"data", "backend"},
+    {"model"},
+    {"training", "generation"},
+    {"cli"},
+    {"__main__", "__init__"},
+]
+
+FOREIGN = {
+    "click": {"cli"},
+    "rich": {"cli"},
+    "cupy": {"backend"},
+    "safetensors": {"model"},
+    "threadpoolctl": {"training"},
+    "numpy": {"backend", "chance", "data", "generation", "model", "ops", "tokenizer", "training"},
+}
+
+
+def place(path: Path) -> str:
+    """Return the part of the package that a module belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the dotted name of everything that a module imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    rank = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    for name in imports(path):
+        if name.startswith("scratchgpt.") and name != "scratchgpt.__version__":
+            target = name.split(".")[1]
+            assert rank[target] <= rank[place(path)], f"{place(path)} must not import {name}"
+        elif (top := name.partition(".")[0]) in FOREIGN:
+            assert place(path) in FOREIGN[top], f"{place(path)} must not import {top}"
+        else:
+            assert top in sys.stdlib_module_names | {"scratchgpt"}, f"{name} is no dependency of the core"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_unsafe_is_used(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & {"eval", "exec", "compile", "__import__"}
+    assert not {name.partition(".")[0] for name in imports(path)} & {"pickle", "marshal", "shelve", "dill", "joblib"}
+
+
+def loaded_by(program: str) -> set[str]:
+    """Return the top-level packages that a fresh interpreter loads for a program."""
+    report = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    output = subprocess.check_output([sys.executable, "-c", f"{program}\n{report}"], encoding="utf-8")
+    return set(output.splitlines()[-1].split())
+
+
+def test_starting_is_cheap() -> None:
+    """What is heavy is loaded when it is needed, so that imports and --help are quick."""
+    assert not loaded_by("import scratchgpt") & {"numpy", "click", "rich", "safetensors", "regex"}
+    show_help = "from scratchgpt.cli import cli; cli(['--help'], standalone_mode=False)"
+    assert not loaded_by(show_help) & {"numpy", "rich", "safetensors", "regex"}
+    assert "rich" not in loaded_by("import scratchgpt; scratchgpt.Trainer; scratchgpt.generate")
+
+
+def test_public_names_are_all_there_and_typed() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    typed = {alias.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names = set(dir(scratchgpt)) - {"__version__"}
+    assert names == typed - {None}
+    assert all(getattr(scratchgpt, name) is not None for name in names)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = scratchgpt.nonsense
