@@ -8,9 +8,8 @@ The command line is the usual way in. From Python::
     sg.prepare(Path("data/shakes.txt"), Path("data/shakes"))
     dataset = sg.Dataset.open(Path("data/shakes"))
     recipe = sg.load_preset("shakespeare-cpu")
-    snapshot = sg.fresh(
-        sg.ModelConfig(vocab_size=dataset.tokenizer.vocab_size, **recipe.model), sg.TrainConfig(**recipe.train), dataset
-    )
+    model = sg.ModelConfig(**(recipe.model | {"vocab_size": dataset.tokenizer.vocab_size}))
+    snapshot = sg.fresh(model, sg.TrainConfig(**recipe.train), dataset)
     for event in sg.Trainer(snapshot, dataset, Path("runs/mine"), sg.select("cpu")).events():
         print(event)
 

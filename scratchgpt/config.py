@@ -57,7 +57,7 @@ class _Config:
 class ModelConfig(_Config):
     """The architecture: GPT-2's, with these sizes. The names are nanoGPT's and GPT-2's."""
 
-    vocab_size: int = _setting("Number of different tokens (V); by default the data's.")
+    vocab_size: int = _setting("Number of different tokens (V).")
     block_size: int = _setting("Longest sequence the model sees, in tokens (T).")
     n_layer: int = _setting("Number of layers (L).")
     n_head: int = _setting("Attention heads in each layer (H); divides n_embd.")
@@ -69,8 +69,9 @@ class ModelConfig(_Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            self._require(name, at_least=1)
+        for name in ("vocab_size", "block_size", "n_head", "n_embd"):
+            self._require(name, at_least=1, below=2**31)
+        self._require("n_layer", at_least=1, below=1001)
         if self.n_embd % self.n_head:
             raise UsageError(
                 f"n_embd must be divisible by n_head, for every head gets an equal share of the channels: "
@@ -106,8 +107,10 @@ class TrainConfig(_Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "batch_size", "eval_windows", "keep"):
-            self._require(name, at_least=1)
-        for name in ("micro_batch", "warmup_steps", "weight_decay", "grad_clip", "eval_every", "save_every"):
+            self._require(name, at_least=1, below=2**31)
+        for name in ("micro_batch", "warmup_steps", "eval_every", "save_every"):
+            self._require(name, at_least=0, below=2**31)
+        for name in ("weight_decay", "grad_clip"):
             self._require(name, at_least=0)
         if self.learning_rate <= 0:
             raise UsageError(f"learning_rate must be greater than 0, not {self.learning_rate}.")
@@ -119,10 +122,10 @@ class TrainConfig(_Config):
 
 
 class Preset(NamedTuple):
-    """A named recipe. `model` may lack vocab_size, which then comes from the data."""
+    """A named recipe. Where `model` has a vocab_size, it is the one that the recipe was made for; the data's counts."""
 
-    model: Mapping[str, Any]
-    train: Mapping[str, Any]
+    model: dict[str, Any]
+    train: dict[str, Any]
 
 
 @functools.cache

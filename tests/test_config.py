@@ -64,7 +64,7 @@ def test_a_whole_number_will_do_for_a_fraction() -> None:
     ("change", "reason"),
     [
         ({"n_head": 3}, "16 is not divisible by 3"),
-        ({"n_layer": 0}, "n_layer must be at least 1, not 0"),
+        ({"n_layer": 0}, "n_layer must be at least 1 and below 1001, not 0"),
         ({"n_embd": -16}, "n_embd must be at least 1"),
         ({"vocab_size": 0}, "vocab_size"),
         ({"block_size": 8.0}, r"block_size must be of type int, not 8\.0"),
@@ -95,6 +95,7 @@ def test_impossible_models(change: dict[str, Any], reason: str) -> None:
         ({"beta2": -0.1}, "beta2"),
         ({"seed": 2**63}, "seed"),
         ({"keep": 0}, "keep"),
+        ({"warmup_steps": 10**30}, "warmup_steps must be at least 0 and below 2147483648"),
         ({"learning_rat": 1e-3}, "did you mean 'learning_rate'"),
     ],
 )

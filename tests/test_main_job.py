@@ -37,10 +37,11 @@ def test_it_learns_shakespeare(tmp_path: Path) -> None:
 
     log = (tmp_path / "runs" / "shakes-shakespeare-cpu-1" / "log.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in log.splitlines()]
-    losses = [row["val_loss"] for row in rows if "val_loss" in row]
-    print(f"validation losses: {losses}; the whole validation part {rows[-1]}")
+    losses = [row["val_loss"] for row in rows if "val_loss" in row and not row["val_whole"]]
+    print(f"validation losses: {losses}; the whole validation part: {rows[-1]}")
+    assert len(losses) == 4
     assert losses == sorted(losses, reverse=True)
     assert rows[-1]["val_whole"]
     assert rows[-1]["val_targets"] >= 100_000
-    assert 1.6 <= rows[-1]["val_loss"] <= 2.05  # a model this small that does better has seen the answers
+    assert 1.6 <= rows[-1]["val_loss"] <= 2.2  # a model this small that does better has seen the answers
     assert len(set(result.stdout) & set("etaoinshrdlu")) == 12

@@ -69,7 +69,7 @@ def save(run: Path, **kind: Any) -> Checkpoint:
     snapshot = fresh(config, TrainConfig.from_mapping(QUICK), dataset)
     noise = np.random.default_rng(0).normal(scale=0.2, size=snapshot.params.shape)  # no bias is to be 0, no gain 1
     snapshot = snapshot._replace(params=(snapshot.params + noise).astype(np.float32))
-    folder = Checkpoints(run).save(snapshot, dataset.tokenizer, is_best=False)
+    folder = Checkpoints(run).save(snapshot, dataset.tokenizer)
     return Checkpoint(folder, GPT(config, CPU, snapshot.params))
 
 

@@ -38,7 +38,8 @@ class _CLI(click.Group):
         except ScratchGPTError as error:
             raise _Failure(str(error), error.exit_code) from error
         except MemoryError as error:
-            raise _Failure(f"Out of memory: {error}. A smaller --batch-size or --micro-batch needs less.", 1) from error
+            advice = "Not enough memory for this; a smaller model, batch or --micro-batch needs less."
+            raise _Failure(f"{advice} {error}".strip(), 1) from error
         except BrokenPipeError:
             raise  # the reader of our output has gone: click ends quietly
         except OSError as error:

@@ -1,6 +1,5 @@
 """`scratchgpt generate`: text from a trained model."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -8,7 +7,7 @@ import click
 
 @click.command("generate", short_help="Make text with a trained model.")
 @click.argument("model", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
-@click.option("--prompt", default="\n", help="What the text begins with; by default a newline.")
+@click.option("--prompt", help="What the text begins with; by default a newline.")
 @click.option(
     "--tokens", "n_tokens", type=click.IntRange(min=1), default=200, show_default=True, help="How many to make."
 )
@@ -25,7 +24,7 @@ import click
 def command(
     *,
     model: Path | None,
-    prompt: str,
+    prompt: str | None,
     n_tokens: int,
     temperature: float,
     top_k: int | None,
@@ -44,12 +43,13 @@ def command(
     folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
     config, params, vocabulary = checkpoint.read_model(folder)
     gpt = GPT(config, backend.select(device), params)
+    if prompt is None:
+        prompt = "\n" if "\n" in vocabulary else vocabulary.decode([0])
     ids = vocabulary.encode(prompt).tolist()
     for sample in range(n_samples):
         if sample:
             click.echo("\n" + "-" * 80)
-        sys.stdout.write(prompt)
+        click.echo(prompt, nl=False)
         for token in generate(gpt, ids, n_tokens, sampling, sample=sample):
-            sys.stdout.write(vocabulary.decode([token]))
-            sys.stdout.flush()
+            click.echo(vocabulary.decode([token]), nl=False)
         click.echo()

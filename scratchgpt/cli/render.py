@@ -18,7 +18,7 @@ PLAIN_INTERVAL = 10.0
 def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show how much of `total` bytes of work is done, in a terminal; yields what to call with each amount."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=total)
         yield lambda n_bytes: progress.advance(task, n_bytes)
@@ -40,7 +40,8 @@ class Renderer(Protocol):
 def for_console(total_steps: int, step: int) -> Renderer:
     """Return the renderer that suits standard output."""
     console = Console(highlight=False)
-    return Live(console, total_steps, step) if console.is_terminal else Plain(total_steps)
+    can_redraw = console.is_terminal and not console.is_dumb_terminal
+    return Live(console, total_steps, step) if can_redraw else Plain(total_steps)
 
 
 def sentence(event: Event) -> str | None:
@@ -49,7 +50,7 @@ def sentence(event: Event) -> str | None:
         case Evaluated():
             part = "whole validation set" if event.is_whole else "validation"
             return (
-                f"step {event.step:,}: {part} loss {event.loss:.4f}, perplexity {event.perplexity:.2f}, "
+                f"step {event.step:,}: {part} loss {event.loss:.4f}, perplexity {event.perplexity:.5g}, "
                 f"accuracy {event.accuracy:.1%}"
             )
         case _:
@@ -74,11 +75,13 @@ class Plain:
     def show(self, event: Event) -> None:
         """Print evaluations, and a step now and then."""
         line = sentence(event)
-        if isinstance(event, StepDone) and time.monotonic() - self._last_line >= PLAIN_INTERVAL:
-            line = (
-                f"step {event.step:,} of {self._total_steps:,}: loss {event.loss:.4f}, "
-                f"{event.n_tokens / event.seconds:,.0f} tokens/s"
-            )
+        if time.monotonic() - self._last_line >= PLAIN_INTERVAL:
+            match event:
+                case StepDone():
+                    speed = event.n_tokens / event.seconds
+                    line = f"step {event.step:,} of {self._total_steps:,}: loss {event.loss:.4f}, {speed:,.0f} tokens/s"
+                case Evaluating():
+                    line = f"step {event.step:,}: evaluating, {event.done / event.total:.0%}"
         if line:
             self._last_line = time.monotonic()
             print(line, flush=True)  # noqa: T201 - this is what a renderer is for

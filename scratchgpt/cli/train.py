@@ -1,9 +1,11 @@
 """`scratchgpt train`: start a run, or go on with one."""
 
+import contextlib
 import dataclasses
 import itertools
-import shutil
+import shlex
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,8 @@ from scratchgpt.config import DEFAULT_PRESET, ModelConfig, TrainConfig, load_pre
 from scratchgpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
+    from scratchgpt.backend import Backend
     from scratchgpt.training.checkpoint import Snapshot
-    from scratchgpt.training.lock import RunLock
     from scratchgpt.training.trainer import Trainer
 
 DATA = Path("data")
@@ -29,7 +31,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--data", metavar="DIR", type=FOLDER, help="Prepared data; by default the newest in data/.")
 @click.option("--run", metavar="DIR", type=FOLDER, help="Where to keep the run; by default a new folder in runs/.")
 @click.option("--resume", metavar="DIR", type=FOLDER, help="Go on with a run from its last checkpoint, or a named one.")
-@click.option("--force", is_flag=True, help="Replace the run that --run names.")
+@click.option("--force", is_flag=True, help="Replace the run in --run, or what came after --resume.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
 @config_options(ModelConfig, TrainConfig)
 @click.pass_context
@@ -51,48 +53,91 @@ def command(
     very bit, with as many steps and at what learning rate an option says.
     """
     from scratchgpt import backend
-    from scratchgpt.data.dataset import Dataset
-    from scratchgpt.training import checkpoint
-    from scratchgpt.training.lock import RunLock
-    from scratchgpt.training.trainer import Trainer
 
     chosen = backend.select(device)
     if resume is None:
-        recipe = load_preset(preset or DEFAULT_PRESET)
-        dataset = Dataset.open(data or _newest_data())
-        from_data = {"vocab_size": dataset.tokenizer.vocab_size}
-        snapshot = checkpoint.fresh(
-            ModelConfig.from_mapping(dict(recipe.model) | typed(ModelConfig, settings) | from_data),
-            TrainConfig.from_mapping(dict(recipe.train) | typed(TrainConfig, settings)),
-            dataset,
-        )
-        run = run or _unused_run(f"{dataset.folder.name}-{preset or DEFAULT_PRESET}")
-        trainer = Trainer(snapshot, dataset, run, chosen)
-        with _claim(run, force=force):
-            _train(ctx, trainer, run)
-        return
+        with _start(preset or DEFAULT_PRESET, data, run, settings, chosen, force=force) as trainer:
+            _train(ctx, trainer)
+    elif preset or run:
+        raise UsageError("--resume goes on with a run as it is; leave out --preset and --run.")
+    else:
+        with _resume(resume, data, settings, chosen, force=force) as trainer:
+            _train(ctx, trainer)
 
-    if preset or run or force:
-        raise UsageError("--resume goes on with a run as it is; leave out --preset, --run and --force.")
-    folder = checkpoint.locate(resume)
-    run = folder.parent.parent
+
+@contextlib.contextmanager
+def _start(
+    preset: str, data: Path | None, run: Path | None, settings: dict[str, Any], chosen: "Backend", *, force: bool
+) -> Iterator["Trainer"]:
+    """Yield the trainer of a new run in a folder that is locked. An older run in it stays unless `force`."""
+    from scratchgpt.data.dataset import Dataset
+    from scratchgpt.training.checkpoint import Checkpoints, fresh
+    from scratchgpt.training.lock import RunLock
+    from scratchgpt.training.trainer import Trainer
+
+    recipe = load_preset(preset)
+    dataset = Dataset.open(data or _newest_data())
+    from_data = {"vocab_size": dataset.tokenizer.vocab_size}
+    snapshot = fresh(
+        ModelConfig.from_mapping(recipe.model | typed(ModelConfig, settings) | from_data),
+        TrainConfig.from_mapping(recipe.train | typed(TrainConfig, settings)),
+        dataset,
+    )
+    run = run or _unused_run(f"{dataset.folder.name}-{preset}")
+    trainer = Trainer(snapshot, dataset, run, chosen)
+    run.mkdir(parents=True, exist_ok=True)
     with RunLock(run):
-        snapshot = _with_changes(checkpoint.read(folder), settings)
-        if snapshot.step >= snapshot.train.steps:
-            click.echo(f"{run} is finished: it has made {snapshot.step:,} steps. To go on, ask for more with --steps.")
-            return
+        checkpoints = Checkpoints(run)
+        if checkpoints.all() and not force:
+            raise DataError(
+                f"{run} already holds a run; go on with it by --resume {run}, or use --force to replace it."
+            )
+        checkpoints.clear()
+        (run / "log.jsonl").unlink(missing_ok=True)
+        yield trainer
+
+
+@contextlib.contextmanager
+def _resume(
+    resume: Path, data: Path | None, settings: dict[str, Any], chosen: "Backend", *, force: bool
+) -> Iterator["Trainer"]:
+    """Yield the trainer of a run that goes on. Later checkpoints than a named one stay unless `force`."""
+    from scratchgpt.data.dataset import Dataset
+    from scratchgpt.training.checkpoint import Checkpoints, locate, read
+    from scratchgpt.training.lock import RunLock
+    from scratchgpt.training.trainer import Trainer
+
+    folder = locate(resume)
+    is_named = folder == resume
+    run = resume.resolve().parent.parent if is_named else resume
+    checkpoints = Checkpoints(run)
+    folder = checkpoints.folder / folder.resolve().name
+    if folder not in checkpoints.all():
+        raise UsageError(f"{resume} is not in the folder `checkpoints` of a run, so no run can go on from it.")
+    with RunLock(run):
+        later = checkpoints.after(folder)
+        if later and is_named and not force:
+            names = ", ".join(path.name for path in later)
+            raise UsageError(
+                f"{run} has later checkpoints, {names}; use --force to drop them and go on from {folder.name}."
+            )
+        snapshot = _with_changes(read(folder), settings)
+        if checkpoints.pointed("best") in (None, *later):
+            snapshot = snapshot._replace(best_loss=None)
         dataset = Dataset.open(data or Path(snapshot.data_folder))
-        if dataset.digest() != snapshot.data_digest:
+        if dataset.digest != snapshot.data_digest:
             raise DataError(f"{dataset.folder} is not the data that {run} was trained on; name that with --data.")
-        _train(ctx, Trainer(snapshot, dataset, run, chosen), run)
+        trainer = Trainer(snapshot._replace(data_folder=dataset.folder.as_posix()), dataset, run, chosen)
+        checkpoints.rewind(folder)
+        yield trainer
 
 
 def _newest_data() -> Path:
     """Return the folder in data/ that was prepared last."""
     metas = sorted(DATA.glob("*/meta.json"), key=lambda meta: meta.stat().st_mtime_ns)
     if not metas:
-        raise DataError(
-            f"There is no prepared text in {DATA}/; run `scratchgpt prepare FILE` first, or name one with --data."
+        raise UsageError(
+            f"There is no prepared text in {DATA}; run `scratchgpt prepare FILE` first, or name one with --data."
         )
     return metas[-1].parent
 
@@ -100,20 +145,6 @@ def _newest_data() -> Path:
 def _unused_run(name: str) -> Path:
     """Return the first of runs/NAME-1, runs/NAME-2, ... that does not exist."""
     return next(run for n in itertools.count(1) if not (run := RUNS / f"{name}-{n}").exists())
-
-
-def _claim(run: Path, *, force: bool) -> "RunLock":
-    """Make the run's folder and lock it. An older run in it stays unless `force`. Raises DataError."""
-    from scratchgpt.training.lock import RunLock
-
-    old = [path for path in (run / "checkpoints", run / "log.jsonl") if path.exists()]
-    if old and not force:
-        raise DataError(f"{run} already holds a run; go on with it by --resume {run}, or use --force to replace it.")
-    run.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(run)
-    for path in old:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return lock
 
 
 def _with_changes(snapshot: "Snapshot", settings: dict[str, Any]) -> "Snapshot":
@@ -127,37 +158,63 @@ def _with_changes(snapshot: "Snapshot", settings: dict[str, Any]) -> "Snapshot":
     return snapshot._replace(train=train)
 
 
-def _train(ctx: click.Context, trainer: "Trainer", run: Path) -> None:
+def _train(ctx: click.Context, trainer: "Trainer") -> None:
     """Run the trainer, with log and display, until it ends or a signal asks it to."""
     from scratchgpt.cli.render import for_console
     from scratchgpt.training.logs import Log
 
-    signals: list[int] = []
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if signals:
-            raise KeyboardInterrupt  # asked twice: at once
-        signals.append(number)
-        trainer.stop()
-
-    config, model = trainer.config, trainer.model
+    config, model, run = trainer.config, trainer.model, trainer.run
+    go_on = f"scratchgpt train --resume {shlex.quote(str(run))}"
+    if trainer.step >= config.steps:
+        click.echo(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} --steps N")
+        return
     click.echo(
         f"{run}: {model.layout.size:,} parameters on {model.backend.name}, "
         f"{config.steps:,} steps of {config.batch_size * model.config.block_size:,} tokens, seed {config.seed}"
     )
-    old_handlers = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    log = Log(run / "log.jsonl", step=trainer.step)
     trainer.checkpoints.clean()
+    log = Log(run / "log.jsonl", step=trainer.step)
+    with _signals(trainer) as received:
+        try:
+            with for_console(config.steps, trainer.step) as renderer:
+                for event in trainer.events():
+                    log.write(event)
+                    renderer.show(event)
+        except OSError:  # the terminal, a pipe or the log has gone: that must not cost any steps
+            list(trainer.save())
+            raise
+        except KeyboardInterrupt:
+            click.echo(
+                f"Ended at once; the last checkpoint is {trainer.checkpoints.pointed('last')}. Go on with: {go_on}"
+            )
+            ctx.exit(128 + signal.SIGINT)
+        finally:
+            log.close()
+    if received:
+        click.echo(f"Saved at step {trainer.step:,} of {config.steps:,}. Go on with: {go_on}")
+        ctx.exit(128 + received[0])
+    click.echo(
+        f"Done. Checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {shlex.quote(str(run))}"
+    )
+
+
+@contextlib.contextmanager
+def _signals(trainer: "Trainer") -> Iterator[list[int]]:
+    """Let the first signal stop the trainer after its step, and the second at once; yield those received."""
+    received: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        trainer.stop()
+        click.echo("Finishing the step, then saving; once more to end at once.", err=True)
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    old_handlers = {number: signal.signal(number, on_signal) for number in numbers}
     try:
-        with for_console(config.steps, trainer.step) as renderer:
-            for event in trainer.events():
-                log.write(event)
-                renderer.show(event)
+        yield received
     finally:
-        log.close()
         for number, handler in old_handlers.items():
             signal.signal(number, handler)
-    if trainer.step < config.steps:
-        click.echo(f"Saved and stopped at step {trainer.step:,}. Go on with: scratchgpt train --resume {run}")
-        ctx.exit(128 + signals[0])
-    click.echo(f"Done; checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {run}")

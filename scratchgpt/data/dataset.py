@@ -5,7 +5,6 @@ nanoGPT writes, so its files of the same vocabulary can be put beside a tokenize
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.chance import Place, philox
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.files import file_record, read_json
 
 META = "meta.json"
 FORMAT = 1
@@ -37,72 +37,79 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class TokenFile:
-    """One file of token ids, read through a memory map."""
+    """One file of token ids, read through a memory map. It must stay the same file while it is in use."""
 
     def __init__(self, path: Path, dtype: np.dtype[np.unsignedinteger[Any]]) -> None:
         """Name the file; it is not read yet."""
         self.path = path
         self._dtype = dtype
+        self._stat = self._identity()
         self.size = path.stat().st_size // dtype.itemsize
 
     def windows(self, starts: npt.NDArray[np.int64], block_size: int) -> Batch:
-        """Return the sequences (B, T) that begin at `starts` (B,), with the tokens that follow."""
-        # A fresh map each time: the pages of a long-lived one would count as this process's memory.
-        tokens = np.memmap(self.path, self._dtype, mode="r")
-        drawn = tokens[starts[:, None] + np.arange(block_size + 1)]
+        """Return the sequences (B, T) that begin at `starts` (B,), with the tokens that follow. Raises DataError."""
+        drawn = self._map()[starts[:, None] + np.arange(block_size + 1)]
         return Batch(drawn[:, :-1], drawn[:, 1:])
 
     def read(self, start: int, stop: int) -> Tokens:
-        """Return the ids from `start` up to `stop`."""
-        return np.array(np.memmap(self.path, self._dtype, mode="r")[start:stop])
+        """Return the ids from `start` up to `stop`. Raises DataError."""
+        return np.array(self._map()[start:stop])
+
+    def _map(self) -> Tokens:
+        """Return a fresh map: the pages of a long-lived one would count as this process's memory."""
+        try:
+            if self._identity() == self._stat:
+                return np.memmap(self.path, self._dtype, mode="r")
+        except OSError as error:
+            raise DataError(f"Cannot read {self.path}: {error.strerror}.") from error
+        raise DataError(f"{self.path} was replaced while it was in use.")
+
+    def _identity(self) -> tuple[int, int, int]:
+        stat = self.path.stat()
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 class Dataset:
     """A prepared folder, ready to train on."""
 
-    def __init__(self, folder: Path, train: TokenFile, val: TokenFile, tokenizer: tokenizers.Tokenizer) -> None:
-        """Use `Dataset.open` for a folder that nobody has checked."""
+    def __init__(self, folder: Path, tokenizer: tokenizers.Tokenizer, records: dict[str, dict[str, Any]]) -> None:
+        """Take a checked folder, with the size and hash of each of its files; `Dataset.open` checks."""
         self.folder = folder
-        self.train = train
-        self.val = val
         self.tokenizer = tokenizer
+        self.train, self.val = (TokenFile(folder / name, token_dtype(tokenizer.vocab_size)) for name in BINS)
+        hashes = "".join(records[name]["sha256"] for name in (*BINS, "tokenizer.json"))
+        self.digest = hashlib.sha256(
+            hashes.encode("ascii")
+        ).hexdigest()  # any change of tokens or vocabulary changes it
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open a prepared folder and check that it is whole. Raises DataError."""
+        """Open a prepared folder and check that it is whole. Raises DataError, and UsageError if it is not there."""
         if not folder.is_dir():
-            raise DataError(f"There is no prepared data in {folder}; run `scratchgpt prepare FILE` first.")
+            raise UsageError(
+                f"There is no prepared data in {folder}; run `scratchgpt prepare FILE`, or name other data with --data."
+            )
         for name in (*BINS, "tokenizer.json"):
             if not (folder / name).is_file():
                 raise DataError(f"{folder} lacks {name}; prepare the text again.")
         tokenizer = tokenizers.load(folder)
-        dtype = token_dtype(tokenizer.vocab_size)
+        records = {name: file_record(folder / name) for name in (*BINS, "tokenizer.json")}
         if (folder / META).exists():
-            _verify(folder, read_meta(folder))
+            _compare(folder, read_meta(folder), records)
         else:
-            _check_ids(folder, dtype, tokenizer.vocab_size)
-        train, val = (TokenFile(folder / name, dtype) for name in BINS)
-        return cls(folder, train, val, tokenizer)
-
-    def digest(self) -> str:
-        """Return a number that any change of the tokens or the vocabulary changes."""
-        parts = [sha256(self.folder / name) for name in (*BINS, "tokenizer.json")]
-        return hashlib.sha256("".join(parts).encode("ascii")).hexdigest()
+            _check_ids(folder, token_dtype(tokenizer.vocab_size), tokenizer.vocab_size)
+        return cls(folder, tokenizer, records)
 
     def require(self, block_size: int) -> None:
         """Check that both parts hold at least one sequence and the token after it. Raises UsageError."""
+        limit = min(self.train.size, self.val.size) - 1
         for name, part in (("training", self.train), ("validation", self.val)):
             if part.size <= block_size:
+                remedy = f"a longer text, or a --block-size of at most {limit}" if limit > 0 else "a longer text"
                 raise UsageError(
                     f"The {name} part of {self.folder} has {part.size:,} tokens, too few for a block_size of "
-                    f"{block_size:,}; use a longer text or --block-size {max(part.size - 1, 1)} or less."
+                    f"{block_size:,}; use {remedy}."
                 )
 
     def batch(self, *, seed: int, step: int, batch_size: int, block_size: int) -> Batch:
@@ -134,27 +141,16 @@ class Dataset:
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """Read what `prepare` recorded. Raises DataError."""
-    path = folder / META
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); prepare the text again with --force.") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or not isinstance(meta.get("files"), dict):
-        raise DataError(f"{path} is not of format {FORMAT}; prepare the text again with --force.")
+    meta = read_json(folder / META, DataError)
+    if meta.get("format") != FORMAT or not isinstance(meta.get("files"), dict):
+        raise DataError(f"{folder / META} is not of format {FORMAT}; prepare the text again with --force.")
     return meta
 
 
-def file_record(path: Path) -> dict[str, Any]:
-    """Return what `_verify` checks."""
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def _verify(folder: Path, meta: dict[str, Any]) -> None:
-    """Check every file against its recorded size and hash. Raises DataError."""
-    for name in (*BINS, "tokenizer.json"):
-        if meta["files"].get(name) != file_record(folder / name):
+def _compare(folder: Path, meta: dict[str, Any], records: dict[str, dict[str, Any]]) -> None:
+    """Check every file's size and hash against the recorded ones. Raises DataError."""
+    for name, record in records.items():
+        if meta["files"].get(name) != record:
             raise DataError(
                 f"{folder / name} is not as `prepare` wrote it: it was truncated or altered. "
                 "Prepare the text again with --force."

@@ -2,15 +2,15 @@
 
 import codecs
 import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scratchgpt import tokenizer as tokenizers
-from scratchgpt.data.dataset import BINS, FORMAT, META, file_record, read_meta, token_dtype
+from scratchgpt.data.dataset import BINS, FORMAT, META, read_meta, token_dtype
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.files import file_record, write_json
 
 CHUNK = 2**20
 """Bytes read at once."""
@@ -35,6 +35,8 @@ def prepare(
     The last `val_fraction` of the characters is for validation. The same text prepared again is left as it is;
     anything else in the way is kept unless `force`. Raises DataError and UsageError.
     """
+    if folder == source:
+        raise UsageError(f"{source} cannot be both the text and the folder for its tokens; name another with --out.")
     if not 0 < val_fraction < 1:
         raise UsageError(f"The validation fraction must be between 0 and 1, not {val_fraction}.")
     survey = _survey(source, progress)
@@ -55,11 +57,16 @@ def prepare(
     if not force and _is_prepared(folder, meta):
         return Prepared(folder, read_meta(folder), is_new=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=folder) as temporary:
-            _write(source, Path(temporary), tokenizer, meta, progress)
-            for name in (*BINS, *tokenizers.FILES, META):  # meta.json last: it vouches for the others
-                (Path(temporary) / name).replace(folder / name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=folder.parent) as temporary:
+            written = Path(temporary) / folder.name
+            written.mkdir()
+            _write(source, written, tokenizer, meta, progress)
+            if folder.exists():
+                for name in (*BINS, *tokenizers.FILES, META):  # meta.json last: it vouches for the others
+                    (written / name).replace(folder / name)
+            else:
+                written.rename(folder)
     except OSError as error:
         raise DataError(f"Cannot write the prepared data into {folder}: {error.strerror or error}.") from error
     return Prepared(folder, read_meta(folder), is_new=True)
@@ -92,8 +99,8 @@ def _survey(source: Path, progress: Progress) -> _Survey:
 
 def _read(source: Path) -> Iterator[tuple[bytes, str]]:
     """Yield the file's bytes in chunks, each with the characters that it completes. Raises DataError."""
-    if source.is_dir():
-        raise DataError(f"{source} is a directory; name a text file.")
+    if not source.is_file():
+        raise DataError(f"{source} is not a regular file; name a text file.")
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     try:
@@ -109,10 +116,15 @@ def _read(source: Path) -> Iterator[tuple[bytes, str]]:
         at = offset - pending + error.start
         raise DataError(
             f"{source} is not UTF-8 text: the byte 0x{error.object[error.start]:02x} at offset {at:,} does not belong. "
-            f"Convert the file first, for instance with `iconv -f LATIN1 -t UTF-8`."
+            f"Save the text as UTF-8 first{_guess(error.object)}."
         ) from error
     except OSError as error:
         raise DataError(f"Cannot read {source}: {error.strerror}.") from error
+
+
+def _guess(data: bytes) -> str:
+    """Return what encoding the bytes of a text that is not UTF-8 suggest."""
+    return " (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
 
 
 def _is_prepared(folder: Path, meta: dict[str, Any]) -> bool:
@@ -150,4 +162,4 @@ def _write(
         raise DataError(f"{source} changed while it was being read; prepare it again.")
     tokenizers.save(tokenizer, folder)
     meta["files"] = {name: file_record(folder / name) for name in (*BINS, *tokenizers.FILES)}
-    (folder / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8", newline="\n")
+    write_json(folder / META, meta)

@@ -41,8 +41,9 @@ def choose(logits: Array, sampling: Sampling, uniform: float) -> int:
     if sampling.temperature == 0:
         return int(logits.argmax())
     order = np.argsort(-logits, kind="stable")[: sampling.top_k]
-    scaled = logits[order].astype(np.float64) / sampling.temperature
-    probabilities, _ = softmax.forward(scaled)
+    scores = logits[order].astype(np.float64)
+    with np.errstate(over="ignore"):  # at a tiny temperature all but the likeliest go to -inf
+        probabilities, _ = softmax.forward((scores - scores[0]) / sampling.temperature)
     reached = np.cumsum(probabilities)
     if sampling.top_p is not None:
         n_kept = int(np.searchsorted(reached, sampling.top_p)) + 1

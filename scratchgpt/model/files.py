@@ -1,6 +1,5 @@
 """A model as two files of GPT-2's format, config.json and model.safetensors, which other tools open as they are."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from safetensors.numpy import save_file
 
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import CheckpointError, UsageError
+from scratchgpt.files import read_json, write_json
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.layernorm import EPSILON
@@ -19,7 +19,7 @@ FILES = ("config.json", "model.safetensors")
 
 def save(folder: Path, config: ModelConfig, params: Array) -> None:
     """Write the model with flat parameters (P,), a NumPy array, into `folder`."""
-    (folder / "config.json").write_text(json.dumps(_to_gpt2(config), indent=1) + "\n", encoding="utf-8", newline="\n")
+    write_json(folder / "config.json", _to_gpt2(config))
     # GPT-2's format knows no model without biases: zeros stand for them, and config.json says so.
     with_biases = Layout(_replace(config, bias=True))
     tensors = {leaf.name: np.zeros(leaf.shape, params.dtype) for leaf in with_biases.leaves}
@@ -57,8 +57,11 @@ def load_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Ar
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
             if names != shapes.keys():
-                missing, extra = sorted(shapes.keys() - names), sorted(names - shapes.keys())
-                raise CheckpointError(f"{path} does not fit its config.json: missing {missing}, unexpected {extra}.")
+                missing, extra = (", ".join(sorted(odd)[:3]) for odd in (shapes.keys() - names, names - shapes.keys()))
+                raise CheckpointError(
+                    f"{path} does not fit its config.json: "
+                    f"missing {missing or 'nothing'}; unexpected {extra or 'nothing'}."
+                )
             for name, shape in shapes.items():
                 found = file.get_slice(name)
                 if tuple(found.get_shape()) != shape or found.get_dtype() != "F32":
@@ -106,8 +109,8 @@ def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
 
 def _load_config(path: Path) -> ModelConfig:
     """Read GPT-2's config.json. Raises CheckpointError."""
+    content = read_json(path, CheckpointError)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if content["model_type"] != "gpt2" or content["layer_norm_epsilon"] != EPSILON:
             raise CheckpointError(f"{path} describes another architecture than GPT-2's.")
         return ModelConfig(
@@ -121,7 +124,5 @@ def _load_config(path: Path) -> ModelConfig:
             activation=content["activation_function"],
             tie_word_embeddings=content["tie_word_embeddings"],
         )
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, UsageError) as error:
+    except (KeyError, UsageError) as error:
         raise CheckpointError(f"{path} is not a GPT-2 configuration that scratchgpt can read: {error}.") from error

@@ -12,8 +12,11 @@ import numpy.typing as npt
 
 from scratchgpt.chance import Place, philox
 from scratchgpt.config import ModelConfig
+from scratchgpt.errors import UsageError
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import AttentionParams, EmbedParams, HeadParams, MLPParams
+
+MOST_PARAMETERS = 2**40
 
 
 class Leaf(NamedTuple):
@@ -83,8 +86,11 @@ class Layout:
         """Draw the initial parameters (P,), a NumPy array, as GPT-2 does.
 
         Normal with deviation 0.02, projections into the residual stream with 0.02 / √(2L), gains 1, biases 0.
+        Raises UsageError if there are more than any machine could hold.
         Radford et al.: Language Models are Unsupervised Multitask Learners, 2019.
         """
+        if self.size > MOST_PARAMETERS:
+            raise UsageError(f"A model of {self.size:,} parameters is too large; make n_embd or n_layer smaller.")
         flat = np.empty(self.size, dtype)
         generator = np.random.Generator(philox(Place.INITIALISATION, seed=seed))
         views = self.views(flat)

@@ -30,7 +30,7 @@ class EmbedParams(NamedTuple):
 
 
 class AttentionParams(NamedTuple):
-    """Of `attention_sublayer`. A model without biases has None for each of them."""
+    """Of `attention`. A model without biases has None for each of them."""
 
     gain: Array  # (C,): the norm's
     bias: Array | None  # (C,)
@@ -41,7 +41,7 @@ class AttentionParams(NamedTuple):
 
 
 class MLPParams(NamedTuple):
-    """Of `mlp_sublayer`. A model without biases has None for each of them."""
+    """Of `mlp`. A model without biases has None for each of them."""
 
     gain: Array  # (C,): the norm's
     bias: Array | None  # (C,)

@@ -4,7 +4,6 @@ The files are those of the `tokenizers` library: tokenizer.json, and tokenizer_c
 `transformers.AutoTokenizer` would guess a class that drops spaces and newlines.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.errors import DataError
+from scratchgpt.files import read_json, write_json
 from scratchgpt.tokenizer.char import CharTokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -24,6 +24,9 @@ class Tokenizer(Protocol):
     @property
     def vocab_size(self) -> int:
         """How many different ids there are."""
+
+    def __contains__(self, token: str) -> bool:
+        """Tell whether this is a token."""
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """Return the ids (N,) of a text. Raises UsageError naming what is not in the vocabulary."""
@@ -38,17 +41,14 @@ class Tokenizer(Protocol):
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the tokenizer's files into `folder`."""
     for name, content in zip(FILES, (tokenizer.to_json(), CONFIG), strict=True):
-        text = json.dumps(content, ensure_ascii=False, indent=1)
-        (folder / name).write_text(text + "\n", encoding="utf-8", newline="\n")
+        write_json(folder / name, content)
 
 
 def load(folder: Path) -> Tokenizer:
     """Read the tokenizer of a data folder or checkpoint. Raises DataError."""
     path = folder / "tokenizer.json"
+    content = read_json(path, DataError)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         return CharTokenizer.from_json(content)
-    except OSError as error:
-        raise DataError(f"Cannot read the vocabulary {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not a character vocabulary: {error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: it is no character vocabulary ({error}).") from error

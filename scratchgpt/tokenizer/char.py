@@ -32,6 +32,10 @@ class CharTokenizer:
         """How many characters there are."""
         return len(self.characters)
 
+    def __contains__(self, token: str) -> bool:
+        """Tell whether this character is in the vocabulary."""
+        return len(token) == 1 and token in self.characters
+
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """Return the id of each character (N,). Raises UsageError naming the first that is not known."""
         points = code_points(text)
@@ -84,13 +88,14 @@ class CharTokenizer:
     def from_json(cls, content: dict[str, Any]) -> Self:
         """Read what `to_json` gave. Raises ValueError, KeyError or TypeError if it is anything else."""
         vocabulary = content["model"]["vocab"]
-        if any(len(character) != 1 for character in vocabulary):
+        if any(len(character) != 1 or "\ud800" <= character <= "\udfff" for character in vocabulary):
             raise ValueError("its tokens are not single characters")
         tokenizer = cls(vocabulary)
+        expected = tokenizer.to_json()
         if not vocabulary:
             raise ValueError("it is empty")
         for part in ("normalizer", "pre_tokenizer", "model", "decoder"):
-            if content[part] != tokenizer.to_json()[part]:
+            if content[part] != expected[part]:
                 raise ValueError(f"its {part} is not that of one id a character in the order of the code points")
         return tokenizer
 

@@ -5,9 +5,10 @@ last, trainer.json: what else a resumed run needs, with the sizes and hashes of 
 beside the folders are one-line files that name one of them.
 """
 
+import contextlib
 import dataclasses
-import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -20,8 +21,9 @@ from threadpoolctl import threadpool_info
 from scratchgpt import __version__
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
-from scratchgpt.data.dataset import Dataset, file_record
+from scratchgpt.data.dataset import Dataset
 from scratchgpt.errors import CheckpointError, UsageError
+from scratchgpt.files import file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Moments
@@ -59,7 +61,7 @@ def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset) -> Snapshot:
         step=0,
         best_loss=None,
         data_folder=dataset.folder.as_posix(),
-        data_digest=dataset.digest(),
+        data_digest=dataset.digest,
         blas_threads=max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1),
     )
 
@@ -71,72 +73,102 @@ class Checkpoints:
         """Use RUN/checkpoints, which need not exist yet."""
         self.folder = run / "checkpoints"
 
-    def save(self, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer, *, is_best: bool) -> Path:
-        """Write a checkpoint, move the pointers, drop what is not to be kept. Raises CheckpointError.
+    def save(self, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) -> Path:
+        """Write a checkpoint, let `last` name it, drop what is not to be kept. Raises CheckpointError.
 
         Whatever goes wrong, the checkpoints that were there before stay as they were.
         """
-        name = f"step-{snapshot.step:06d}"
+        path = self.folder / f"step-{snapshot.step:06d}"
+        if not np.isfinite(snapshot.params).all():
+            raise CheckpointError(
+                f"Cannot save {path}: the weights are not finite any more; go back to an earlier one."
+            )
+        if path.exists():
+            raise CheckpointError(
+                f"Cannot save {path}: another run has left it there; choose another folder for this one."
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self.folder) as scratch:
-                written = Path(scratch) / name
+                written = Path(scratch) / path.name
                 written.mkdir()
                 _write(written, snapshot, tokenizer)
-                if (self.folder / name).exists():  # a run that was resumed from an earlier checkpoint
-                    (self.folder / name).rename(Path(scratch) / "replaced")
-                written.rename(self.folder / name)
-            _sync_folder(self.folder)
-            self._point("last", name)
-            if is_best:
-                self._point("best", name)
-            self._prune(snapshot.train.keep)
-        except (OSError, CheckpointError) as error:
-            reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+                written.rename(path)
+            sync_folder(self.folder)
+            self._point("last", path)
+        except OSError as error:
             raise CheckpointError(
-                f"Cannot save {self.folder / name}: {reason}. Earlier checkpoints are untouched; "
-                "make room or choose another --run, then go on with --resume."
+                f"Cannot save {path}: {error.strerror or str(error).rstrip('.')}. Earlier checkpoints are untouched; "
+                "make room, then go on with --resume."
             ) from error
-        return self.folder / name
+        newest = self.all()[-snapshot.train.keep :]
+        for folder in self.all():
+            if folder not in (*newest, self.pointed("last"), self.pointed("best")):
+                self._remove(folder)
+        return path
+
+    def mark_best(self, step: int) -> None:
+        """Let `best` name the checkpoint of this step. Raises CheckpointError."""
+        try:
+            self._point("best", self.folder / f"step-{step:06d}")
+        except OSError as error:
+            raise CheckpointError(f"Cannot write {self.folder / 'best'}: {error.strerror}.") from error
 
     def pointed(self, pointer: str) -> Path | None:
-        """Return the folder that `last` or `best` names, or None. Raises CheckpointError."""
+        """Return the folder that `last` or `best` names, or None if it names none."""
         try:
             name = (self.folder / pointer).read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
+        except (OSError, ValueError):
             return None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"Cannot read {self.folder / pointer}: {error}.") from error
-        if name not in [folder.name for folder in self.all()]:
-            raise CheckpointError(
-                f"{self.folder / pointer} names {name!r}, which is not there; name a checkpoint yourself."
-            )
-        return self.folder / name
+        return next((folder for folder in self.all() if folder.name == name), None)
 
     def all(self) -> list[Path]:
         """Return the checkpoint folders, oldest step first."""
-        return sorted(
-            (folder for folder in self.folder.glob("step-*") if folder.name.removeprefix("step-").isdigit()),
-            key=lambda folder: int(folder.name.removeprefix("step-")),
-        )
+        folders = [
+            path for path in self.folder.glob("step-*") if re.fullmatch("step-[0-9]+", path.name) and path.is_dir()
+        ]
+        return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+    def after(self, folder: Path) -> list[Path]:
+        """Return the checkpoints of later steps than this one."""
+        folders = self.all()
+        return folders[folders.index(folder) + 1 :]
+
+    def rewind(self, folder: Path) -> None:
+        """Make this checkpoint the last one: later ones, and `best` if it names one of them, are dropped."""
+        self._point("last", folder)
+        later = self.after(folder)
+        if self.pointed("best") in later:
+            (self.folder / "best").unlink()
+        for abandoned in later:
+            self._remove(abandoned)
+
+    def clear(self) -> None:
+        """Remove the run's checkpoints and what a killed save left unfinished, nothing else."""
+        for pointer in ("last", "best"):
+            (self.folder / pointer).unlink(missing_ok=True)
+        for folder in self.all():
+            self._remove(folder)
+        self.clean()
 
     def clean(self) -> None:
         """Remove what a killed save left unfinished."""
         for leftover in self.folder.glob(TEMPORARY + "*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def _point(self, pointer: str, name: str) -> None:
+    def _point(self, pointer: str, folder: Path) -> None:
         temporary = self.folder / f"{TEMPORARY}{pointer}"
-        temporary.write_text(name + "\n", encoding="utf-8", newline="\n")
-        _sync_file(temporary)
+        temporary.write_text(folder.name + "\n", encoding="utf-8", newline="\n")
+        sync_file(temporary)
         temporary.replace(self.folder / pointer)
 
-    def _prune(self, keep: int) -> None:
-        kept = {self.pointed("last"), self.pointed("best"), *self.all()[-keep:]}
-        for folder in self.all():
-            if folder not in kept:
-                with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self.folder) as scratch:
-                    folder.rename(Path(scratch) / folder.name)
+    def _remove(self, folder: Path) -> None:
+        """Delete a checkpoint, so that it is never there in part. One that is being read may stay (on Windows)."""
+        with (
+            contextlib.suppress(OSError),
+            tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self.folder, ignore_cleanup_errors=True) as scratch,
+        ):
+            folder.rename(Path(scratch) / folder.name)
 
 
 def locate(path: Path) -> Path:
@@ -145,9 +177,11 @@ def locate(path: Path) -> Path:
         raise UsageError(f"There is no run or checkpoint {path}.")
     if (path / "config.json").exists():
         return path
-    last = Checkpoints(path).pointed("last")
+    checkpoints = Checkpoints(path)
+    last = checkpoints.pointed("last")
     if last is None:
-        raise UsageError(f"{path} has no checkpoint.")
+        there = ", ".join(str(folder) for folder in checkpoints.all())
+        raise UsageError(f"{path} has no last checkpoint{f'; name one of {there}' if there else ''}.")
     return last
 
 
@@ -171,19 +205,26 @@ def read(folder: Path) -> Snapshot:
         for name, view in layout.views(flat).items():
             view[...] = tensors[f"{moment}.{name}"]
     try:
+        best_loss = content["best_loss"]
         return Snapshot(
             model=model,
             train=TrainConfig.from_mapping(content["train"]),
             params=params,
             moments=moments,
-            step=int(content["step"]),
-            best_loss=content["best_loss"],
+            step=_whole_number(content["step"], 0, 2**31),
+            best_loss=None if best_loss is None else float(best_loss),
             data_folder=str(content["data"]["folder"]),
             data_digest=str(content["data"]["digest"]),
-            blas_threads=int(content["blas_threads"]),
+            blas_threads=_whole_number(content["blas_threads"], 1, 4096),
         )
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CheckpointError(f"{folder / TRAINER} is damaged: {error}.") from error
+
+
+def _whole_number(value: Any, smallest: int, largest: int) -> int:
+    if type(value) is not int or not smallest <= value <= largest:
+        raise ValueError(f"{value!r} is no whole number from {smallest} to {largest}")
+    return value
 
 
 def read_model(folder: Path) -> tuple[ModelConfig, Array, tokenizers.Tokenizer]:
@@ -202,18 +243,17 @@ def read_model(folder: Path) -> tuple[ModelConfig, Array, tokenizers.Tokenizer]:
 def verify(folder: Path, names: Iterable[str] = FILES) -> dict[str, Any]:
     """Check files against their recorded sizes and hashes; return trainer.json. Raises CheckpointError."""
     path = folder / TRAINER
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise CheckpointError(f"{path} is of format {content['format']}, this version reads {FORMAT}.")
-        for name in names:
-            if content["files"][name] != file_record(folder / name):
-                raise CheckpointError(f"{folder / name} was truncated or altered; use another checkpoint.")
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {error.filename}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}.") from error
-    return dict(content)
+    content = read_json(path, CheckpointError)
+    if content.get("format") != FORMAT or not isinstance(content.get("files"), dict):
+        raise CheckpointError(f"{path} is of format {content.get('format')}, this version reads {FORMAT}.")
+    for name in names:
+        try:
+            record = file_record(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"Cannot read {folder / name}: {error.strerror}.") from error
+        if content["files"].get(name) != record:
+            raise CheckpointError(f"{folder / name} was truncated or altered; use another checkpoint.")
+    return content
 
 
 def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) -> None:
@@ -239,24 +279,8 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) ->
         "blas_threads": snapshot.blas_threads,
         "files": {name: file_record(folder / name) for name in FILES},
     }
-    (folder / TRAINER).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8", newline="\n")
+    write_json(folder / TRAINER, content)
     for file in folder.iterdir():
         shutil.copymode(folder / TRAINER, file)  # safetensors makes files that only their owner can read
-        _sync_file(file)
-    _sync_folder(folder)
-
-
-def _sync_file(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """Wait until a folder's entries are on the disk, where the system can do that."""
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(file)
+    sync_folder(folder)

@@ -35,6 +35,7 @@ class Evaluated:
     accuracy: float  # fraction of targets that were the likeliest token
     n_targets: int
     is_whole: bool  # over the whole validation part, rather than over the fixed windows
+    is_best: bool = False  # the lowest loss over the windows so far
 
     @property
     def perplexity(self) -> float:
@@ -48,7 +49,6 @@ class Saved:
 
     step: int
     folder: Path
-    is_best: bool
 
 
 @dataclasses.dataclass(frozen=True)

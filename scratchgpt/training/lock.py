@@ -1,5 +1,6 @@
 """One training at a time in a run folder, by the operating system's own lock: it cannot outlive its process."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Self
@@ -28,9 +29,9 @@ class RunLock:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise TrainingError(
-                f"Another training is running in {run}; stop it first, or choose another --run."
-            ) from error
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise TrainingError(f"Another training is running in {run}; stop it first.") from error
+            raise TrainingError(f"Cannot lock {run}: {error.strerror}.") from error
 
     def release(self) -> None:
         """Let others in."""

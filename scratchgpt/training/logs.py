@@ -41,13 +41,13 @@ class Log:
         """Open the log of a run that goes on after `step`: lines of later steps, which will come anew, are dropped."""
         try:
             if path.exists():
-                kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+                lines = path.read_bytes().splitlines(keepends=True) if step else []
                 temporary = path.with_suffix(".tmp")
-                temporary.write_text("".join(kept), encoding="utf-8", newline="\n")
+                temporary.write_bytes(b"".join(line for line in lines if _step_of(line) <= step))
                 temporary.replace(path)
             self._file = path.open("a", encoding="utf-8", newline="\n")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"Cannot continue the log {path}: {error}.") from error
+        except OSError as error:
+            raise TrainingError(f"Cannot continue the log {path}: {error.strerror}.") from error
 
     def write(self, event: Event) -> None:
         """Append the event's line, if it has one."""
@@ -65,7 +65,9 @@ class Log:
         self._file.close()
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Return the lines of a log without a torn last one."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
+def _step_of(line: bytes) -> float:
+    """Return the step that a line of a log is about: infinite if the line is torn or damaged."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

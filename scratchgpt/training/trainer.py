@@ -1,16 +1,19 @@
 """The trainer: a generator of events. Whoever iterates over it makes the run go on."""
 
+import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from scratchgpt.backend import Backend
 from scratchgpt.data.dataset import Batch, Dataset
 from scratchgpt.errors import TrainingError
-from scratchgpt.model.gpt import GPT, Score
+from scratchgpt.model.gpt import GPT
 from scratchgpt.ops import adamw
 from scratchgpt.training.checkpoint import Checkpoints, Snapshot
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Saved, StepDone
@@ -25,13 +28,13 @@ class Trainer:
         dataset.require(snapshot.model.block_size)
         self.config = snapshot.train
         self.step = snapshot.step
+        self.run = run
         self.model = GPT(snapshot.model, backend, snapshot.params)
         self.checkpoints = Checkpoints(run)
         self._snapshot = snapshot
         self._dataset = dataset
         self._moments = adamw.Moments(*(backend.xp.asarray(moment) for moment in snapshot.moments))
         self._best_loss = snapshot.best_loss
-        self._saved_step: int | None = None
         self._stopping = False
 
     def stop(self) -> None:
@@ -40,23 +43,36 @@ class Trainer:
 
     def events(self) -> Iterator[Event]:
         """Train to the last step, or until `stop`. Raises TrainingError and CheckpointError."""
-        with threadpool_limits(self._snapshot.blas_threads, user_api="blas"):
+        # Numbers that overflow are found where the loss is looked at.
+        with threadpool_limits(self._snapshot.blas_threads, user_api="blas"), np.errstate(all="ignore"):
             if self.step == 0:
+                yield from self.save()  # a full disk shows now, not after an hour
                 yield from self._evaluate_windows()
-            else:
-                self._saved_step = self.step
             while self.step < self.config.steps and not self._stopping:
                 yield self._train_step()
                 is_last = self.step == self.config.steps
                 if is_last or self._is_due(self.config.eval_every):
                     yield from self._evaluate_windows()
                 if is_last or self._is_due(self.config.save_every):
-                    yield from self._save()
-            yield from self._save()
-            is_finished = self.step >= self.config.steps
-            if is_finished:
+                    yield from self.save()
+            yield from self.save()
+            if self.step >= self.config.steps:
                 yield from self._evaluate_whole()
-            yield Ended(self.step, is_finished)
+            yield Ended(self.step, is_finished=self.step >= self.config.steps)
+
+    def save(self) -> Iterator[Event]:
+        """Write a checkpoint of the present state, unless there is one. Raises CheckpointError."""
+        last = self.checkpoints.pointed("last")
+        if last is not None and last.name == f"step-{self.step:06d}":
+            return
+        to_numpy = self.model.backend.to_numpy
+        snapshot = self._snapshot._replace(
+            params=to_numpy(self.model.params),
+            moments=adamw.Moments(*(to_numpy(moment) for moment in self._moments)),
+            step=self.step,
+            best_loss=self._best_loss,
+        )
+        yield Saved(self.step, self.checkpoints.save(snapshot, self._dataset.tokenizer))
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -74,14 +90,19 @@ class Trainer:
         grad_norm = self.model.update(
             self._moments, hyperparameters, clip=config.grad_clip, update_number=self.step + 1
         )
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            last = self.checkpoints.pointed("last")
-            raise TrainingError(
-                f"At step {self.step + 1} the loss became {loss} and the gradients' norm {grad_norm}. The last good "
-                f"checkpoint is {last}; resume it with a --learning-rate below {config.learning_rate:g}."
-            )
+        self._require_finite(self.step + 1, loss, grad_norm)
         self.step += 1
         return StepDone(self.step, loss, rate, grad_norm, time.perf_counter() - started, batch.tokens.size)
+
+    def _require_finite(self, step: int, *numbers: float) -> None:
+        """Raise TrainingError if the run has come to numbers that are none."""
+        if not all(math.isfinite(number) for number in numbers):
+            last = self.checkpoints.pointed("last")
+            raise TrainingError(
+                f"At step {step} the loss or its gradient became {' and '.join(f'{number:g}' for number in numbers)}: "
+                f"the run has diverged. Its last checkpoint is {last}; go on from that or an earlier one with a "
+                f"--learning-rate below {self.config.learning_rate:g}."
+            )
 
     def _evaluate_windows(self) -> Iterator[Event]:
         """Measure on the fixed windows; the best model so far is saved at once."""
@@ -89,44 +110,34 @@ class Trainer:
         batches = self._dataset.validation_windows(
             n_windows=n_windows, batch_size=batch_size, block_size=self.model.config.block_size
         )
-        loss = yield from self._evaluate(batches, math.ceil(n_windows / batch_size), is_whole=False)
-        if math.isfinite(loss) and (self._best_loss is None or loss < self._best_loss):
-            self._best_loss = loss
-            yield from self._save(is_best=True)
+        result = yield from self._evaluate(batches, math.ceil(n_windows / batch_size), is_whole=False)
+        self._require_finite(self.step, result.loss)
+        is_best = self._best_loss is None or result.loss < self._best_loss
+        yield dataclasses.replace(result, is_best=is_best)
+        if is_best:
+            self._best_loss = result.loss
+            yield from self.save()
+            self.checkpoints.mark_best(self.step)
 
     def _evaluate_whole(self) -> Iterator[Event]:
-        """Measure on the whole validation part."""
+        """Measure on the whole validation part, unless somebody asks to stop."""
         sizes = {"batch_size": self._evaluation_batch, "block_size": self.model.config.block_size}
-        n_batches = self._dataset.n_whole_batches(**sizes)
-        yield from self._evaluate(self._dataset.whole_validation(**sizes), n_batches, is_whole=True)
+        batches = itertools.takewhile(lambda _: not self._stopping, self._dataset.whole_validation(**sizes))
+        result = yield from self._evaluate(batches, self._dataset.n_whole_batches(**sizes), is_whole=True)
+        if not self._stopping:
+            yield result
 
     @property
     def _evaluation_batch(self) -> int:
         return self.config.micro_batch or self.config.batch_size
 
-    def _evaluate(self, batches: Iterator[Batch], n_batches: int, *, is_whole: bool) -> Generator[Event, None, float]:
-        """Yield the progress and the result of an evaluation; return its loss."""
-        scores: list[Score] = []
-        for batch in batches:
-            scores.append(self.model.score(*batch))
-            yield Evaluating(self.step, len(scores), n_batches)
-        n_targets = sum(score.n_targets for score in scores)
-        loss = math.fsum(score.loss for score in scores) / n_targets
-        accuracy = sum(score.n_correct for score in scores) / n_targets
-        yield Evaluated(self.step, loss, accuracy, n_targets, is_whole)
-        return loss
-
-    def _save(self, *, is_best: bool = False) -> Iterator[Event]:
-        """Write a checkpoint, unless this step has one."""
-        if self._saved_step == self.step:
-            return
-        to_numpy = self.model.backend.to_numpy
-        snapshot = self._snapshot._replace(
-            params=to_numpy(self.model.params),
-            moments=adamw.Moments(*(to_numpy(moment) for moment in self._moments)),
-            step=self.step,
-            best_loss=self._best_loss,
-        )
-        folder = self.checkpoints.save(snapshot, self._dataset.tokenizer, is_best=is_best)
-        self._saved_step = self.step
-        yield Saved(self.step, folder, is_best)
+    def _evaluate(
+        self, batches: Iterator[Batch], n_batches: int, *, is_whole: bool
+    ) -> Generator[Event, None, Evaluated]:
+        """Yield the progress of an evaluation; return its result."""
+        loss, n_correct, n_targets = 0.0, 0, 0
+        for done, batch in enumerate(batches, start=1):
+            score = self.model.score(*batch)
+            loss, n_correct, n_targets = loss + score.loss, n_correct + score.n_correct, n_targets + score.n_targets
+            yield Evaluating(self.step, done, n_batches)
+        return Evaluated(self.step, loss / max(n_targets, 1), n_correct / max(n_targets, 1), n_targets, is_whole)

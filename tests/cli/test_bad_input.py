@@ -57,13 +57,17 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("prepare empty.txt", FAILURE, "empty"),
         ("prepare latin1.txt", FAILURE, "offset 1 "),
         ("prepare other.txt --out data/fox", FAILURE, "--force"),
+        ("prepare other.txt --out other.txt", USAGE, "--out"),
         ("prepare fox.txt --val-fraction 2", USAGE, "between 0 and 1"),
         ("prepare", USAGE, "FILE"),
         ("trian", USAGE, "did you mean 'train'"),
-        ("train --data data/none", FAILURE, "scratchgpt prepare"),
+        ("train --data data/none", USAGE, "scratchgpt prepare"),
         ("train --data data/fox --preset shakespear-cpu", USAGE, "did you mean 'shakespeare-cpu'"),
         ("train --data data/fox --n-hed 2", USAGE, "--n-head"),
         ("train --data data/fox --n-embd 30", USAGE, "30 is not divisible by 4"),
+        ("train --data data/fox --n-layer 1000000000", USAGE, "n_layer must be at least 1 and below"),
+        ("train --data data/fox --n-embd 100000000 --n-head 1", USAGE, "too large"),
+        ("train --data data/fox --batch-size 100000000000000000000", USAGE, "batch_size"),
         ("train --data data/fox --n-layer 0", USAGE, "n_layer must be at least 1"),
         ("train --data data/fox --steps -5", USAGE, "steps must be at least 1"),
         ("train --data data/fox --batch-size 0", USAGE, "batch_size"),
@@ -89,7 +93,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("generate --top-p 2", USAGE, "top-p"),
         ("generate --top-k 0", USAGE, "top-k"),
         ("generate runs/none", USAGE, "no run or checkpoint"),
-        ("generate data", USAGE, "has no checkpoint"),
+        ("generate data", USAGE, "has no last checkpoint"),
     ],
 )
 def test_one_sentence_and_the_right_code(command: str, code: int, message: str, trained: Path) -> None:
@@ -99,7 +103,7 @@ def test_one_sentence_and_the_right_code(command: str, code: int, message: str, 
 
 
 def test_commands_before_their_time(tmp_path: Path) -> None:
-    assert "scratchgpt prepare" in refused(scratchgpt("train", cwd=tmp_path), FAILURE)
+    assert "scratchgpt prepare" in refused(scratchgpt("train", cwd=tmp_path), USAGE)
     assert "scratchgpt train" in refused(scratchgpt("generate", cwd=tmp_path), USAGE)
 
 
@@ -116,8 +120,10 @@ def test_altered_weights(world: Path) -> None:
     path.write_bytes(content)
     for command in (("generate",), ("train", "--resume", "runs/a", "--steps", "4")):
         assert "model.safetensors was truncated or altered" in refused(scratchgpt(*command, cwd=world), FAILURE)
-    before = scratchgpt("train", "--resume", "runs/a/checkpoints/step-000000", "--steps", "2", cwd=world)
-    assert before.returncode == 0, before.stderr  # an earlier checkpoint mends it
+    earlier = ("train", "--resume", "runs/a/checkpoints/step-000000", "--steps", "2")
+    assert "has later checkpoints, step-000002" in refused(scratchgpt(*earlier, cwd=world), USAGE)
+    mended = scratchgpt(*earlier, "--force", cwd=world)
+    assert mended.returncode == 0, mended.stderr
     assert scratchgpt("generate", "--tokens", "5", cwd=world).returncode == 0
 
 
@@ -144,6 +150,25 @@ def test_two_trainings_in_one_run(world: Path) -> None:
     with RunLock(world / "runs" / "a"):
         result = scratchgpt("train", "--resume", "runs/a", "--steps", "4", cwd=world)
     assert "Another training is running in runs/a" in refused(result, FAILURE)
+
+
+def test_a_checkpoint_that_has_left_its_run(world: Path) -> None:
+    shutil.copytree(world / "runs" / "a" / "checkpoints" / "step-000002", world / "mine")
+    result = scratchgpt("train", "--resume", "mine", "--steps", "4", cwd=world)
+    assert "not in the folder `checkpoints` of a run" in refused(result, USAGE)
+    inside = world / "runs" / "a" / "checkpoints" / "step-000002"
+    result = scratchgpt("train", "--resume", ".", "--steps", "3", "--data", "../../../../data/fox", cwd=inside)
+    assert result.returncode == 0, result.stderr
+    assert (world / "runs" / "a" / "checkpoints" / "step-000003").is_dir()
+    assert scratchgpt("generate", "mine", "--tokens", "5", cwd=world).returncode == 0
+
+
+def test_a_lost_checkpoint_does_not_stop_a_run(world: Path) -> None:
+    checkpoints = world / "runs" / "a" / "checkpoints"
+    (checkpoints / "best").write_text("step-000001\n", encoding="utf-8")
+    assert scratchgpt("train", "--resume", "runs/a", "--steps", "4", cwd=world).returncode == 0
+    (checkpoints / "last").write_text("step-000009\n", encoding="utf-8")
+    assert "name one of runs/a/checkpoints/step-000002" in refused(scratchgpt("generate", cwd=world), USAGE)
 
 
 def test_force_replaces_a_run_and_nothing_else(world: Path) -> None:

@@ -120,6 +120,23 @@ def test_a_reader_that_leaves_is_no_error(prepared: Path) -> None:
     assert result.stderr == ""
 
 
+def test_a_display_that_goes_away_costs_no_steps(prepared: Path) -> None:
+    """`train | head -1`: the run ends, but saves what it has."""
+    training = f"{sys.executable} -m scratchgpt train --run r --steps 4000 --eval-every 5 {' '.join(SMALL)}"
+    subprocess.run(["sh", "-c", f"{training} | head -4"], cwd=prepared, capture_output=True, check=False)  # noqa: S607
+    last = (prepared / "r" / "checkpoints" / "last").read_text(encoding="utf-8").strip()
+    assert last == f"step-{log_rows(prepared / 'r')[-1]['step']:06d}"
+    assert last != "step-000000"
+
+
+def test_a_text_without_newlines_can_be_written_too(tmp_path: Path) -> None:
+    (tmp_path / "cat.txt").write_text("the cat sat on the mat. " * 50, encoding="utf-8")
+    assert scratchgpt("prepare", "cat.txt", cwd=tmp_path).returncode == 0
+    assert scratchgpt("train", "--steps", "1", *SMALL, cwd=tmp_path).returncode == 0
+    result = scratchgpt("generate", "--tokens", "10", cwd=tmp_path)
+    assert (result.returncode, result.stdout[0]) == (0, " ")
+
+
 def test_every_setting_is_an_option(prepared: Path) -> None:
     shown = scratchgpt("train", "--help", cwd=prepared).stdout
     named = "--run --resume --preset --steps --batch-size --block-size --n-layer --n-head --n-embd --dropout --seed"

@@ -1,12 +1,12 @@
 """A data set: checked when opened, batches a function of (seed, step), the whole validation part covered once."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scratchgpt.data.dataset import Batch, Dataset
+from scratchgpt.data.prepare import prepare
 from scratchgpt.errors import DataError, UsageError
 from tests.world import make_dataset
 
@@ -66,7 +66,7 @@ def test_validation_windows_are_always_the_same_and_spread_out(tmp_path: Path) -
 def test_too_short_for_the_block_size(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     dataset.require(206)
-    with pytest.raises(UsageError, match=r"validation part .* 207 tokens.*--block-size 206"):
+    with pytest.raises(UsageError, match=r"validation part .* 207 tokens.*--block-size of at most 206"):
         dataset.require(207)
 
 
@@ -89,7 +89,7 @@ def test_damaged_files_are_found(name: str, damage: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "files": 3}']
+    "content", ["", "{", "[]", "{}", "[" * 100_000, '{"format": 2}', '{"format": 1}', '{"format": 1, "files": 3}']
 )
 def test_a_damaged_record_is_found(content: str, tmp_path: Path) -> None:
     folder = make_dataset(tmp_path).folder
@@ -114,12 +114,21 @@ def test_token_files_of_another_program_can_be_used(tmp_path: Path) -> None:
 
 
 def test_the_digest_changes_with_tokens_and_vocabulary_only(tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path).folder
+    first = Dataset.open(folder).digest
+    (folder / "meta.json").unlink()
+    assert Dataset.open(folder).digest == first
+    (folder / "val.bin").write_bytes((folder / "train.bin").read_bytes())
+    assert Dataset.open(folder).digest != first
+    assert make_dataset(tmp_path / "other", text="abc" * 99).digest != first
+
+
+def test_token_files_replaced_while_in_use(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
-    before = dataset.digest()
-    (dataset.folder / "meta.json").write_text(json.dumps({}), encoding="utf-8")
-    assert dataset.digest() == before
-    for name in ("train.bin", "val.bin", "tokenizer.json"):
-        path = dataset.folder / name
-        path.write_bytes(path.read_bytes() + b" ")
-        assert dataset.digest() != before
-        before = dataset.digest()
+    (tmp_path / "other.txt").write_text("abc" * 1000, encoding="utf-8")
+    prepare(tmp_path / "other.txt", dataset.folder, force=True)
+    with pytest.raises(DataError, match=r"train\.bin was replaced"):
+        dataset.batch(seed=1, step=0, batch_size=1, block_size=1)
+    (dataset.folder / "train.bin").unlink()
+    with pytest.raises(DataError, match=r"Cannot read .*train\.bin"):
+        dataset.batch(seed=1, step=0, batch_size=1, block_size=1)

@@ -114,6 +114,16 @@ def test_too_little_text(content: bytes, reason: str, tmp_path: Path) -> None:
         prepare(write(tmp_path, content), tmp_path / "out")
 
 
+def test_utf16_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="UTF-16"):
+        prepare(write(tmp_path, "hello".encode("utf-16")), tmp_path / "out")
+
+
+def test_text_and_folder_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--out"):
+        prepare(write(tmp_path, b"abc" * 99), tmp_path / "text.txt")
+
+
 def test_a_text_that_changes_meanwhile(tmp_path: Path) -> None:
     source = write(tmp_path, b"abcd" * 100)
     passes = iter([None])
@@ -124,7 +134,7 @@ def test_a_text_that_changes_meanwhile(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="changed"):
         prepare(source, tmp_path / "out", progress=change_once)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
 
 
 @pytest.mark.slow

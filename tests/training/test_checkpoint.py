@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, verified when read, the older ones never harmed."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from scratchgpt.config import TrainConfig
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.training import checkpoint
@@ -26,9 +28,13 @@ def snapshot(tmp_path: Path) -> Snapshot:
     return made._replace(moments=moments, step=10, best_loss=1.25)
 
 
-def save(tmp_path: Path, snapshot: Snapshot, *, is_best: bool = False) -> Path:
+def save(tmp_path: Path, snapshot: Snapshot) -> Path:
     dataset = make_dataset(tmp_path)
-    return Checkpoints(tmp_path / "run").save(snapshot, dataset.tokenizer, is_best=is_best)
+    return Checkpoints(tmp_path / "run").save(snapshot, dataset.tokenizer)
+
+
+def keep_all(snapshot: Snapshot) -> TrainConfig:
+    return dataclasses.replace(snapshot.train, keep=9)
 
 
 def names(tmp_path: Path) -> list[str]:
@@ -58,9 +64,11 @@ def test_the_same_state_gives_the_same_bytes(tmp_path: Path, snapshot: Snapshot)
 
 
 def test_pointers_and_what_is_kept(tmp_path: Path, snapshot: Snapshot) -> None:
-    for step in (0, 5, 10, 15):
-        folder = save(tmp_path, snapshot._replace(step=step), is_best=step == 5)
     checkpoints = Checkpoints(tmp_path / "run")
+    for step in (0, 5, 10, 15):
+        folder = save(tmp_path, snapshot._replace(step=step))
+        if step == 5:
+            checkpoints.mark_best(step)
     assert names(tmp_path) == ["best", "last", "step-000005", "step-000010", "step-000015"]
     assert checkpoints.pointed("last") == folder
     assert checkpoints.pointed("best") == tmp_path / "run" / "checkpoints" / "step-000005"
@@ -74,11 +82,41 @@ def test_steps_beyond_a_million_are_in_order(tmp_path: Path, snapshot: Snapshot)
     assert [folder.name for folder in Checkpoints(tmp_path / "run").all()] == ["step-999999", "step-1000000"]
 
 
-def test_a_step_made_again_replaces_the_old_one(tmp_path: Path, snapshot: Snapshot) -> None:
-    save(tmp_path, snapshot)
-    folder = save(tmp_path, snapshot._replace(params=snapshot.params + 1))
-    assert checkpoint.read(folder).params.tobytes() == (snapshot.params + 1).tobytes()
-    assert names(tmp_path) == ["last", "step-000010"]
+def test_a_checkpoint_is_never_replaced(tmp_path: Path, snapshot: Snapshot) -> None:
+    folder = save(tmp_path, snapshot)
+    with pytest.raises(CheckpointError, match="another run has left it there"):
+        save(tmp_path, snapshot._replace(params=snapshot.params + 1))
+    assert checkpoint.read(folder).params.tobytes() == snapshot.params.tobytes()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, snapshot: Snapshot) -> None:
+    folder = save(tmp_path, snapshot)
+    params = snapshot.params.copy()
+    params[7] = np.inf
+    with pytest.raises(CheckpointError, match="not finite"):
+        save(tmp_path, snapshot._replace(params=params, step=20))
+    assert checkpoint.locate(tmp_path / "run") == folder
+
+
+def test_going_back_drops_what_came_after(tmp_path: Path, snapshot: Snapshot) -> None:
+    checkpoints = Checkpoints(tmp_path / "run")
+    folders = [save(tmp_path, snapshot._replace(step=step, train=keep_all(snapshot))) for step in (1, 2, 3)]
+    checkpoints.mark_best(2)
+    checkpoints.rewind(folders[1])
+    assert names(tmp_path) == ["best", "last", "step-000001", "step-000002"]
+    assert checkpoints.pointed("last") == folders[1]
+    checkpoints.rewind(folders[0])
+    assert names(tmp_path) == ["last", "step-000001"]
+    checkpoints.clear()
+    assert names(tmp_path) == []
+
+
+def test_clearing_touches_checkpoints_only(tmp_path: Path, snapshot: Snapshot) -> None:
+    folder = save(tmp_path, snapshot).parent
+    for name in ("notes.txt", "step-mine", "step-²"):
+        (folder / name).touch()
+    Checkpoints(tmp_path / "run").clear()
+    assert names(tmp_path) == ["notes.txt", "step-mine", "step-²"]
 
 
 @pytest.mark.parametrize("name", [*FILES, TRAINER])
@@ -101,8 +139,14 @@ def test_every_damaged_file_is_named(name: str, tmp_path: Path, snapshot: Snapsh
     ("change", "reason"),
     [
         ({"format": 2}, "format 2"),
+        ({"step": -5}, "-5 is no whole number"),
+        ({"step": 1.5}, "damaged"),
+        ({"step": float("inf")}, "damaged"),
+        ({"best_loss": "x"}, "damaged"),
+        ({"blas_threads": 10**9}, "damaged"),
+        ({"files": 3}, "format"),
         ({"format": None}, "format None"),
-        ({"files": {}}, "damaged"),
+        ({"files": {}}, "altered"),
         ({"train": {"steps": 3}}, "damaged"),
         ({"train": {"stepz": 3}}, "did you mean 'steps'"),
         ({"step": "many"}, "damaged"),
@@ -182,11 +226,11 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_failed_save_harms_nothing(tmp_path: Path, snapshot: Snapshot, request: pytest.FixtureRequest) -> None:
-    folder = save(tmp_path, snapshot, is_best=True)
+    folder = save(tmp_path, snapshot)
     before = names(tmp_path)
     request.getfixturevalue("full_disk")
     with pytest.raises(CheckpointError, match=r"step-000020: No space left.*untouched.*--resume"):
-        save(tmp_path, snapshot._replace(step=20), is_best=True)
+        save(tmp_path, snapshot._replace(step=20))
     assert names(tmp_path) == before
     assert checkpoint.locate(tmp_path / "run") == folder
     assert checkpoint.read(folder).step == 10
@@ -205,14 +249,16 @@ def test_what_a_killed_save_leaves_is_cleaned_up(tmp_path: Path, snapshot: Snaps
 def test_a_pointer_to_nowhere(content: str, tmp_path: Path, snapshot: Snapshot) -> None:
     save(tmp_path, snapshot)
     (tmp_path / "run" / "checkpoints" / "last").write_bytes(content.encode("latin-1"))
-    with pytest.raises(CheckpointError, match="last"):
+    with pytest.raises(UsageError, match=r"no last checkpoint; name one of .*step-000010"):
         checkpoint.locate(tmp_path / "run")
+    save(tmp_path, snapshot._replace(step=20))  # and a save mends it
+    assert checkpoint.locate(tmp_path / "run").name == "step-000020"
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run or checkpoint"):
         checkpoint.locate(tmp_path / "nothing")
-    with pytest.raises(UsageError, match="has no checkpoint"):
+    with pytest.raises(UsageError, match="has no last checkpoint"):
         checkpoint.locate(tmp_path)
     with pytest.raises(UsageError, match="scratchgpt train"):
         checkpoint.newest_run(tmp_path)
@@ -221,6 +267,6 @@ def test_nothing_to_find(tmp_path: Path) -> None:
 def test_the_newest_run_is_the_one_saved_last(tmp_path: Path, snapshot: Snapshot) -> None:
     dataset = make_dataset(tmp_path)
     for at, run in enumerate(("b", "a", "c")):
-        Checkpoints(tmp_path / run).save(snapshot, dataset.tokenizer, is_best=False)
+        Checkpoints(tmp_path / run).save(snapshot, dataset.tokenizer)
         os.utime(tmp_path / run / "checkpoints" / "last", ns=(0, at if run != "c" else 0))
     assert checkpoint.newest_run(tmp_path) == tmp_path / "a"

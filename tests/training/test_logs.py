@@ -51,12 +51,23 @@ def test_a_resumed_run_drops_what_it_will_make_anew(tmp_path: Path) -> None:
     assert len(rows(path)) == 7
 
 
-@pytest.mark.parametrize("line", ["not json\n", '{"loss": 1}\n', "3\n"])
-def test_a_log_that_is_none(line: str, tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_text(line, encoding="utf-8")
-    with pytest.raises(TrainingError, match=r"log\.jsonl"):
-        Log(tmp_path / "log.jsonl", step=5)
-    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == line
+def test_damaged_lines_do_not_stop_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\nnot json\n{"loss": 1}\n3\n\0\0\0\n\xff\n{"step": 2}\n')
+    Log(path, step=5).close()
+    assert [row["step"] for row in rows(path)] == [1, 2]
+
+
+def test_a_run_from_its_beginning_has_an_empty_log(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 0, "val_loss": 4.2}\n', encoding="utf-8")
+    Log(path, step=0).close()
+    assert rows(path) == []
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"log\.jsonl: No such file"):
+        Log(tmp_path / "nowhere" / "log.jsonl", step=0)
 
 
 def test_one_training_at_a_time(tmp_path: Path) -> None:

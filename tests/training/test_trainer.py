@@ -9,7 +9,7 @@ import pytest
 
 from scratchgpt.errors import TrainingError, UsageError
 from scratchgpt.training import checkpoint
-from scratchgpt.training.events import Ended, Evaluated, Event, Saved, StepDone
+from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Saved, StepDone
 from scratchgpt.training.trainer import Trainer
 from tests.world import CPU, make_dataset, make_snapshot, make_trainer
 
@@ -52,7 +52,10 @@ def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, float], tmp_pat
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
-    runs = [losses(list(make_trainer(tmp_path / str(seed), seed=seed, steps=2).events())) for seed in (1, 2, 1)]
+    runs = [
+        losses(list(make_trainer(tmp_path / name, seed=seed, steps=2).events()))
+        for name, seed in (("a", 1), ("b", 2), ("c", 1))
+    ]
     assert runs[0] == runs[2] != runs[1]
 
 
@@ -74,8 +77,9 @@ def test_events_come_when_they_are_due(tmp_path: Path) -> None:
     best = list(itertools.accumulate((event.loss for event in windows), min))
     improved = {event.step for event, low in zip(windows, best, strict=True) if event.loss == low}
     saved = [event for event in events if isinstance(event, Saved)]
-    assert {event.step for event in saved} == {0, 6, 12, 18, 20} | improved
-    assert {event.step for event in saved if event.is_best} == improved
+    assert [event.step for event in saved] == sorted({0, 6, 12, 18, 20} | improved)
+    assert {event.step for event in windows if event.is_best} == improved
+    assert events[0] == saved[0]  # before anything else, so that a full disk shows
     assert isinstance(events[-2], Evaluated)
     assert events[-2].is_whole
     assert events[-1] == Ended(20, is_finished=True)
@@ -105,9 +109,34 @@ def test_a_loss_that_explodes_ends_the_run_and_keeps_the_last_checkpoint(tmp_pat
     while not isinstance(event := next(events), Saved) or event.step < 3:
         pass
     trainer.model.params[5] = math.nan
-    with pytest.raises(TrainingError, match=r"At step 4 the loss became nan.*step-000003.*--learning-rate"):
+    with pytest.raises(TrainingError, match=r"At step 4 .* nan and nan.*diverged.*step-000003.*--learning-rate"):
         next(events)
     assert checkpoint.read(checkpoint.locate(tmp_path / "run")).step == 3
+
+
+def test_weights_that_explode_are_not_saved(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=1, learning_rate=1e38)
+    with pytest.raises(TrainingError, match=r"At step 1 .*diverged.*step-000000"):
+        list(trainer.events())
+    assert checkpoint.read(checkpoint.locate(tmp_path / "run")).step == 0
+
+
+def test_a_run_killed_before_its_first_evaluation_goes_on(tmp_path: Path) -> None:
+    assert isinstance(next(make_trainer(tmp_path).events()), Saved)
+    dataset = make_dataset(tmp_path)
+    again = Trainer(checkpoint.read(checkpoint.locate(tmp_path / "run")), dataset, tmp_path / "run", CPU)
+    assert losses(list(again.events())) == losses(list(make_trainer(tmp_path / "undisturbed").events()))
+
+
+def test_stopping_in_the_last_evaluation(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=1, batch_size=1)
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, Evaluating) and event.step == 1 and event.total > 7:  # more than the windows
+            trainer.stop()
+    assert isinstance(events[-2], Evaluating)
+    assert events[-1] == Ended(1, is_finished=True)
 
 
 def test_too_little_data_is_said_before_anything_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Small files read and written carefully: JSON in UTF-8, hashes, and waiting until the disk has it all."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from scratchgpt.errors import ScratchGPTError
+
+
+def read_json(path: Path, error_class: type[ScratchGPTError]) -> dict[str, Any]:
+    """Read a JSON object. Raises `error_class` if the file is unreadable or anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise error_class(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise error_class(f"{path} is damaged: {error}.") from error
+    if not isinstance(content, dict):
+        raise error_class(f"{path} is damaged: it holds no object.")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object: the same content gives the same bytes on every system. Raises OSError."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """Return a file's size and SHA-256, to be compared later. Raises OSError."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file is on the disk. Raises OSError."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until a folder's entries are on the disk, where the system can do that. Raises OSError."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
