@@ -28,6 +28,10 @@ class TrainingError(ScratchGPTError):
     """The run cannot go on."""
 
 
+class BenchmarkError(ScratchGPTError):
+    """A contender of a benchmark failed, or computes something else."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name nearest to `name`, or nothing if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)

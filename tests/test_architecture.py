@@ -18,7 +18,7 @@ LAYERS = [
     {"errors", "files", "config", "chance", "tokenizer", "ops"},
     {"data", "backend"},
     {"model"},
-    {"training", "generation"},
+    {"training", "generation", "bench"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -28,8 +28,10 @@ FOREIGN = {
     "rich": {"cli"},
     "cupy": {"backend"},
     "safetensors": {"model"},
-    "threadpoolctl": {"training"},
-    "numpy": {"backend", "chance", "data", "generation", "model", "ops", "tokenizer", "training"},
+    "threadpoolctl": {"backend", "training"},
+    "torch": {"bench"},
+    "jax": {"bench"},
+    "numpy": {"backend", "bench", "chance", "data", "generation", "model", "ops", "tokenizer", "training"},
 }
 
 

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scratchgpt.backend import cpu
+from scratchgpt.backend.workspace import Workspace
 from scratchgpt.errors import UsageError
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import REFERENCE, Table
+from scratchgpt.ops.sublayers import Table
 
 
 class Backend(NamedTuple):
@@ -23,7 +25,7 @@ class Backend(NamedTuple):
 def select(device: str) -> Backend:
     """Return the backend for `auto`, `cpu` or `gpu`. Raises UsageError if it is not to be had."""
     if device in ("auto", "cpu"):
-        return Backend("cpu", np, REFERENCE, np.asarray)
+        return Backend("cpu", np, cpu.table(Workspace()), np.asarray)
     if device == "gpu":
         raise UsageError("The GPU backend is not there yet; use --device cpu.")
     raise UsageError(f"There is no device {device!r}; choose auto, cpu or gpu.")

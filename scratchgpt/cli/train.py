@@ -33,6 +33,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--resume", metavar="DIR", type=FOLDER, help="Go on with a run from its last checkpoint, or a named one.")
 @click.option("--force", is_flag=True, help="Replace the run in --run, or what came after --resume.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
+@click.option("--lanes", metavar="auto|N", help="Processes that share the work; auto: one for each core.")
 @config_options(ModelConfig, TrainConfig)
 @click.pass_context
 def command(
@@ -45,6 +46,7 @@ def command(
     resume: Path | None,
     force: bool,
     device: str,
+    lanes: str | None,
     **settings: Any,
 ) -> None:
     """Train a GPT on prepared data.
@@ -56,18 +58,25 @@ def command(
 
     chosen = backend.select(device)
     if resume is None:
-        with _start(preset or DEFAULT_PRESET, data, run, settings, chosen, force=force) as trainer:
+        with _start(preset or DEFAULT_PRESET, data, run, settings, chosen, lanes=_lanes(lanes), force=force) as trainer:
             _train(ctx, trainer)
     elif preset or run:
         raise UsageError("--resume goes on with a run as it is; leave out --preset and --run.")
     else:
-        with _resume(resume, data, settings, chosen, force=force) as trainer:
+        with _resume(resume, data, settings, chosen, lanes=_lanes(lanes), force=force) as trainer:
             _train(ctx, trainer)
 
 
 @contextlib.contextmanager
 def _start(
-    preset: str, data: Path | None, run: Path | None, settings: dict[str, Any], chosen: "Backend", *, force: bool
+    preset: str,
+    data: Path | None,
+    run: Path | None,
+    settings: dict[str, Any],
+    chosen: "Backend",
+    *,
+    lanes: int | None,
+    force: bool,
 ) -> Iterator["Trainer"]:
     """Yield the trainer of a new run in a folder that is locked. An older run in it stays unless `force`."""
     from scratchgpt.data.dataset import Dataset
@@ -82,6 +91,7 @@ def _start(
         ModelConfig.from_mapping(recipe.model | typed(ModelConfig, settings) | from_data),
         TrainConfig.from_mapping(recipe.train | typed(TrainConfig, settings)),
         dataset,
+        lanes=lanes,
     )
     run = run or _unused_run(f"{dataset.folder.name}-{preset}")
     trainer = Trainer(snapshot, dataset, run, chosen)
@@ -99,7 +109,13 @@ def _start(
 
 @contextlib.contextmanager
 def _resume(
-    resume: Path, data: Path | None, settings: dict[str, Any], chosen: "Backend", *, force: bool
+    resume: Path,
+    data: Path | None,
+    settings: dict[str, Any],
+    chosen: "Backend",
+    *,
+    lanes: int | None,
+    force: bool,
 ) -> Iterator["Trainer"]:
     """Yield the trainer of a run that goes on. Later checkpoints than a named one stay unless `force`."""
     from scratchgpt.data.dataset import Dataset
@@ -127,9 +143,23 @@ def _resume(
         dataset = Dataset.open(data or Path(snapshot.data_folder))
         if dataset.digest != snapshot.data_digest:
             raise DataError(f"{dataset.folder} is not the data that {run} was trained on; name that with --data.")
-        trainer = Trainer(snapshot._replace(data_folder=dataset.folder.as_posix()), dataset, run, chosen)
+        snapshot = snapshot._replace(data_folder=dataset.folder.as_posix(), lanes=lanes or snapshot.lanes)
+        trainer = Trainer(snapshot, dataset, run, chosen)
         checkpoints.rewind(folder)
         yield trainer
+
+
+def _lanes(typed: str | None) -> int | None:
+    """Return a number of lanes, None if the choice is left to us. Raises UsageError."""
+    from scratchgpt.model.lanes import MOST_LANES, default_lanes
+
+    if typed is None:
+        return None
+    if typed == "auto":
+        return default_lanes()
+    if not typed.isascii() or not typed.isdigit() or not 1 <= int(typed) <= MOST_LANES:
+        raise UsageError(f"--lanes must be auto or a number from 1 to {MOST_LANES}, not {typed!r}.")
+    return int(typed)
 
 
 def _newest_data() -> Path:
@@ -169,7 +199,7 @@ def _train(ctx: click.Context, trainer: "Trainer") -> None:
         click.echo(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} --steps N")
         return
     click.echo(
-        f"{run}: {model.layout.size:,} parameters on {model.backend.name}, "
+        f"{run}: {model.layout.size:,} parameters on {model.backend.name}, {trainer.lanes.n_lanes} lanes, "
         f"{config.steps:,} steps of {config.batch_size * model.config.block_size:,} tokens, seed {config.seed}"
     )
     trainer.checkpoints.clean()

@@ -25,14 +25,17 @@ class Score(NamedTuple):
 class GPT:
     """A model: its configuration, its flat parameters and gradients, and the device that computes."""
 
-    def __init__(self, config: ModelConfig, backend: Backend, params: Array) -> None:
-        """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device."""
+    def __init__(self, config: ModelConfig, backend: Backend, params: Array, grads: Array | None = None) -> None:
+        """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device.
+
+        The same for `grads` (P,), which are otherwise made when they are first needed.
+        """
         self.config = config
         self.backend = backend
         self.layout = Layout(config)
         self.params = backend.xp.asarray(params)
         self.tree = self.layout.tree(self.params)
-        self._grads: Array | None = None
+        self._grads = grads
 
     @property
     def grads(self) -> Array:
@@ -42,22 +45,34 @@ class GPT:
         return self._grads
 
     def loss_and_grad(
-        self, tokens: Array, targets: Array, *, seed: int = 0, step: int = 0, micro_batch: int = 0
+        self,
+        tokens: Array,
+        targets: Array,
+        *,
+        seed: int = 0,
+        step: int = 0,
+        micro_batch: int = 0,
+        first_sequence: int = 0,
+        n_targets: int = 0,
     ) -> float:
         """Return the mean loss in nats and add its gradient to `grads`. Raises UsageError if T is above block_size.
 
         tokens, targets (B, T) on any device. At most `micro_batch` sequences are computed at once (0: all); the
-        result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout.
+        result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout. Where this is
+        a part of a larger batch, `first_sequence` tells where in it, and the loss is divided by its `n_targets`.
         """
         B = len(tokens)
-        size = micro_batch or B
+        size = micro_batch or max(B, 1)
         grads = self.layout.tree(self.grads)
         table = self.backend.table
         loss = self.backend.xp.zeros((), self.params.dtype)
         for start in range(0, B, size):
-            sequences = range(start, min(start + size, B))
             context = self._context(
-                dropout=self.config.dropout, seed=seed, step=step, sequences=sequences, n_targets=targets.size
+                dropout=self.config.dropout,
+                seed=seed,
+                step=step,
+                sequences=range(first_sequence + start, first_sequence + min(start + size, B)),
+                n_targets=n_targets or targets.size,
             )
             x, embed_saved = table.embed.forward(self._move(tokens[start : start + size]), self.tree.embed, context)
             saved = []
@@ -81,15 +96,18 @@ class GPT:
         self, moments: adamw.Moments, hyperparameters: adamw.Hyperparameters, *, clip: float, update_number: int
     ) -> float:
         """Clip and apply the gradients, then zero them; return their norm before clipping."""
-        return self.backend.table.update(
+        norm = adamw.norm(self.grads)
+        self.backend.table.update(
             self.params,
             self.grads,
             moments,
             hyperparameters,
             n_decayed=self.layout.n_decayed,
+            norm=norm,
             clip=clip,
             update_number=update_number,
         )
+        return norm
 
     def hidden(self, tokens: Array) -> Array:
         """Run all layers: tokens (B, T) -> the residual stream (B, T, C) that the head reads. Raises UsageError."""

@@ -10,6 +10,7 @@ and turns dx, the gradient with respect to the new x, into the one with respect 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, Self
@@ -263,23 +264,22 @@ def update(
     hyperparameters: adamw.Hyperparameters,
     *,
     n_decayed: int,
+    norm: float,
     clip: float,
     update_number: int,
-) -> float:
-    """Clip, move the parameters by AdamW, zero the gradients; return the gradients' norm before clipping.
+) -> None:
+    """Clip by the norm of all gradients, move the parameters by AdamW, zero the gradients.
 
-    params, grads (P,) and moments of (P,): the first `n_decayed` parameters, the matrices, decay. A norm that is
-    not finite leaves parameters and moments as they were.
+    params, grads (P,) and moments of (P,), or a slice of each: the first `n_decayed` parameters, the matrices, decay.
+    A norm that is not finite leaves parameters and moments as they were.
     """
-    norm = adamw.norm(grads)
-    if norm < float("inf"):
+    if norm < math.inf:
         grads *= adamw.clip_scale(norm, clip)
         no_decay = hyperparameters._replace(weight_decay=0.0)
         for part, settings in ((slice(n_decayed), hyperparameters), (slice(n_decayed, None), no_decay)):
             part_moments = adamw.Moments(moments.first[part], moments.second[part])
             adamw.update(params[part], grads[part], part_moments, settings, update_number=update_number)
     grads.fill(0)
-    return norm
 
 
 # --------------------------------------------------------------------------------------------- the table
@@ -301,7 +301,7 @@ class Table:
     attention: Sublayer
     mlp: Sublayer
     head_loss: Callable[..., tuple[Array, Array]]
-    update: Callable[..., float]
+    update: Callable[..., None]
 
 
 REFERENCE = Table(

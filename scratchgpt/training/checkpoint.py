@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_info
 
 from scratchgpt import __version__
 from scratchgpt import tokenizer as tokenizers
@@ -25,6 +24,7 @@ from scratchgpt.data.dataset import Dataset
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
+from scratchgpt.model.lanes import MOST_LANES, default_lanes
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
@@ -47,11 +47,11 @@ class Snapshot(NamedTuple):
     best_loss: float | None  # lowest on the validation windows so far
     data_folder: str
     data_digest: str
-    blas_threads: int  # part of the arithmetic: another number may sum in another order
+    lanes: int  # part of the arithmetic: another number sums in another order
 
 
-def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset) -> Snapshot:
-    """Return the state of a run before its first step."""
+def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset, *, lanes: int | None = None) -> Snapshot:
+    """Return the state of a run before its first step. `lanes` processes share the work; None: as many as suit."""
     params = Layout(model).initial(train.seed)
     return Snapshot(
         model=model,
@@ -62,7 +62,7 @@ def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset) -> Snapshot:
         best_loss=None,
         data_folder=dataset.folder.as_posix(),
         data_digest=dataset.digest,
-        blas_threads=max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1),
+        lanes=lanes or min(default_lanes(), train.batch_size),
     )
 
 
@@ -215,7 +215,7 @@ def read(folder: Path) -> Snapshot:
             best_loss=None if best_loss is None else float(best_loss),
             data_folder=str(content["data"]["folder"]),
             data_digest=str(content["data"]["digest"]),
-            blas_threads=_whole_number(content["blas_threads"], 1, 4096),
+            lanes=_whole_number(content["lanes"], 1, MOST_LANES),
         )
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CheckpointError(f"{folder / TRAINER} is damaged: {error}.") from error
@@ -276,7 +276,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) ->
         "best_loss": snapshot.best_loss,
         "train": dataclasses.asdict(snapshot.train),
         "data": {"folder": snapshot.data_folder, "digest": snapshot.data_digest},
-        "blas_threads": snapshot.blas_threads,
+        "lanes": snapshot.lanes,
         "files": {name: file_record(folder / name) for name in FILES},
     }
     write_json(folder / TRAINER, content)

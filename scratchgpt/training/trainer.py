@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from scratchgpt.backend import Backend
 from scratchgpt.data.dataset import Batch, Dataset
 from scratchgpt.errors import TrainingError
-from scratchgpt.model.gpt import GPT
+from scratchgpt.model.lanes import Lanes
 from scratchgpt.ops import adamw
 from scratchgpt.training.checkpoint import Checkpoints, Snapshot
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Saved, StepDone
@@ -29,11 +29,14 @@ class Trainer:
         self.config = snapshot.train
         self.step = snapshot.step
         self.run = run
-        self.model = GPT(snapshot.model, backend, snapshot.params)
+        n_tokens = snapshot.train.batch_size * snapshot.model.block_size
+        self.lanes = Lanes(
+            snapshot.model, backend, snapshot.params, snapshot.moments, n_lanes=snapshot.lanes, n_tokens=n_tokens
+        )
+        self.model = self.lanes.gpt
         self.checkpoints = Checkpoints(run)
-        self._snapshot = snapshot
+        self._snapshot = snapshot._replace(params=self.model.params, moments=self.lanes.moments)
         self._dataset = dataset
-        self._moments = adamw.Moments(*(backend.xp.asarray(moment) for moment in snapshot.moments))
         self._best_loss = snapshot.best_loss
         self._stopping = False
 
@@ -44,7 +47,7 @@ class Trainer:
     def events(self) -> Iterator[Event]:
         """Train to the last step, or until `stop`. Raises TrainingError and CheckpointError."""
         # Numbers that overflow are found where the loss is looked at.
-        with threadpool_limits(self._snapshot.blas_threads, user_api="blas"), np.errstate(all="ignore"):
+        with threadpool_limits(1, user_api="blas"), np.errstate(all="ignore"), self.lanes.running():
             if self.step == 0:
                 yield from self.save()  # a full disk shows now, not after an hour
                 yield from self._evaluate_windows()
@@ -65,13 +68,7 @@ class Trainer:
         last = self.checkpoints.pointed("last")
         if last is not None and last.name == f"step-{self.step:06d}":
             return
-        to_numpy = self.model.backend.to_numpy
-        snapshot = self._snapshot._replace(
-            params=to_numpy(self.model.params),
-            moments=adamw.Moments(*(to_numpy(moment) for moment in self._moments)),
-            step=self.step,
-            best_loss=self._best_loss,
-        )
+        snapshot = self._snapshot._replace(step=self.step, best_loss=self._best_loss)
         yield Saved(self.step, self.checkpoints.save(snapshot, self._dataset.tokenizer))
 
     def _is_due(self, every: int) -> bool:
@@ -84,12 +81,10 @@ class Trainer:
         batch = self._dataset.batch(
             seed=config.seed, step=self.step, batch_size=config.batch_size, block_size=block_size
         )
-        loss = self.model.loss_and_grad(*batch, seed=config.seed, step=self.step, micro_batch=config.micro_batch)
+        loss = self.lanes.loss_and_grad(*batch, seed=config.seed, step=self.step, micro_batch=config.micro_batch)
         rate = learning_rate(config, self.step)
         hyperparameters = adamw.Hyperparameters(rate, config.beta1, config.beta2, config.weight_decay)
-        grad_norm = self.model.update(
-            self._moments, hyperparameters, clip=config.grad_clip, update_number=self.step + 1
-        )
+        grad_norm = self.lanes.update(hyperparameters, clip=config.grad_clip, update_number=self.step + 1)
         self._require_finite(self.step + 1, loss, grad_norm)
         self.step += 1
         return StepDone(self.step, loss, rate, grad_norm, time.perf_counter() - started, batch.tokens.size)
@@ -129,7 +124,7 @@ class Trainer:
 
     @property
     def _evaluation_batch(self) -> int:
-        return self.config.micro_batch or self.config.batch_size
+        return min(self.config.micro_batch or self.config.batch_size, self.config.batch_size)
 
     def _evaluate(
         self, batches: Iterator[Batch], n_batches: int, *, is_whole: bool
@@ -137,7 +132,7 @@ class Trainer:
         """Yield the progress of an evaluation; return its result."""
         loss, n_correct, n_targets = 0.0, 0, 0
         for done, batch in enumerate(batches, start=1):
-            score = self.model.score(*batch)
+            score = self.lanes.score(*batch)
             loss, n_correct, n_targets = loss + score.loss, n_correct + score.n_correct, n_targets + score.n_targets
             yield Evaluating(self.step, done, n_batches)
         return Evaluated(self.step, loss / max(n_targets, 1), n_correct / max(n_targets, 1), n_targets, is_whole)

@@ -68,6 +68,13 @@ def test_a_run_that_is_resumed_is_the_undisturbed_one(prepared: Path) -> None:
     assert len(losses[0]) == 20
 
 
+def test_a_resumed_run_keeps_its_lanes(prepared: Path) -> None:
+    started = scratchgpt("train", "--run", "r", "--steps", "1", "--lanes", "3", *SMALL, cwd=prepared)
+    resumed = scratchgpt("train", "--resume", "r", "--steps", "2", cwd=prepared)
+    changed = scratchgpt("train", "--resume", "r", "--steps", "3", "--lanes", "1", cwd=prepared)
+    assert ["3 lanes" in result.stdout for result in (started, resumed, changed)] == [True, True, False]
+
+
 def test_a_finished_run_says_so(prepared: Path) -> None:
     scratchgpt("train", "--run", "r", "--steps", "2", *SMALL, cwd=prepared)
     again = scratchgpt("train", "--resume", "r", cwd=prepared)

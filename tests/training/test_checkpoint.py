@@ -143,7 +143,7 @@ def test_every_damaged_file_is_named(name: str, tmp_path: Path, snapshot: Snapsh
         ({"step": 1.5}, "damaged"),
         ({"step": float("inf")}, "damaged"),
         ({"best_loss": "x"}, "damaged"),
-        ({"blas_threads": 10**9}, "damaged"),
+        ({"lanes": 10**9}, "damaged"),
         ({"files": 3}, "format"),
         ({"format": None}, "format None"),
         ({"files": {}}, "altered"),

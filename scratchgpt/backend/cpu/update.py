@@ -1,0 +1,56 @@
+"""AdamW in chunks that stay in the cache, clipping and the zeroing of gradients along the way."""
+
+import math
+
+import numpy as np
+
+from scratchgpt.backend.workspace import Workspace
+from scratchgpt.ops import adamw
+from scratchgpt.ops.array import Array
+
+CHUNK = 2**14
+"""Parameters updated at once: with gradient, moments and two buffers, they stay in a core's cache."""
+
+
+def update(
+    params: Array,
+    grads: Array,
+    moments: adamw.Moments,
+    hyperparameters: adamw.Hyperparameters,
+    *,
+    n_decayed: int,
+    norm: float,
+    clip: float,
+    update_number: int,
+    workspace: Workspace,
+) -> None:
+    """Do what the reference does: clip, AdamW, zero the gradients."""
+    if norm < math.inf:
+        scale = adamw.clip_scale(norm, clip)
+        rate, beta1, beta2, weight_decay, epsilon = hyperparameters
+        step = rate / (1 - beta1**update_number)
+        correction = 1 / (1 - beta2**update_number)
+        for start in range(0, params.size, CHUNK):
+            # A chunk lies on one side of the border between what decays and what does not.
+            stop = min(start + CHUNK, params.size)
+            for part in (slice(start, min(stop, n_decayed)), slice(max(start, n_decayed), stop)):
+                if part.start >= part.stop:
+                    continue
+                p, g, m, v = (array[part] for array in (params, grads, *moments))
+                scratch = workspace.take("update", p.shape, p.dtype)
+                m *= beta1
+                np.multiply(g, (1 - beta1) * scale, out=scratch)
+                m += scratch
+                v *= beta2
+                np.multiply(g, g, out=scratch)
+                scratch *= (1 - beta2) * scale * scale
+                v += scratch
+                np.multiply(v, correction, out=scratch)
+                np.sqrt(scratch, out=scratch)
+                scratch += epsilon
+                np.divide(m, scratch, out=scratch)
+                scratch *= step
+                if part.stop <= n_decayed:
+                    p *= 1 - rate * weight_decay
+                p -= scratch
+    grads.fill(0)

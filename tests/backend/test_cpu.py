@@ -1,0 +1,182 @@
+"""The CPU's table against the reference: the same losses and gradients at ragged shapes, whatever the numbers.
+
+Buffers are poisoned with NaN, gradients hold random numbers beforehand, everything is in float64.
+"""
+
+import dataclasses
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scratchgpt.backend import Backend, cpu
+from scratchgpt.backend.cpu import blas
+from scratchgpt.backend.cpu.blas import add_product
+from scratchgpt.backend.cpu.update import CHUNK
+from scratchgpt.backend.workspace import Workspace
+from scratchgpt.config import ModelConfig
+from scratchgpt.model.gpt import GPT
+from scratchgpt.model.params import Layout
+from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import REFERENCE, Table
+
+SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_head": 3, "n_embd": 12}
+
+
+def gradients(table: Table, config: ModelConfig, *, B: int, T: int, scale: float, seed: int) -> tuple[float, Array]:
+    """Return the loss, and all gradients added to random numbers, of two micro-batches, the second a ragged one."""
+    rng = np.random.default_rng(seed)
+    layout = Layout(config)
+    prefill = rng.normal(size=layout.size)
+    params = rng.normal(size=layout.size) * scale
+    model = GPT(config, Backend("cpu", np, table, np.asarray), params, prefill.copy())
+    tokens, targets = rng.integers(0, config.vocab_size, (2, B, T))
+    with np.errstate(over="ignore", under="ignore"):
+        loss = model.loss_and_grad(tokens, targets, seed=seed, step=3, micro_batch=2)
+    return loss, model.grads - prefill
+
+
+def assert_equal_to_reference(config: ModelConfig, **given: Any) -> None:
+    expected_loss, expected = gradients(REFERENCE, config, **given)
+    loss, got = gradients(cpu.table(Workspace(poison=True)), config, **given)
+    assert abs(loss - expected_loss) <= 1e-10 * abs(expected_loss)
+    views, largest = Layout(config).views, np.abs(expected).max()
+    for name, gradient in views(got).items():
+        error = np.abs(gradient - views(expected)[name]).max()
+        assert error <= 1e-9 * np.abs(views(expected)[name]).max() + 1e-12 * largest, name
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    B=st.integers(1, 5),
+    T=st.integers(1, 9),
+    scale=st.sampled_from([0.02, 0.5, 5.0]),
+    dropout=st.sampled_from([0.0, 0.2]),
+    bias=st.booleans(),
+    tied=st.booleans(),
+    activation=st.sampled_from(["gelu_new", "relu"]),
+)
+def test_small_ragged_shapes(
+    *, seed: int, B: int, T: int, scale: float, dropout: float, bias: bool, tied: bool, activation: str
+) -> None:
+    config = ModelConfig(**SIZES, dropout=dropout, bias=bias, tie_word_embeddings=tied, activation=activation)
+    assert_equal_to_reference(config, B=B, T=T, scale=scale, seed=seed)
+
+
+@pytest.mark.parametrize("T", [63, 64, 65, 128, 129, 200])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_around_the_borders_of_blocks(T: int, dropout: float) -> None:
+    config = ModelConfig(**(SIZES | {"block_size": T}), dropout=dropout)
+    assert_equal_to_reference(config, B=3, T=T, scale=0.3, seed=T)
+
+
+def test_a_large_vocabulary_and_more_rows_than_a_chunk() -> None:
+    config = ModelConfig(**(SIZES | {"vocab_size": 700, "block_size": 300}))
+    assert_equal_to_reference(config, B=5, T=300, scale=0.1, seed=0)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4])
+def test_scores_and_logits_that_would_overflow(size: float) -> None:
+    """In float32, where e**89 is infinite: scores and logits up to ±1e4 give finite gradients, near the reference's."""
+    config = ModelConfig(**(SIZES | {"n_layer": 1}))
+    layout = Layout(config)
+    params = layout.initial(1)
+    views = layout.views(params)
+    views["transformer.h.0.attn.c_attn.weight"] *= size
+    views["transformer.wte.weight"] *= size
+    tokens, targets = np.random.default_rng(0).integers(0, 11, (2, 3, 9))
+    results = []
+    for table in (REFERENCE, cpu.table(Workspace(poison=True))):
+        model = GPT(config, Backend("cpu", np, table, np.asarray), params.copy())
+        results.append((model.loss_and_grad(tokens, targets), model.grads))
+    (expected_loss, expected), (loss, got) = results
+    assert abs(loss - expected_loss) <= 1e-5 * expected_loss
+    assert np.abs(got - expected).max() <= 1e-7 * size * np.abs(expected).max()  # float32's error in such a score
+
+
+@pytest.mark.parametrize("n", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("norm", [0.5, 3.0, float("inf"), float("nan")])
+def test_updates(n: int, share: float, norm: float) -> None:
+    rng = np.random.default_rng(n)
+    results = []
+    given = rng.normal(size=n), rng.normal(size=n), rng.normal(size=n), rng.random(size=n)
+    for table in (REFERENCE, cpu.table(Workspace(poison=True))):
+        params, grads, first, second = (array.copy() for array in given)
+        table.update(
+            *(params, grads, Moments(first, second), Hyperparameters(0.01)),
+            n_decayed=int(n * share),
+            norm=norm,
+            clip=1.0,
+            update_number=7,
+        )
+        assert not grads.any()
+        results.append(np.concatenate([params, first, second]))
+    assert np.abs(results[0] - results[1]).max() <= 1e-14
+
+
+def test_a_step_allocates_nothing_that_grows_with_the_work() -> None:
+    """After the first step, what a step allocates at its peak does not depend on the batch."""
+    peaks = []
+    for B in (4, 32):
+        config = ModelConfig(**(SIZES | {"block_size": 32, "n_embd": 48}))
+        layout = Layout(config)
+        model = GPT(config, Backend("cpu", np, cpu.table(Workspace()), np.asarray), layout.initial(1))
+        tokens = np.random.default_rng(0).integers(0, 11, (B, 32))
+        model.loss_and_grad(tokens, tokens)
+        tracemalloc.start()
+        model.loss_and_grad(tokens, tokens)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    rows, channels = 32 * 32, 48
+    assert peaks[1] <= peaks[0] + rows * channels * 4 / 2  # not even half of one array of activations
+
+
+@pytest.fixture(params=["the BLAS in NumPy", "NumPy alone"])
+def product_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of adding a product; the first is only there where NumPy's wheel brings OpenBLAS."""
+    if request.param == "NumPy alone":
+        monkeypatch.setattr(blas, "_find", lambda _: None)
+    elif blas._find(np.dtype(np.float32)) is None:  # noqa: SLF001 - what is found here is what the test is about
+        pytest.skip("this NumPy has another BLAS")
+
+
+@pytest.mark.usefixtures("product_of")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 4, 5), (1, 7, 2), (6, 1, 3), (2, 0, 3), (0, 2, 3)])
+def test_products_are_added_whatever_the_memory_layout(shape: tuple[int, int, int], dtype: type) -> None:
+    M, K, N = shape
+    rng = np.random.default_rng(0)
+
+    def layouts(rows: int, columns: int) -> list[Array]:
+        wide: Array = rng.normal(size=(rows, columns + 3)).astype(dtype)
+        tall: Array = rng.normal(size=(columns, rows)).astype(dtype)
+        sparse: Array = rng.normal(size=(rows, 2 * columns)).astype(dtype)
+        return [wide[:, :columns].copy(), wide[:, 1 : columns + 1], tall.T, sparse[:, ::2]]
+
+    for a in layouts(M, K):
+        for b in layouts(K, N):
+            for out in layouts(M, N):
+                expected = out + a @ b
+                add_product(a, b, out)
+                assert np.abs(out - expected).max(initial=0) <= 100 * np.finfo(dtype).eps
+
+
+def test_the_workspace_gives_the_same_aligned_memory_again() -> None:
+    workspace = Workspace()
+    first = workspace.take("a", (3, 5), np.float32)
+    assert first.ctypes.data % 64 == 0
+    assert workspace.take("a", (2, 7), np.float32).ctypes.data == first.ctypes.data
+    assert workspace.take("b", (3, 5), np.float32).ctypes.data != first.ctypes.data
+    assert workspace.take("a", (100,), np.float32).shape == (100,)
+    assert np.isnan(Workspace(poison=True).take("a", (3,), np.float64)).all()
+
+
+def test_the_table_is_the_references_in_full() -> None:
+    table = cpu.table(Workspace())
+    for field in dataclasses.fields(Table):
+        assert getattr(table, field.name) is not getattr(REFERENCE, field.name)

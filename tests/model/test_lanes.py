@@ -1,0 +1,150 @@
+"""Lanes: several processes compute what one computes, the same bits every time, and leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scratchgpt.config import ModelConfig
+from scratchgpt.errors import TrainingError
+from scratchgpt.model.lanes import Lanes, default_lanes
+from scratchgpt.model.params import Layout
+from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.ops.array import Array
+from tests.world import CPU
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="other lanes than the first need POSIX")
+
+CONFIG = ModelConfig(vocab_size=11, block_size=9, n_layer=2, n_head=3, n_embd=12, dropout=0.2)
+
+
+def make(n_lanes: int) -> Lanes:
+    params = Layout(CONFIG).initial(1)
+    moments = Moments(np.zeros_like(params), np.zeros_like(params))
+    return Lanes(CONFIG, CPU, params, moments, n_lanes=n_lanes, n_tokens=7 * 9)
+
+
+def batch(B: int = 7) -> tuple[Array, Array]:
+    tokens, targets = np.random.default_rng(B).integers(0, 11, (2, B, 9))
+    return tokens, targets
+
+
+def train(n_lanes: int, n_steps: int = 3, B: int = 7) -> dict[str, Any]:
+    lanes = make(n_lanes)
+    losses, norms = [], []
+    with lanes.running():
+        for step in range(n_steps):
+            losses.append(lanes.loss_and_grad(*batch(B), seed=5, step=step, micro_batch=2))
+            norms.append(lanes.update(Hyperparameters(1e-3), clip=1.0, update_number=step + 1))
+        score = lanes.score(*batch(B))
+    return {"losses": losses, "norms": norms, "score": score, "params": lanes.gpt.params.copy(), "lanes": lanes}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return train(1)
+
+
+@pytest.mark.parametrize("n_lanes", [2, 3, 8])
+def test_many_lanes_agree_with_one(n_lanes: int, alone: dict[str, Any]) -> None:
+    """Even if there are more lanes than sequences."""
+    many = train(n_lanes)
+    assert np.abs(np.subtract(many["losses"], alone["losses"])).max() <= 1e-6
+    assert np.abs(np.subtract(many["norms"], alone["norms"])).max() <= 1e-5
+    assert np.abs(many["params"] - alone["params"]).max() <= 1e-4  # Adam amplifies what is nearly zero
+    assert abs(many["score"].loss - alone["score"].loss) <= 1e-3
+    assert many["score"].n_targets == alone["score"].n_targets == 63
+
+
+def test_the_same_lanes_give_the_same_bits() -> None:
+    one, other = train(2), train(2)
+    assert one["losses"] == other["losses"]
+    assert one["params"].tobytes() == other["params"].tobytes()
+
+
+def test_gradients_of_all_lanes_are_zero_after_an_update() -> None:
+    lanes = train(2)["lanes"]
+    assert not lanes._arrays["grads"].any()  # noqa: SLF001 - seen from inside: what the next step begins with
+
+
+@pytest.fixture
+def two() -> Iterator[Lanes]:
+    lanes = make(2)
+    with lanes.running():
+        lanes.score(*batch())
+        yield lanes
+
+
+def test_lanes_end_with_the_run(two: Lanes) -> None:
+    (worker,) = two._workers  # noqa: SLF001 - the process itself is what the test is about
+    assert worker.poll() is None
+    two._stop()  # noqa: SLF001
+    assert worker.returncode == 0
+
+
+def test_a_lane_that_dies_is_reported(two: Lanes) -> None:
+    (worker,) = two._workers  # noqa: SLF001
+    worker.kill()
+    worker.wait()
+    with pytest.raises(TrainingError, match="ended"):
+        two.score(*batch())
+
+
+def test_lanes_ignore_the_interrupt_that_is_meant_for_the_first(two: Lanes) -> None:
+    (worker,) = two._workers  # noqa: SLF001
+    worker.send_signal(signal.SIGINT)
+    assert two.score(*batch()).n_targets == 63
+
+
+def test_lanes_do_not_outlive_a_parent_that_is_killed() -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from tests.model.test_lanes import batch, make\n"
+        "lanes = make(2)\n"
+        "with lanes.running():\n"
+        "    lanes.score(*batch())\n"
+        "    print(lanes._workers[0].pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent.parent.parent,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    pid = int(output.stdout)
+    deadline = time.monotonic() + 10
+    while _is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _is_running(pid)
+
+
+def _is_running(pid: int) -> bool:
+    """Tell whether a process is there and no zombie that nobody has waited for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+
+
+def test_memory_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(TrainingError, match=r"2 lanes: No space left.*--lanes 1"):
+        make(2)
+
+
+def test_lanes_by_default() -> None:
+    assert 1 <= default_lanes() <= 64
