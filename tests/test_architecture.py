@@ -28,7 +28,7 @@ FOREIGN = {
     "rich": {"cli"},
     "cupy": {"backend"},
     "safetensors": {"model"},
-    "threadpoolctl": {"backend", "training"},
+    "threadpoolctl": {"backend", "model"},
     "torch": {"bench"},
     "jax": {"bench"},
     "numpy": {"backend", "bench", "chance", "data", "generation", "model", "ops", "tokenizer", "training"},

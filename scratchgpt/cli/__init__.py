@@ -9,7 +9,7 @@ import click
 from scratchgpt import __version__
 from scratchgpt.errors import ScratchGPTError, did_you_mean
 
-COMMANDS = ("prepare", "train", "generate")
+COMMANDS = ("prepare", "train", "generate", "bench")
 
 
 class _Failure(click.ClickException):

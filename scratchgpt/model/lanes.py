@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from scratchgpt.backend import Backend
 from scratchgpt.config import ModelConfig
@@ -187,13 +188,14 @@ class Lanes:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Start the other lanes, and end them afterwards."""
-        try:
-            for index in range(1, self.n_lanes):
-                self._workers.append(self._start(index))
-            yield
-        finally:
-            self._stop()
+        """Start the other lanes, and end them afterwards; meanwhile this process too has one BLAS thread."""
+        with threadpool_limits(1, user_api="blas"):
+            try:
+                for index in range(1, self.n_lanes):
+                    self._workers.append(self._start(index))
+                yield
+            finally:
+                self._stop()
 
     def _stop(self) -> None:
         """Close the pipes: at the end of theirs, lanes end."""

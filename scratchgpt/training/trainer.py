@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from scratchgpt.backend import Backend
 from scratchgpt.data.dataset import Batch, Dataset
@@ -47,7 +46,7 @@ class Trainer:
     def events(self) -> Iterator[Event]:
         """Train to the last step, or until `stop`. Raises TrainingError and CheckpointError."""
         # Numbers that overflow are found where the loss is looked at.
-        with threadpool_limits(1, user_api="blas"), np.errstate(all="ignore"), self.lanes.running():
+        with np.errstate(all="ignore"), self.lanes.running():
             if self.step == 0:
                 yield from self.save()  # a full disk shows now, not after an hour
                 yield from self._evaluate_windows()

@@ -1,0 +1,88 @@
+"""The benchmark: whole training steps of our model and of the same model in other frameworks, on one machine in turn.
+
+Each contender is a process of its own (`worker`) that builds the model, and then makes and times steps when `measure`
+asks for them. All start from the same weights and see the same tokens, and nothing is timed before their losses agree.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from scratchgpt.config import ModelConfig
+from scratchgpt.model.params import Layout
+from scratchgpt.ops.adamw import Hyperparameters
+from scratchgpt.ops.array import Array
+
+OURS = "ours"
+LIMIT = "matrix product"
+HYPERPARAMETERS = Hyperparameters(learning_rate=1e-3)
+CLIP = 1.0
+
+
+class Source(NamedTuple):
+    """Where a contender comes from."""
+
+    package: str  # that must be installed
+    module: str  # of this package
+    function: str  # makes a Contender from a Workload
+
+
+SOURCES = {
+    OURS: Source("numpy", "ours", "build"),
+    LIMIT: Source("numpy", "ours", "build_product"),
+    "torch": Source("torch", "torch_peer", "build"),
+    "torch-compile": Source("torch", "torch_peer", "build_compiled"),
+    "jax": Source("jax", "jax_peer", "build"),
+}
+PEERS = ("torch", "torch-compile", "jax")
+
+
+class Contender(NamedTuple):
+    """A model in training, or something else to time."""
+
+    step: Callable[[Array, Array], float]  # tokens, targets (B, T) -> the loss; returns when all work is done
+    about: dict[str, Any]  # what the report says of it
+    profile: dict[str, float] | None = None  # seconds spent in each part, for whoever reads it to clear
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What every contender is to compute."""
+
+    model: ModelConfig
+    batch_size: int
+    seed: int = 1337
+    device: str = "auto"
+    profile: bool = False
+
+    @classmethod
+    def from_mapping(cls, settings: dict[str, Any]) -> Self:
+        """Build from what `dataclasses.asdict` gave."""
+        return cls(**settings | {"model": ModelConfig.from_mapping(settings["model"])})
+
+    def initial(self) -> dict[str, Array]:
+        """Draw the initial parameters by GPT-2's names, linear maps (in, out)."""
+        layout = Layout(self.model)
+        return layout.views(layout.initial(self.seed))
+
+    def batch(self, step: int) -> tuple[Array, Array]:
+        """Draw tokens and targets (B, T) of one step."""
+        shape = (2, self.batch_size, self.model.block_size)
+        tokens, targets = np.random.default_rng([self.seed, step]).integers(self.model.vocab_size, size=shape)
+        return tokens, targets
+
+    @property
+    def flops(self) -> int:
+        """The multiplications and additions in the matrix products of a step: 6 · P · tokens + 12 · L · C · T · tokens.
+
+        P are the parameters that are multiplied with: all but the position table and, where the head is a matrix of
+        its own, the token table. The second term is attention over all of the T positions; to leave out what the
+        causal mask hides may therefore beat the limit that follows from this number.
+        """
+        config = self.model
+        C, T, L = config.n_embd, config.block_size, config.n_layer
+        looked_up = T * C + (0 if config.tie_word_embeddings else config.vocab_size * C)
+        tokens = self.batch_size * T
+        return 6 * (Layout(config).size - looked_up) * tokens + 12 * L * C * T * tokens

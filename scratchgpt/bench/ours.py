@@ -1,0 +1,100 @@
+"""Our model as a contender, and the large matrix product that says what the machine could do at most."""
+
+import atexit
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from scratchgpt.backend import select
+from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
+from scratchgpt.model.lanes import Lanes, default_lanes
+from scratchgpt.model.params import Layout
+from scratchgpt.ops.adamw import Moments
+from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import Sublayer, Table
+
+
+def build(workload: Workload) -> Contender:
+    """Return our model, ready to train."""
+    seconds: dict[str, float] = {}
+    backend = select(workload.device)
+    if workload.profile:
+        backend = backend._replace(table=_timed(backend.table, seconds))
+    layout = Layout(workload.model)
+    moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
+    n_tokens = workload.batch_size * workload.model.block_size
+    n_lanes = min(default_lanes(), workload.batch_size)
+    initial = layout.initial(workload.seed)
+    model = Lanes(workload.model, backend, initial, moments, n_lanes=n_lanes, n_tokens=n_tokens)
+    running = contextlib.ExitStack()
+    running.enter_context(model.running())
+    atexit.register(running.close)
+    n_done = 0
+
+    def step(tokens: Array, targets: Array) -> float:
+        nonlocal n_done
+        loss = model.loss_and_grad(tokens, targets, seed=workload.seed, step=n_done, micro_batch=0)
+        n_done += 1
+        model.update(HYPERPARAMETERS, clip=CLIP, update_number=n_done)
+        backend.to_numpy(model.gpt.params[:1])  # a device may compute on after `update`: wait for it
+        return loss
+
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    about = {
+        "version": f"NumPy {np.__version__}, {blas['name']} {blas['version']}",
+        "device": backend.name,
+        "lanes": n_lanes,
+        "parameters": layout.size,
+    }
+    return Contender(step, about, seconds)
+
+
+def _timed(table: Table, seconds: dict[str, float]) -> Table:
+    """Return the table with every entry adding to its own sum of `seconds`."""
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*args, **kwargs)
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+            return result
+
+        return wrapper
+
+    entries: dict[str, Any] = {}
+    for field in dataclasses.fields(table):
+        name, entry = field.name, getattr(table, field.name)
+        if isinstance(entry, Sublayer):
+            entries[name] = dataclasses.replace(
+                entry,
+                forward=timed(f"{name} forward", entry.forward),
+                backward=timed(f"{name} backward", entry.backward),
+            )
+        elif callable(entry):
+            entries[name] = timed(name, entry)
+    return dataclasses.replace(table, **entries)
+
+
+def build_product(workload: Workload) -> Contender:
+    """Return a float32 matrix product, large enough to take a thirtieth of a second on all cores."""
+    backend = None if workload.device in ("auto", "cpu") else select(workload.device)
+    xp = backend.xp if backend else np
+    size, took = 512, 0.0
+    while took < 1 / 30:
+        size *= 2
+        a, b = xp.full((size, size), 0.5, dtype="float32"), xp.full((size, size), 0.25, dtype="float32")
+        out = xp.matmul(a, b)
+        started = time.perf_counter()
+        xp.matmul(a, b, out=out)
+        float(out[0, 0])
+        took = time.perf_counter() - started
+
+    def step(*_: Array) -> float:
+        xp.matmul(a, b, out=out)
+        return float(out[0, 0])
+
+    return Contender(step, {"flops": 2 * size**3})

@@ -1,0 +1,135 @@
+"""`scratchgpt bench`: how long a training step takes, beside other frameworks and the machine's limit."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from scratchgpt.cli.options import config_options, typed
+from scratchgpt.config import DEFAULT_PRESET, ModelConfig, load_preset
+from scratchgpt.errors import UsageError
+
+POSITIVE = click.IntRange(min=1)
+CHARACTERS, WORD_PIECES = 65, 50_257
+IDLE_CPU = 0.1
+"""Cores that a contender may keep busy while it waits, before the report says so."""
+
+
+@click.command("bench", short_help="Time a training step, beside other frameworks.")
+@click.option("--preset", metavar="NAME", default=DEFAULT_PRESET, show_default=True, help="Recipe whose sizes to take.")
+@click.option("--vs", metavar="NAMES", default="", help="Peers, with commas: torch, torch-compile, jax.")
+@click.option("--steps", type=POSITIVE, default=10, show_default=True, help="Steps in each round.")
+@click.option("--rounds", type=POSITIVE, default=5, show_default=True, help="How often each contender has its turn.")
+@click.option("--batch-size", type=POSITIVE, help="Sequences in a step; by default the preset's.")
+@click.option("--vocab-size", type=int, help="Number of different tokens (V); by default as the preset is used.")
+@click.option("--seed", type=click.IntRange(min=0), default=1337, show_default=True, help="Of weights and tokens.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
+@click.option("--profile", "is_profile", is_flag=True, help="Show where our time goes, too.")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line for each contender, ours last.")
+@config_options(ModelConfig)
+def command(
+    *,
+    preset: str,
+    vs: str,
+    steps: int,
+    rounds: int,
+    batch_size: int | None,
+    vocab_size: int | None,
+    seed: int,
+    device: str,
+    is_profile: bool,
+    is_json: bool,
+    **settings: Any,
+) -> None:
+    """Time whole training steps (forward, backward, clip, AdamW) of a preset's model, by default without dropout.
+
+    With --vs, the very same model in other frameworks takes turns with ours, each in a process of its own; that all
+    compute the same losses is checked first.
+    """
+    from scratchgpt.bench import Workload, measure
+
+    peers = list(dict.fromkeys(name.strip() for name in vs.split(",") if name.strip()))
+    measure.check_peers(peers)
+    recipe = load_preset(preset)
+    used_with = WORD_PIECES if preset.startswith("gpt-") else CHARACTERS
+    model = {"vocab_size": used_with} | dict(recipe.model) | {"dropout": 0.0} | typed(ModelConfig, settings)
+    if vocab_size is not None:
+        model["vocab_size"] = vocab_size
+    workload = Workload(
+        model=ModelConfig.from_mapping(model),
+        batch_size=batch_size or recipe.train.get("micro_batch") or recipe.train["batch_size"],
+        seed=seed,
+        device=device,
+    )
+    if peers and workload.model.dropout:
+        raise UsageError("With dropout every framework draws numbers of its own; leave out --dropout or --vs.")
+
+    records = measure.compare(workload, peers, steps=steps, rounds=rounds, progress=_progress)
+    parts = {}
+    if is_profile:
+        _progress("profiling")
+        parts = measure.profile(workload, steps)
+    _progress("")
+    shared = {"preset": preset, "batch_size": workload.batch_size, "model": model, "machine": measure.machine()}
+    records = [shared | record for record in records]
+    if is_json:
+        records[-1] |= {"profile": parts} if parts else {}
+        for record in records:
+            click.echo(json.dumps(record))
+    else:
+        _show(records, parts)
+    for record in records:
+        if record["idle_cpu"] > IDLE_CPU:
+            click.echo(
+                f"Note: {record['contender']} kept {record['idle_cpu']:.1f} cores busy while others had their turn.",
+                err=True,
+            )
+
+
+def _progress(message: str) -> None:
+    """Show in a terminal what is going on, in place of what was shown before."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{message}", nl=False, err=True)
+
+
+def _show(records: list[dict[str, Any]], parts: dict[str, float]) -> None:
+    """Print the tables."""
+    from rich import box
+    from rich.bar import Bar
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    ours = records[-1]
+    machine, model = ours["machine"], ours["model"]
+    versions = "; ".join(dict.fromkeys(record["version"] for record in reversed(records)))
+    console.print(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; {versions}")
+    console.print(
+        f"{ours['preset']}: V {model['vocab_size']:,}, T {model['block_size']}, C {model['n_embd']}, "
+        f"H {model['n_head']}, L {model['n_layer']}, B {ours['batch_size']}; {ours['parameters']:,} parameters; "
+        f"{ours['rounds']} rounds of {ours['steps']} steps. A large matrix product makes {ours['blas_gflops']:,.0f} "
+        f"GFLOP/s, at which a step takes {ours['blas_limit_ms']:,.1f} ms."
+    )
+    table = Table("contender", box=box.SIMPLE, padding=0, collapse_padding=False)
+    for heading in ("ms/step", "min–max", "tokens/s", "GFLOP/s", "of limit", f"MB ({ours['memory_kind']})", "× ours"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in records:
+        memory = record["peak_memory_mb"]
+        table.add_row(
+            record["contender"],
+            f"{record['step_ms']:,.1f}",
+            f"{record['step_ms_min']:,.1f}–{record['step_ms_max']:,.1f}",
+            f"{record['tokens_per_s']:,.0f}",
+            f"{record['gflops']:,.1f}",
+            f"{record['blas_limit_ms'] / record['step_ms']:.0%}",
+            f"{memory:,.0f}" if memory else "?",
+            f"{record['ratio']:.2f}",
+        )
+    console.print(table)
+    if parts:
+        total = sum(parts.values())
+        table = Table("part of ours", "ms/step", "share", "", box=box.SIMPLE)
+        for name, ms in parts.items():
+            table.add_row(name, f"{ms:,.2f}", f"{ms / total:.0%}", Bar(total, 0, max(ms, 0), width=30))
+        console.print(table)

@@ -1,0 +1,177 @@
+"""The benchmark compares equal things, counts rightly, and tells failures in a sentence. No speed is demanded here."""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scratchgpt.bench import OURS, PEERS, SOURCES, Workload, measure, ours, processes
+from scratchgpt.config import ModelConfig
+from scratchgpt.errors import BenchmarkError, UsageError
+from scratchgpt.model.params import Layout
+from tests.world import scratchgpt
+
+SIZES: dict[str, Any] = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16}
+WORKLOAD = Workload(model=ModelConfig(vocab_size=11, **SIZES), batch_size=3)
+SMALL = "--block-size=8 --n-layer=2 --n-head=2 --n-embd=16 --batch-size=3 --steps=2 --rounds=2"
+OPTIONS = SMALL.split()
+NUMBERS = ("step_ms", "tokens_per_s", "gflops", "blas_limit_ms", "peak_memory_mb", "lanes", "rounds", "ratio")
+KINDS: list[dict[str, Any]] = [{}, {"bias": False, "tie_word_embeddings": False, "activation": "relu"}]
+
+
+def records(*arguments: str, cwd: Path) -> list[dict[str, Any]]:
+    """Run the command; return its JSON lines."""
+    result = scratchgpt("bench", "--json", *OPTIONS, *arguments, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_alone_with_a_profile(tmp_path: Path) -> None:
+    [record] = records("--profile", "--vocab-size", "11", cwd=tmp_path)
+    assert record["contender"] == "ours"
+    assert record["preset"] == "shakespeare-cpu"
+    assert all(record[name] > 0 for name in NUMBERS)
+    assert record["ratio"] == 1
+    assert record["model"]["vocab_size"] == 11
+    assert record["model"]["dropout"] == 0
+    parts = record["profile"]
+    pairs = {f"{name} {way}" for name in ("embed", "attention", "mlp") for way in ("forward", "backward")}
+    assert parts.keys() == pairs | {"head_loss", "update", "other"}
+    assert all(ms > 0 for ms in parts.values()), "a part took longer than the whole"
+    assert parts["other"] <= 0.5 * sum(parts.values()), "most of a step is in no part"
+
+
+@pytest.mark.slow
+@pytest.mark.oracle
+def test_beside_torch(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    peer, our = records("--vs", "torch", cwd=tmp_path)
+    assert (peer["contender"], our["contender"]) == ("torch", "ours")
+    assert peer["ratio"] > 0
+    assert abs(peer["first_loss"] - our["first_loss"]) <= 1e-3
+    assert peer["blas_limit_ms"] == our["blas_limit_ms"]
+
+
+def test_the_table_for_people(tmp_path: Path) -> None:
+    result = scratchgpt("bench", "--preset", "gpt-nano", "--profile", *OPTIONS, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert all(word in result.stdout for word in ("ms/step", "GFLOP/s", "ours", "head_loss", "V 50,257"))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("peer", ["torch", "jax"])
+def test_peers_compute_the_same(peer: str, kind: dict[str, Any]) -> None:
+    pytest.importorskip(peer, reason=f"{peer} is not installed")
+    workload = Workload(model=ModelConfig(vocab_size=11, **SIZES, **kind), batch_size=3)
+    module = importlib.import_module(f"scratchgpt.bench.{SOURCES[peer].module}")
+    contenders = [ours.build(workload), module.build(workload)]
+    losses = np.array([[contender.step(*workload.batch(step)) for step in range(6)] for contender in contenders])
+    assert np.abs(losses[0] - losses[1]).max() <= 2e-5
+    assert np.unique(losses[0]).size == 6
+
+
+def test_operations_are_counted() -> None:
+    # 2 layers of 12 C² + 13 C, the final norm's 2 C, the tied tokens' V C; the position table is not multiplied with.
+    C, T, V = 16, 8, 11
+    multiplied = 2 * (12 * C * C + 13 * C) + 2 * C + V * C
+    assert multiplied == Layout(WORKLOAD.model).size - T * C
+    assert WORKLOAD.flops == 3 * T * (6 * multiplied + 12 * 2 * C * T)
+    untied = Workload(model=ModelConfig(vocab_size=11, tie_word_embeddings=False, **SIZES), batch_size=3)
+    assert untied.flops == WORKLOAD.flops
+
+
+def test_ratio_is_the_median_over_rounds() -> None:
+    """A machine that is slow for one round is slow for both sides, and an outlier stays one."""
+    theirs, ours_ = [[2.0, 2.0, 9.0], [20.0, 20.0, 20.0], [3.0, 3.0, 3.0]], [[1.0, 1.0, 1.0], [10.0, 9.0, 11.0], [1.0]]
+    found = measure.numbers(theirs, ours_, workload=WORKLOAD, rate=1e6)
+    assert found["ratio"] == 2
+    assert found["step_ms"] == 3000
+    assert (found["step_ms_min"], found["step_ms_max"]) == (2000, 20000)
+    assert found["tokens_per_s"] == 3 * 8 / 3
+    assert found["gflops"] == pytest.approx(WORKLOAD.flops / 3 / 1e9)
+    assert found["blas_limit_ms"] == pytest.approx(WORKLOAD.flops / 1e3)
+
+
+@pytest.mark.parametrize("loss", [2.01, float("nan")])
+def test_what_computes_something_else_is_not_timed(loss: float) -> None:
+    measure.check_losses({OURS: [2.0, 1.9], "torch": [2.0005, 1.8995]})
+    with pytest.raises(BenchmarkError, match="torch does not compute the same as ours: at step 2"):
+        measure.check_losses({OURS: [2.0, 2.0], "torch": [2.0, loss]})
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("print('long story', file=sys.stderr); sys.exit('last words\\n')", "died with exit code 1: last words$"),
+        ("os._exit(9)", "died with exit code 9: it said nothing$"),
+    ],
+)
+def test_a_worker_that_dies(program: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "WORKER", (sys.executable, "-c", f"import os, sys; {program}"))
+    with pytest.raises(BenchmarkError, match=message), measure.started(OURS, WORKLOAD):
+        pass
+
+
+def test_a_worker_that_dies_later() -> None:
+    with measure.started(OURS, WORKLOAD) as (worker, about):
+        assert about["parameters"] == Layout(WORKLOAD.model).size
+        worker.take_turn(2)
+        assert [len(turn) for turn in worker.rounds] == [2]
+        worker.process.kill()
+        with pytest.raises(BenchmarkError, match="ours died"):
+            worker.take_turn(2)
+
+
+def test_a_worker_that_fails() -> None:
+    with (
+        pytest.raises(BenchmarkError, match=r"^The contender nobody failed: KeyError: 'nobody'$"),
+        measure.started("nobody", WORKLOAD),
+    ):
+        pass
+
+
+def test_peers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"no peer 'tirch' \(did you mean 'torch'\?\)"):
+        measure.check_peers(["tirch"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for name in PEERS:
+        with pytest.raises(UsageError, match="must be installed: pip install"):
+            measure.check_peers([name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--vs tirch", "did you mean 'torch'"),
+        ("--vs ours", "no peer 'ours'"),
+        ("--preset nano", "no preset 'nano'"),
+        ("--n-embd 17", "17 is not divisible by"),
+        ("--vocab-size 0", "vocab_size must be at least 1"),
+        ("--steps 0", "--steps"),
+        ("--batch-size -1", "--batch-size"),
+        ("--device tpu", "no device 'tpu'"),
+    ],
+)
+def test_misuse_is_refused_in_a_sentence(arguments: str, message: str, tmp_path: Path) -> None:
+    result = scratchgpt("bench", *arguments.split(), cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not processes.PROC.exists(), reason="there is no /proc")
+def test_children_count() -> None:
+    before = processes.memory_mb(os.getpid())
+    with measure.started(OURS, WORKLOAD) as (worker, _):
+        child = processes.memory_mb(worker.process.pid)
+        assert processes.cpu_seconds(worker.process.pid) > 0
+        assert processes.memory_mb(os.getpid()) >= before + 0.1 * child
+    assert 1 < child < 10_000
+    assert processes.memory_mb(worker.process.pid) == 0
