@@ -7,9 +7,10 @@ The mathematics is ops/sublayers.py's, in another order:
 - The exponentials E are kept as they are; where their row sums z are divided by, that is done to rows of width D:
   y = (E v) / z. In the backward, with dy' = dy / z, the same trick gives dS = E · (dy' vᵀ - Σ dy' · y), because
   Σⱼ dAᵢⱼ Aᵢⱼ = Σ dyᵢ · yᵢ, with dropout or without.
-- No row's maximum is subtracted while all scores are so small that no exponential can overflow or vanish.
+- No row's maximum is subtracted unless the rows' sums show that an exponential has overflowed or a row has vanished.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -28,9 +29,6 @@ CACHE_BYTES = 2**18
 
 ROWS = 64
 """Query rows in a block, for sequences that are longer than two of them."""
-
-SAFE = 60.0
-"""Scores up to this need no shift: e**60 summed over any row stays far below float32's largest number."""
 
 
 class Saved(NamedTuple):
@@ -88,13 +86,10 @@ def forward(x: Array, params: AttentionParams, context: Context, *, workspace: W
     weights = [take(f"weights {i}", *each.shape) for i, each in enumerate(exps)] if mask is not None else exps
     for i, rows in enumerate(blocks):
         for group in _groups(B, exps[i][0].size, x.itemsize):
-            scores = exps[i][group]
-            np.matmul(q[group, :, rows], k[group, :, : rows.stop].swapaxes(-1, -2), out=scores)
-            _exponentials(scores)
-            row_sums = scores @ norm.ones(rows.stop, dtype.name)
+            row_sums = _exponentials(q[group, :, rows], k[group, :, : rows.stop], exps[i][group])
             np.divide(1, row_sums[..., None], out=sums[group, :, rows])
             if masks:
-                np.multiply(scores, masks[i][group], out=weights[i][group])
+                np.multiply(exps[i][group], masks[i][group], out=weights[i][group])
             block = y[group, :, rows]
             np.matmul(weights[i][group], v[group, :, : rows.stop], out=block)
             block *= sums[group, :, rows]
@@ -104,15 +99,31 @@ def forward(x: Array, params: AttentionParams, context: Context, *, workspace: W
     return Saved(xhat, rstd, normed, parts, exps, weights, masks, sums, heads, out_mask)
 
 
-def _exponentials(scores: Array) -> None:
-    """Turn the scores (..., R, S) of R rows that end before row S into exponentials; 0 where a row may not look."""
-    R, S = scores.shape[-2:]
-    triangle = scores[..., S - R :]  # what may lie above the diagonal
-    if not (scores.max() <= SAFE and scores.min() >= -SAFE):
-        triangle += np.triu(np.full((R, R), -np.inf, scores.dtype), k=1)
-        scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    triangle *= np.tri(R, dtype=scores.dtype)
+@np.errstate(over="ignore", invalid="ignore")
+def _exponentials(q: Array, k: Array, exps: Array) -> Array:
+    """Fill exps (..., R, S) with exp(q kᵀ), 0 where a query may not look; return the sums of its rows (..., R).
+
+    q (..., R, D), k (..., S, D): the queries are the last R of S positions.
+    """
+    R, S = exps.shape[-2:]
+    triangle, may_look = exps[..., S - R :], _triangle(R, exps.dtype.name)
+    np.matmul(q, k.swapaxes(-1, -2), out=exps)
+    np.exp(exps, out=exps)
+    triangle *= may_look
+    sums = exps @ norm.ones(S, exps.dtype.name)
+    if not norm.are_safe(sums):  # an exponential has overflowed, or a whole row has vanished: begin again, shifted
+        np.matmul(q, k.swapaxes(-1, -2), out=exps)
+        np.copyto(triangle, -np.inf, where=may_look == 0)
+        exps -= exps.max(axis=-1, keepdims=True)
+        np.exp(exps, out=exps)
+        sums = exps.sum(axis=-1)
+    return sums
+
+
+@functools.cache
+def _triangle(n: int, dtype: str) -> Array:
+    """Return (n, n): 1 on and below the diagonal, 0 above."""
+    return np.tri(n, dtype=dtype)
 
 
 def add_output(

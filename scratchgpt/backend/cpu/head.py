@@ -1,4 +1,8 @@
-"""Final norm, output projection and cross-entropy without a matrix of all logits: rows come and go in chunks."""
+"""Final norm, output projection and cross-entropy without a matrix of all logits.
+
+Rows come and go in chunks that suit the products, and what is done to single logits is done in smaller blocks that stay
+in the cache. No row's maximum is subtracted unless a sum of exponentials shows that it must be.
+"""
 
 import math
 
@@ -13,8 +17,8 @@ from scratchgpt.ops.sublayers import Context, HeadParams
 ROWS = 512
 """Rows of logits that exist at a time."""
 
-SAFE = 60.0
-"""Logits up to this need no shift, as in attention.py."""
+BLOCK_BYTES = 2**19
+"""Logits that are turned into gradients at a time: what stays in a core's cache."""
 
 
 def head_loss(
@@ -34,16 +38,31 @@ def head_loss(
         rows = slice(start, min(start + ROWS, N))
         logits = workspace.take("logits", (rows.stop - start, V), dtype)
         np.matmul(normed[rows], params.weight.T, out=logits)
-        if not (logits.max() <= SAFE and logits.min() >= -SAFE):
-            logits -= logits.max(axis=-1, keepdims=True)
-        places = np.arange(rows.stop - start), answers[rows]
-        right = logits[places]
-        np.exp(logits, out=logits)
-        sums = logits @ norm.ones(V, dtype.name)
-        losses.append(float((np.log(sums) - right).sum()))
-        logits *= (scale / sums)[:, None]
-        logits[places] -= scale  # now the gradient with respect to the logits
+        n_rows = max(1, BLOCK_BYTES // (V * logits.itemsize))
+        for first in range(0, len(logits), n_rows):
+            block = logits[first : first + n_rows]
+            here = slice(start + first, start + first + len(block))
+            losses.append(_gradient(block, answers[here], normed[here], params.weight, scale))
         add_product(logits.T, normed[rows], grads.weight)
         np.matmul(logits, params.weight, out=dnormed[rows])
     norm.backward(dnormed, xhat, rstd, params.gain, grads.gain, grads.bias, workspace)
     return np.asarray(math.fsum(losses) * scale, dtype), dnormed.reshape(x.shape)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _gradient(logits: Array, targets: Array, normed: Array, weight: Array, scale: float) -> float:
+    """Turn logits (R, V) into the loss's gradient with respect to them, in place; return the sum of the losses."""
+    places = np.arange(len(logits)), targets
+    right = logits[places]
+    np.exp(logits, out=logits)
+    sums = logits @ norm.ones(logits.shape[1], logits.dtype.name)
+    if not norm.are_safe(sums):  # an exponential has overflowed, or a whole row has vanished: begin again, shifted
+        np.matmul(normed, weight.T, out=logits)
+        logits -= logits.max(axis=-1, keepdims=True)
+        right = logits[places]
+        np.exp(logits, out=logits)
+        sums = logits.sum(axis=-1)
+    loss = float((np.log(sums) - right).sum())
+    logits *= (scale / sums)[:, None]
+    logits[places] -= scale
+    return loss

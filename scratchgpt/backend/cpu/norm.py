@@ -26,6 +26,11 @@ def add_column_sums(rows: Array, out: Array) -> None:
     out += ones(len(rows), rows.dtype.name) @ rows
 
 
+def are_safe(sums: Array) -> bool:
+    """Tell whether sums of exponentials can be divided by: none is infinite or nan, none nearly 0."""
+    return bool(sums.max() < 1e30 and sums.min() > 1e-30)
+
+
 def forward(x: Array, gain: Array, bias: Array | None, xhat: Array, rstd: Array, normed: Array) -> None:
     """Fill xhat (R, C), rstd (R,) and normed (R, C) from x (R, C)."""
     C = x.shape[1]
