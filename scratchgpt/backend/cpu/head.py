@@ -14,7 +14,7 @@ from scratchgpt.backend.workspace import Workspace
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import Context, HeadParams
 
-ROWS = 512
+ROWS = 256
 """Rows of logits that exist at a time."""
 
 BLOCK_BYTES = 2**19
