@@ -49,8 +49,9 @@ def sentence(event: Event) -> str | None:
     match event:
         case Evaluated():
             part = "whole validation set" if event.is_whole else "validation"
+            perplexity = f"{event.perplexity:.2f}" if event.perplexity < 1e6 else f"{event.perplexity:.1e}"
             return (
-                f"step {event.step:,}: {part} loss {event.loss:.4f}, perplexity {event.perplexity:.5g}, "
+                f"step {event.step:,}: {part} loss {event.loss:.4f}, perplexity {perplexity}, "
                 f"accuracy {event.accuracy:.1%}"
             )
         case _:

@@ -33,7 +33,9 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--resume", metavar="DIR", type=FOLDER, help="Go on with a run from its last checkpoint, or a named one.")
 @click.option("--force", is_flag=True, help="Replace the run in --run, or what came after --resume.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
-@click.option("--lanes", metavar="auto|N", help="Processes that share the work; auto: one for each core.")
+@click.option(
+    "--lanes", metavar="auto|N", help="Processes that share the work: auto, one for each core; 0 or 1, no others."
+)
 @config_options(ModelConfig, TrainConfig)
 @click.pass_context
 def command(
@@ -157,9 +159,9 @@ def _lanes(typed: str | None) -> int | None:
         return None
     if typed == "auto":
         return default_lanes()
-    if not typed.isascii() or not typed.isdigit() or not 1 <= int(typed) <= MOST_LANES:
-        raise UsageError(f"--lanes must be auto or a number from 1 to {MOST_LANES}, not {typed!r}.")
-    return int(typed)
+    if not typed.isascii() or not typed.isdigit() or int(typed) > MOST_LANES:
+        raise UsageError(f"--lanes must be auto or a number from 0 to {MOST_LANES}, not {typed!r}.")
+    return max(int(typed), 1)
 
 
 def _newest_data() -> Path:

@@ -77,7 +77,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("train --data data/fox --activation swish", USAGE, "gelu_new or relu"),
         ("train --data data/fox --block-size 300", USAGE, "validation part of data/fox has 207 tokens"),
         ("train --data data/fox --block-size 3000", USAGE, "training part of data/fox has 1,863 tokens"),
-        ("train --data data/fox --lanes 65", USAGE, "--lanes must be auto or a number from 1 to 64"),
+        ("train --data data/fox --lanes 65", USAGE, "--lanes must be auto or a number from 0 to 64"),
         ("train --data data/fox --lanes many", USAGE, "--lanes must be auto or a number"),
         ("train --data data/fox --device gpu", USAGE, "The GPU backend is not there yet"),
         ("train --data data/fox --device tpu", USAGE, "choose auto, cpu or gpu"),
