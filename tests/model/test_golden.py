@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from scratchgpt.backend import Backend
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import REFERENCE
 from tests.world import CPU
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -53,14 +55,19 @@ def file(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
         yield dict(arrays)
 
 
+@pytest.fixture(params=["reference", "cpu"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return CPU._replace(table=REFERENCE) if request.param == "reference" else CPU
+
+
 @pytest.fixture(params=TOLERANCES, ids=lambda dtype: dtype.__name__)
-def golden(file: dict[str, Any], request: pytest.FixtureRequest) -> Golden:
+def golden(file: dict[str, Any], backend: Backend, request: pytest.FixtureRequest) -> Golden:
     about = json.loads(str(file["about"]))
     config = ModelConfig(**about["config"])
     params = np.empty(Layout(config).size, request.param)
     for name, view in Layout(config).views(params).items():
         view[...] = file[f"params/{name}"]
-    return Golden(file, about, GPT(config, CPU, params), TOLERANCES[request.param])
+    return Golden(file, about, GPT(config, backend, params), TOLERANCES[request.param])
 
 
 def largest(x: Array) -> float:
