@@ -22,7 +22,7 @@ from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import REFERENCE, Table
+from scratchgpt.ops.sublayers import REFERENCE, AttentionParams, Context, Table
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_head": 3, "n_embd": 12}
 
@@ -96,6 +96,26 @@ def test_scores_and_logits_that_would_overflow(size: float) -> None:
     (expected_loss, expected), (loss, got) = results
     assert abs(loss - expected_loss) <= 1e-5 * expected_loss
     assert np.abs(got - expected).max() <= 1e-7 * size * np.abs(expected).max()  # float32's error in such a score
+
+
+@pytest.mark.parametrize("score", [5.0, 25.0, 45.0, 60.0, -45.0, -60.0])
+def test_small_gradients_through_large_scores(score: float) -> None:
+    """In float32, a gradient that is divided by a large sum of exponentials must not sink below what it can hold."""
+    rng = np.random.default_rng(0)
+    gain, zeros, eye = np.ones(4, np.float32), np.zeros(4, np.float32), np.eye(4, dtype=np.float32)
+    qkv_bias = np.array([score, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], np.float32)  # with D = 4, q · k / √D is about `score`
+    qkv_weight = np.concatenate([0.1 * eye, 0.1 * eye, eye], axis=1)
+    params = AttentionParams(gain, zeros, qkv_weight, qkv_bias, eye, zeros)
+    given_x, given_dx = rng.normal(size=(2, 1, 9, 4)).astype(np.float32)
+    results = []
+    for table in (REFERENCE, cpu.table(Workspace(poison=True))):
+        grads = AttentionParams(*(np.zeros_like(array) for array in (gain, zeros, qkv_weight, qkv_bias, eye, zeros)))
+        saved = table.attention.forward(given_x.copy(), params, Context(1))
+        table.attention.backward(given_dx * np.float32(1e-17), saved, params, grads, Context(1))
+        results.append(grads.qkv_weight)
+    for part in (slice(0, 4), slice(4, 8), slice(8, 12)):  # queries, keys, values
+        expected, got = (result[:, part] for result in results)
+        assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("n", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
