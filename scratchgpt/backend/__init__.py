@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scratchgpt.backend import cpu
+from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.errors import UsageError
 from scratchgpt.ops.array import Array
@@ -22,10 +23,13 @@ class Backend(NamedTuple):
     to_numpy: Callable[[Array], Array]
 
 
-def select(device: str) -> Backend:
-    """Return the backend for `auto`, `cpu` or `gpu`. Raises UsageError if it is not to be had."""
+def select(device: str, team: Team | None = None) -> Backend:
+    """Return the backend for `auto`, `cpu` or `gpu`, where asked for as one lane of a team of the CPU's.
+
+    Raises UsageError if it is not to be had.
+    """
     if device in ("auto", "cpu"):
-        return Backend("cpu", np, cpu.table(Workspace()), np.asarray)
+        return Backend("cpu", np, cpu.table(Workspace(), team), np.asarray)
     if device == "gpu":
         raise UsageError("The GPU backend is not there yet; use --device cpu.")
     raise UsageError(f"There is no device {device!r}; choose auto, cpu or gpu.")

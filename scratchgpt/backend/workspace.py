@@ -20,7 +20,7 @@ class Workspace:
     """Buffers by name. What a buffer holds when it is taken is undefined: whoever takes it must fill it."""
 
     def __init__(self, *, poison: bool = False) -> None:
-        """Start empty. With `poison`, every buffer is filled with NaN when it is taken, so that tests see omissions."""
+        """Start empty. With `poison`, floats are filled with NaN when they are taken, so that tests see omissions."""
         self._buffers: dict[Hashable, Array] = {}
         self._poison = poison
 
@@ -34,6 +34,6 @@ class Workspace:
             offset = -raw.ctypes.data % ALIGNMENT // itemsize
             buffer = self._buffers[name] = raw[offset : offset + size]
         view = buffer[:size].reshape(shape)
-        if self._poison:
+        if self._poison and np.issubdtype(dtype, np.floating):
             view.fill(np.nan)
         return view

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 from scratchgpt.backend import Backend
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
-from scratchgpt.model.params import Layout
+from scratchgpt.model.params import Layout, Params
 from scratchgpt.ops import adamw, cross_entropy, layernorm, linear
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import Context
 
-EVALUATION_ROWS = 2048
-"""Rows of logits computed at once in an evaluation: (rows, V) is the largest array there."""
+EVALUATION_LOGITS = 2**22
+"""Logits computed at once in an evaluation, the largest array there."""
 
 
 class Score(NamedTuple):
@@ -25,21 +25,18 @@ class Score(NamedTuple):
 class GPT:
     """A model: its configuration, its flat parameters and gradients, and the device that computes."""
 
-    def __init__(self, config: ModelConfig, backend: Backend, params: Array, grads: Array | None = None) -> None:
-        """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device.
-
-        The same for `grads` (P,), which are otherwise made when they are first needed.
-        """
+    def __init__(self, config: ModelConfig, backend: Backend, params: Array) -> None:
+        """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device."""
         self.config = config
         self.backend = backend
         self.layout = Layout(config)
         self.params = backend.xp.asarray(params)
         self.tree = self.layout.tree(self.params)
-        self._grads = grads
+        self._grads: Array | None = None
 
     @property
     def grads(self) -> Array:
-        """The gradients (P,): zero at first, and after each update. Only a model in training has them."""
+        """The gradients (P,): zero at first, and after each update; made when they are first needed."""
         if self._grads is None:
             self._grads = self.backend.xp.zeros_like(self.params)
         return self._grads
@@ -54,19 +51,24 @@ class GPT:
         micro_batch: int = 0,
         first_sequence: int = 0,
         n_targets: int = 0,
+        n_micro_batches: int = 0,
+        grads: Params | None = None,
     ) -> float:
         """Return the mean loss in nats and add its gradient to `grads`. Raises UsageError if T is above block_size.
 
         tokens, targets (B, T) on any device. At most `micro_batch` sequences are computed at once (0: all); the
-        result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout. Where this is
-        a part of a larger batch, `first_sequence` tells where in it, and the loss is divided by its `n_targets`.
+        result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout.
+
+        Where this is a lane's part of a larger batch, `first_sequence` tells where in it, the loss is divided by its
+        `n_targets`, there are at least `n_micro_batches`, if need be of no sequences, since lanes have to meet, and
+        `grads` are the lane's and not the model's own.
         """
         B = len(tokens)
         size = micro_batch or max(B, 1)
-        grads = self.layout.tree(self.grads)
+        grads = grads or self.layout.tree(self.grads)
         table = self.backend.table
         loss = self.backend.xp.zeros((), self.params.dtype)
-        for start in range(0, B, size):
+        for start in range(0, max(B, n_micro_batches * size), size):
             context = self._context(
                 dropout=self.config.dropout,
                 seed=seed,
@@ -130,8 +132,9 @@ class GPT:
         rows = self.hidden(tokens).reshape(-1, self.config.n_embd)
         answers = self._move(targets).reshape(-1)
         loss, n_correct = 0.0, 0
-        for start in range(0, len(rows), EVALUATION_ROWS):
-            chunk = slice(start, start + EVALUATION_ROWS)
+        n_rows = max(1, EVALUATION_LOGITS // self.config.vocab_size)
+        for start in range(0, len(rows), n_rows):
+            chunk = slice(start, start + n_rows)
             logits = self.logits(rows[chunk])
             losses, _ = cross_entropy.forward(logits, answers[chunk])
             loss += float(losses.sum())

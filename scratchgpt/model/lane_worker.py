@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,17 @@ def _end_with(parent: int) -> None:
     os._exit(0)
 
 
+def _say(result: Any) -> None:
+    print(json.dumps(result), flush=True)  # noqa: T201 - standard output is how lanes answer
+
+
+def _barrier() -> None:
+    """Wait until all lanes are here: say so, and wait for lane 0 to have heard it of all."""
+    _say("here")
+    if not sys.stdin.readline():
+        sys.exit()
+
+
 def main() -> None:
     """Set the lane up as the first line says, then do a task a line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for lane 0, which will end this one when it is done
@@ -32,11 +44,11 @@ def main() -> None:
     setup = json.loads(sys.stdin.readline())
     model = ModelConfig(**setup["model"])
     arrays = SharedArrays(model, setup["n_lanes"], setup["n_tokens"], setup["descriptor"])
-    lane = Lane(model, select("cpu"), arrays, setup["index"], setup["n_lanes"])
+    lane = Lane(model, select("cpu"), arrays, setup["index"], setup["n_lanes"], _barrier)
     for line in sys.stdin:
         message = json.loads(line)
         result = getattr(lane, message["task"])(**message["arguments"])
-        print(json.dumps(result), flush=True)  # noqa: T201 - standard output is how lanes answer
+        _say(result)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Two threads of one Python process take turns at its interpreter lock between any
 So every core gets a process of its own, with one BLAS thread. Parameters, moments and gradients lie in memory that all
 of them see; what a lane computes on the way is its own. A step goes:
 
-1. every lane: forward and backward of its sequences, into gradients of its own
+1. every lane: forward and backward of its sequences, into gradients of its own; only the gradients of tables with a row
+   for each token of a large vocabulary are common to all, and each lane fills its part (backend/cpu/exchange.py)
 2. every lane: for its slice of the flat array, sum the gradients of all lanes, always in the same order
 3. every lane: AdamW on its slice, once the norm of all slices is known
 
@@ -21,14 +22,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from scratchgpt.backend import Backend
+from scratchgpt.backend import Backend, cpu, select
+from scratchgpt.backend.team import Team
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import TrainingError
 from scratchgpt.model.gpt import GPT, Score
@@ -40,6 +43,8 @@ ALIGNMENT = 64
 """Bytes: a cache line, which two lanes should not both write into."""
 
 MOST_LANES = 64
+
+Barrier = Callable[[], None]
 
 CACHE_ROWS = 512
 """Rows (sequences times their length) that a lane computes at once, unless told otherwise."""
@@ -58,15 +63,18 @@ class SharedArrays:
 
     def __init__(self, model: ModelConfig, n_lanes: int, n_tokens: int, descriptor: int | None = None) -> None:
         """Lay out arrays for batches of up to `n_tokens`, in new memory or that of a descriptor. Raises OSError."""
-        P = Layout(model).size
-        shapes: dict[str, tuple[type, tuple[int, ...]]] = {
+        layout = Layout(model)
+        P, S = layout.size, layout.n_split
+        shapes: cpu.Shapes = {
             "params": (np.float32, (P,)),
             "first": (np.float32, (P,)),
             "second": (np.float32, (P,)),
-            "grads": (np.float32, (n_lanes, P)),
+            "grads": (np.float32, (S + n_lanes * (P - S),)),  # what all share, then what each lane has to itself
             "tokens": (np.int64, (n_tokens,)),
             "targets": (np.int64, (n_tokens,)),
         }
+        if n_lanes > 1 and layout.n_split:
+            shapes |= cpu.shapes(model.n_embd, n_lanes)
         sizes = {name: math.prod(shape) * np.dtype(dtype).itemsize for name, (dtype, shape) in shapes.items()}
         padded = {name: -(-size // ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
         size = sum(padded.values())
@@ -83,6 +91,13 @@ class SharedArrays:
     def __getitem__(self, name: str) -> Array:
         """Return an array by its name."""
         return self._arrays[name]
+
+    def shared(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """Return the array of this name. It has been laid out before, of this shape and type. Raises ValueError."""
+        array = self._arrays[name]
+        if (array.shape, array.dtype) != (shape, dtype):
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not {dtype} {shape}")
+        return array
 
 
 def _reserve(size: int) -> int:
@@ -102,13 +117,26 @@ def _reserve(size: int) -> int:
 class Lane:
     """One lane's part of the work, on arrays that all lanes share. The same in every process."""
 
-    def __init__(self, model: ModelConfig, backend: Backend, arrays: SharedArrays, index: int, n_lanes: int) -> None:
-        """Take the share number `index` of `n_lanes`."""
+    def __init__(
+        self, model: ModelConfig, backend: Backend, arrays: SharedArrays, index: int, n_lanes: int, barrier: Barrier
+    ) -> None:
+        """Take the share number `index` of `n_lanes`, which meet at the `barrier`."""
         self.arrays, self.index, self.n_lanes = arrays, index, n_lanes
-        self.gpt = GPT(model, backend, arrays["params"], arrays["grads"][index])
-        size, line = self.gpt.layout.size, ALIGNMENT // 4
-        start, stop = (size * i // n_lanes // line * line for i in (index, index + 1))
-        self.slice = slice(start, size if index == n_lanes - 1 else stop)
+        layout = Layout(model)
+        P, S, C = layout.size, layout.n_split, model.n_embd
+        team = Team(index, n_lanes, barrier, arrays.shared)
+        if S and n_lanes > 1:
+            backend = select(backend.name, team)
+        self.gpt = GPT(model, backend, arrays["params"])
+        self._private_grads = arrays["grads"][S:].reshape(n_lanes, P - S)
+        self._grads = layout.tree(arrays["grads"][:S], self._private_grads[index])
+        # What this lane reduces and updates, in the order of the parameters:
+        tokens = cpu.vocabulary(model.vocab_size, team)
+        tables = [table * model.vocab_size * C for table in range(layout.n_tables)]
+        self._owned = [slice(start + tokens.start * C, start + tokens.stop * C) for start in tables]
+        line = ALIGNMENT // 4
+        first, stop = ((P - S) * i // n_lanes // line * line for i in (index, index + 1))
+        self._rest = slice(first, stop if index < n_lanes - 1 else P - S)
 
     def _share(self, B: int, T: int) -> tuple[int, Array, Array]:
         """Return this lane's sequences of the batch: the first one's number, tokens and targets (b, T)."""
@@ -119,14 +147,17 @@ class Lane:
     def gradient(self, *, B: int, T: int, seed: int, step: int, micro_batch: int) -> float:
         """Compute forward and backward; return this lane's part of the loss."""
         first, tokens, targets = self._share(B, T)
+        size = micro_batch or max(1, CACHE_ROWS // T)
         return self.gpt.loss_and_grad(
             tokens,
             targets,
             seed=seed,
             step=step,
-            micro_batch=micro_batch or max(1, CACHE_ROWS // T),
+            micro_batch=size,
             first_sequence=first,
             n_targets=B * T,
+            n_micro_batches=math.ceil(math.ceil(B / self.n_lanes) / size),
+            grads=self._grads,
         )
 
     def score(self, *, B: int, T: int) -> Score:
@@ -135,26 +166,30 @@ class Lane:
         return self.gpt.score(tokens, targets) if len(tokens) else Score(0.0, 0, 0)
 
     def reduce(self) -> float:
-        """Sum this lane's slice of the gradients over the lanes; return its sum of squares."""
-        total, *others = self.arrays["grads"]
+        """Sum this lane's part of the gradients over the lanes; return its sum of squares."""
+        total, *others = self._private_grads[:, self._rest]
         for other in others:
-            total[self.slice] += other[self.slice]
-            other[self.slice] = 0
-        return adamw.norm(total[self.slice]) ** 2
+            total += other
+            other.fill(0)
+        owned = (self.arrays["grads"][part] for part in self._owned)
+        return math.fsum(adamw.norm(part) ** 2 for part in (*owned, total))
 
     def update(self, *, norm: float, clip: float, update_number: int, hyperparameters: list[float]) -> None:
-        """Update this lane's slice of the parameters."""
-        moments = adamw.Moments(self.arrays["first"][self.slice], self.arrays["second"][self.slice])
-        self.gpt.backend.table.update(
-            self.arrays["params"][self.slice],
-            self.arrays["grads"][0][self.slice],
-            moments,
-            adamw.Hyperparameters(*hyperparameters),
-            n_decayed=min(max(self.gpt.layout.n_decayed - self.slice.start, 0), self.slice.stop - self.slice.start),
-            norm=norm,
-            clip=clip,
-            update_number=update_number,
-        )
+        """Update this lane's part of the parameters."""
+        layout = self.gpt.layout
+        rest = slice(layout.n_split + self._rest.start, layout.n_split + self._rest.stop)
+        for part in (*self._owned, rest):
+            params, grads, first, second = (self.arrays[name][part] for name in ("params", "grads", "first", "second"))
+            self.gpt.backend.table.update(
+                params,
+                grads,
+                adamw.Moments(first, second),
+                adamw.Hyperparameters(*hyperparameters),
+                n_decayed=min(max(layout.n_decayed - part.start, 0), params.size),
+                norm=norm,
+                clip=clip,
+                update_number=update_number,
+            )
 
 
 class Lanes:
@@ -179,7 +214,7 @@ class Lanes:
             ) from error
         for name, values in (("params", params), ("first", moments.first), ("second", moments.second)):
             self._arrays[name][...] = values
-        self._lane = Lane(model, backend, self._arrays, 0, n_lanes)
+        self._lane = Lane(model, backend, self._arrays, 0, n_lanes, self._barrier)
         self._workers: list[subprocess.Popen[str]] = []
         self._n_tokens = n_tokens
         self.n_lanes = n_lanes
@@ -255,13 +290,24 @@ class Lanes:
         """Let every lane do a task; return what each of them returns, lane 0 first."""
         for worker in self._workers:
             self._tell(worker, {"task": task, "arguments": arguments})
-        results = [getattr(self._lane, task)(**arguments)]
+        own = getattr(self._lane, task)(**arguments)
+        return [own, *self._hear()]
+
+    def _barrier(self) -> None:
+        """Wait until all lanes have come to a point in the middle of their task."""
+        self._hear()
+        for worker in self._workers:
+            self._tell(worker, {})
+
+    def _hear(self) -> list[Any]:
+        """Return what each of the other lanes says next."""
+        answers = []
         for index, worker in enumerate(self._workers, start=1):
             line = worker.stdout.readline()  # type: ignore[union-attr]
             if not line:
                 raise TrainingError(f"Lane {index} has ended ({worker.wait()}); its memory may have run out.")
-            results.append(json.loads(line))
-        return results
+            answers.append(json.loads(line))
+        return answers
 
     def _tell(self, worker: "subprocess.Popen[str]", message: dict[str, Any]) -> None:
         try:

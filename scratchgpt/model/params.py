@@ -1,7 +1,8 @@
 """Parameters: one flat array, seen through views that carry GPT-2's names.
 
 Gradients and the optimizer's moments are flat arrays of the same layout. So one loop updates everything, a
-checkpoint is one pass, and what weight decay touches is a range: matrices come first, vectors after them.
+checkpoint is one pass, and what weight decay touches is a range: matrices come first, vectors after them. The tables
+of V rows come first of all, so that lanes can share one gradient of these and have the rest each to themselves.
 """
 
 import math
@@ -17,6 +18,11 @@ from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import AttentionParams, EmbedParams, HeadParams, MLPParams
 
 MOST_PARAMETERS = 2**40
+
+TOKEN_TABLES = ("transformer.wte.weight", "lm_head.weight")
+
+SPLIT_ABOVE = 2048
+"""With more tokens than this, lanes divide the vocabulary among them instead of each having a gradient of all of it."""
 
 
 class Leaf(NamedTuple):
@@ -53,24 +59,30 @@ class Layout:
         """Lay out the parameters of `config`."""
         self.config = config
         leaves = _leaves(config)
-        matrices = [leaf for leaf in leaves if len(leaf.shape) > 1]
-        self.leaves = matrices + [leaf for leaf in leaves if len(leaf.shape) == 1]
-        self.n_decayed = sum(math.prod(leaf.shape) for leaf in matrices)
+        tables = [leaf for leaf in leaves if leaf.name in TOKEN_TABLES]
+        matrices = [leaf for leaf in leaves if len(leaf.shape) > 1 and leaf not in tables]
+        vectors = [leaf for leaf in leaves if len(leaf.shape) == 1]
+        self.leaves = tables + matrices + vectors
+        self.n_decayed = sum(math.prod(leaf.shape) for leaf in tables + matrices)
         self.size = sum(math.prod(leaf.shape) for leaf in self.leaves)
+        self.n_tables = len(tables) if config.vocab_size > SPLIT_ABOVE else 0  # that lanes split
+        self.n_split = self.n_tables * config.vocab_size * config.n_embd  # parameters in these
 
-    def views(self, flat: Array) -> dict[str, Array]:
-        """Return a view of `flat` (P,) for each leaf, by name."""
+    def views(self, *flat: Array) -> dict[str, Array]:
+        """Return a view of `flat` (P,) for each leaf, by name; `flat` may come in several parts."""
         views: dict[str, Array] = {}
-        start = 0
+        parts = list(flat)
         for leaf in self.leaves:
-            stop = start + math.prod(leaf.shape)
-            views[leaf.name] = flat[start:stop].reshape(leaf.shape)
-            start = stop
+            size = math.prod(leaf.shape)
+            if not parts[0].size:
+                parts.pop(0)
+            views[leaf.name] = parts[0][:size].reshape(leaf.shape)
+            parts[0] = parts[0][size:]
         return views
 
-    def tree(self, flat: Array) -> Params:
-        """Return the views of `flat` (P,) as the tree that the sublayers take."""
-        views = self.views(flat)
+    def tree(self, *flat: Array) -> Params:
+        """Return the views of `flat` (P,) as the tree that the sublayers take; `flat` may come in several parts."""
+        views = self.views(*flat)
         token_table = views["transformer.wte.weight"]
         return Params(
             embed=EmbedParams(token_table, views["transformer.wpe.weight"]),

@@ -33,7 +33,8 @@ def gradients(table: Table, config: ModelConfig, *, B: int, T: int, scale: float
     layout = Layout(config)
     prefill = rng.normal(size=layout.size)
     params = rng.normal(size=layout.size) * scale
-    model = GPT(config, Backend("cpu", np, table, np.asarray), params, prefill.copy())
+    model = GPT(config, Backend("cpu", np, table, np.asarray), params)
+    model.grads[...] = prefill
     tokens, targets = rng.integers(0, config.vocab_size, (2, B, T))
     with np.errstate(over="ignore", under="ignore"):
         loss = model.loss_and_grad(tokens, targets, seed=seed, step=3, micro_batch=2)
@@ -137,6 +138,22 @@ def test_updates(n: int, share: float, norm: float) -> None:
         assert not grads.any()
         results.append(np.concatenate([params, first, second]))
     assert np.abs(results[0] - results[1]).max() <= 1e-14
+
+
+def test_huge_gradients_are_clipped_before_they_are_squared() -> None:
+    results = []
+    for table in (REFERENCE, cpu.table(Workspace(poison=True))):
+        params, first, second = (np.zeros(3, np.float32) for _ in range(3))
+        grads = np.array([1e25, -2e25, 3e20], np.float32)
+        table.update(
+            *(params, grads, Moments(first, second), Hyperparameters(0.01)),
+            n_decayed=0,
+            norm=3e25,
+            clip=1.0,
+            update_number=1,
+        )
+        results.append(np.concatenate([params, first, second]))
+    assert np.abs(results[0] - results[1]).max() <= 1e-6 * np.abs(results[0]).max()
 
 
 def test_a_step_allocates_nothing_that_grows_with_the_work() -> None:

@@ -50,7 +50,7 @@ def batch(config: ModelConfig, B: int = 3, T: int = 5) -> tuple[Array, Array]:
 def check_gradient(check: Callable[..., None], config: ModelConfig) -> None:
     """Assert the gradient of the loss with respect to all parameters, under one fixed dropout mask."""
     tokens, targets = batch(config)
-    place = {"seed": 5, "step": 6}
+    place: dict[str, Any] = {"seed": 5, "step": 6}
     model = lively(config)
     model.loss_and_grad(tokens, targets, **place)
 
@@ -138,10 +138,10 @@ def test_the_activation_is_the_one_asked_for() -> None:
     assert len(losses) == len(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("rows", [4, 2048])
-def test_score_is_the_loss_of_the_logits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpt, "EVALUATION_ROWS", rows)
+@pytest.mark.parametrize("n_rows", [1, 4, 2048])
+def test_score_is_the_loss_of_the_logits(n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(**SIZES)
+    monkeypatch.setattr(gpt, "EVALUATION_LOGITS", n_rows * config.vocab_size)
     model = lively(config)
     tokens, targets = batch(config)
     score = model.score(tokens, targets)

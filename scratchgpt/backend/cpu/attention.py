@@ -2,12 +2,11 @@
 
 The mathematics is ops/sublayers.py's, in another order:
 
-- Queries are scaled by 1/√D once, (T, D), instead of the scores, (T, T).
 - A block of query rows meets only the keys up to its last row: half of the products above the diagonal never happen.
-- The exponentials E are kept as they are; where their row sums z are divided by, that is done to rows of width D:
-  y = (E v) / z. In the backward, with dy' = dy / z, the same trick gives dS = E · (dy' vᵀ - Σ dy' · y), because
-  Σⱼ dAᵢⱼ Aᵢⱼ = Σ dyᵢ · yᵢ, with dropout or without.
+- Keys and values are copied transposed before they are multiplied with: a product that reads rows runs at 105 GFLOP/s,
+  one that reads columns at 65. The copies take 1/√D along, so that neither queries nor scores are scaled.
 - No row's maximum is subtracted unless the rows' sums show that an exponential has overflowed or a row has vanished.
+- The backward takes Σⱼ dAᵢⱼ Aᵢⱼ from Σ dyᵢ · yᵢ, which is the same, with dropout or without, and a shorter sum.
 """
 
 import functools
@@ -37,11 +36,10 @@ class Saved(NamedTuple):
     xhat: Array  # (B * T, C)
     rstd: Array  # (B * T,)
     normed: Array  # (B * T, C)
-    qkv: Array  # (B, T, 3, H, D): queries already scaled
-    exps: list[Array]  # for each block of R rows that ends before row S: (B, H, R, S)
-    weights: list[Array]  # the same after dropout
+    qkv: Array  # (B, T, 3, H, D)
+    weights: list[Array]  # for each block of R rows that ends before row S: (B, H, R, S)
+    dropped: list[Array]  # the same after dropout
     masks: list[Array]  # dropout's, empty without it
-    sums: Array  # (B, H, T, 1): 1 / z
     heads: Array  # (B, T, C): y
     out_mask: Array | None
 
@@ -52,10 +50,18 @@ def _blocks(T: int) -> list[slice]:
     return [slice(start, min(start + rows, T)) for start in range(0, T, rows)]
 
 
-def _groups(B: int, scores_per_sequence: int, itemsize: int) -> Iterator[slice]:
-    """Cut B sequences into groups whose scores stay in the cache."""
-    size = max(1, CACHE_BYTES // (scores_per_sequence * itemsize))
+def _groups(B: int, H: int, blocks: list[slice], itemsize: int) -> Iterator[slice]:
+    """Cut B sequences into groups whose scores, those of the longest block, stay in the cache."""
+    longest = blocks[-1]
+    size = max(1, CACHE_BYTES // (H * (longest.stop - longest.start) * longest.stop * itemsize))
     return (slice(start, min(start + size, B)) for start in range(0, B, size))
+
+
+def _transposed(rows: Array, name: str, workspace: Workspace) -> Array:
+    """(B, H, T, D) -> (B, H, D, T), divided by √D."""
+    B, H, T, D = rows.shape
+    out = workspace.take(name, (B, H, D, T), rows.dtype)
+    return np.multiply(rows.swapaxes(-1, -2), 1 / math.sqrt(D), out=out)
 
 
 def forward(x: Array, params: AttentionParams, context: Context, *, workspace: Workspace) -> Saved:
@@ -73,51 +79,48 @@ def forward(x: Array, params: AttentionParams, context: Context, *, workspace: W
     np.matmul(normed, params.qkv_weight, out=qkv)
     if params.qkv_bias is not None:
         qkv += params.qkv_bias
-    qkv[:, :C] *= 1 / math.sqrt(C // H)
 
     parts = qkv.reshape(B, T, 3, H, C // H)
     q, k, v = (parts[:, :, i].swapaxes(1, 2) for i in range(3))  # (B, H, T, D)
-    heads, sums = take("heads", B, T, C), take("sums", B, H, T, 1)
+    heads = take("heads", B, T, C)
     y = split_heads(heads, H)
     mask = context.mask(Place.ATTENTION, (H, T, T), x)
     blocks = _blocks(T)
-    exps = [take(f"exps {i}", B, H, rows.stop - rows.start, rows.stop) for i, rows in enumerate(blocks)]
+    weights = [take(f"weights {i}", B, H, rows.stop - rows.start, rows.stop) for i, rows in enumerate(blocks)]
     masks = [mask[:, :, rows, : rows.stop] for rows in blocks] if mask is not None else []
-    weights = [take(f"weights {i}", *each.shape) for i, each in enumerate(exps)] if mask is not None else exps
-    for i, rows in enumerate(blocks):
-        for group in _groups(B, exps[i][0].size, x.itemsize):
-            row_sums = _exponentials(q[group, :, rows], k[group, :, : rows.stop], exps[i][group])
-            np.divide(1, row_sums[..., None], out=sums[group, :, rows])
+    dropped = [take(f"dropped {i}", *each.shape) for i, each in enumerate(weights)] if mask is not None else weights
+    for group in _groups(B, H, blocks, x.itemsize):
+        keys = _transposed(k[group], "keys", workspace)
+        for i, rows in enumerate(blocks):
+            _attend(q[group, :, rows], keys[..., : rows.stop], weights[i][group])
             if masks:
-                np.multiply(exps[i][group], masks[i][group], out=weights[i][group])
-            block = y[group, :, rows]
-            np.matmul(weights[i][group], v[group, :, : rows.stop], out=block)
-            block *= sums[group, :, rows]
+                np.multiply(weights[i][group], masks[i][group], out=dropped[i][group])
+            np.matmul(dropped[i][group], v[group, :, : rows.stop], out=y[group, :, rows])
 
     out_mask = context.mask(Place.ATTENTION_OUTPUT, (T, C), x)
     add_output(x, heads, params.proj_weight, params.proj_bias, out_mask, workspace)
-    return Saved(xhat, rstd, normed, parts, exps, weights, masks, sums, heads, out_mask)
+    return Saved(xhat, rstd, normed, parts, weights, dropped, masks, heads, out_mask)
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _exponentials(q: Array, k: Array, exps: Array) -> Array:
-    """Fill exps (..., R, S) with exp(q kᵀ), 0 where a query may not look; return the sums of its rows (..., R).
+def _attend(q: Array, keys: Array, weights: Array) -> None:
+    """Fill weights (..., R, S) with softmax(q keys), 0 where a query may not look.
 
-    q (..., R, D), k (..., S, D): the queries are the last R of S positions.
+    q (..., R, D), keys (..., D, S): the queries are the last R of S positions.
     """
-    R, S = exps.shape[-2:]
-    triangle, may_look = exps[..., S - R :], _triangle(R, exps.dtype.name)
-    np.matmul(q, k.swapaxes(-1, -2), out=exps)
-    np.exp(exps, out=exps)
+    R, S = weights.shape[-2:]
+    triangle, may_look = weights[..., S - R :], _triangle(R, weights.dtype.name)
+    np.matmul(q, keys, out=weights)
+    np.exp(weights, out=weights)
     triangle *= may_look
-    sums = exps @ norm.ones(S, exps.dtype.name)
+    sums = weights @ norm.ones(S, weights.dtype.name)
     if not norm.are_safe(sums):  # an exponential has overflowed, or a whole row has vanished: begin again, shifted
-        np.matmul(q, k.swapaxes(-1, -2), out=exps)
+        np.matmul(q, keys, out=weights)
         np.copyto(triangle, -np.inf, where=may_look == 0)
-        exps -= exps.max(axis=-1, keepdims=True)
-        np.exp(exps, out=exps)
-        sums = exps.sum(axis=-1)
-    return sums
+        weights -= weights.max(axis=-1, keepdims=True)
+        np.exp(weights, out=weights)
+        sums = weights.sum(axis=-1)
+    weights *= (1 / sums)[..., None]
 
 
 @functools.cache
@@ -174,28 +177,26 @@ def backward(
     dq, dk, dv = (dparts[:, :, i].swapaxes(1, 2) for i in range(3))
     dy, y = split_heads(dheads.reshape(B, T, C), H), split_heads(saved.heads, H)
     blocks = _blocks(T)
-    for i, rows in reversed(list(enumerate(blocks))):  # the last block meets all keys: it fills dk and dv
-        is_first = i == len(blocks) - 1
-        for group in _groups(B, saved.exps[i][0].size, dx.itemsize):
-            exps, weights = saved.exps[i][group], saved.weights[i][group]
-            shape = exps.shape
-            dy_over_z = workspace.take("dy over z", (*shape[:-1], D), dtype)
-            np.multiply(dy[group, :, rows], saved.sums[group, :, rows], out=dy_over_z)
-            along = np.vecdot(dy_over_z, y[group, :, rows])
-            dscores = workspace.take("dscores", shape, dtype)
-            np.matmul(dy_over_z, v[group, :, : rows.stop].swapaxes(-1, -2), out=dscores)
+    for group in _groups(B, H, blocks, dx.itemsize):
+        values = _transposed(v[group], "values", workspace)
+        for i, rows in reversed(list(enumerate(blocks))):  # the last block meets all keys: it fills dk and dv
+            weights, dropped = saved.weights[i][group], saved.dropped[i][group]
+            block_dy = dy[group, :, rows]
+            along = np.vecdot(block_dy, y[group, :, rows])
+            along *= 1 / math.sqrt(D)
+            dscores = workspace.take("dscores", weights.shape, dtype)
+            np.matmul(block_dy, values[..., : rows.stop], out=dscores)
             if saved.masks:
                 dscores *= saved.masks[i][group]
             dscores -= along[..., None]
-            dscores *= exps
+            dscores *= weights
             np.matmul(dscores, k[group, :, : rows.stop], out=dq[group, :, rows])
-            for left, right, out in ((weights, dy_over_z, dv), (dscores, q[group, :, rows], dk)):
+            for left, right, out in ((dropped, block_dy, dv), (dscores, q[group, :, rows], dk)):
                 target = out[group, :, : rows.stop]
-                if is_first:
+                if i == len(blocks) - 1:
                     np.matmul(left.swapaxes(-1, -2), right, out=target)
                 else:
                     target += left.swapaxes(-1, -2) @ right
-    dqkv[:, :C] *= 1 / math.sqrt(D)
 
     add_product(saved.normed.T, dqkv, grads.qkv_weight)
     if grads.qkv_bias is not None:

@@ -6,6 +6,8 @@ import numpy as np
 
 from scratchgpt.backend.cpu import norm
 from scratchgpt.backend.cpu.blas import add_product
+from scratchgpt.backend.cpu.exchange import Shapes, exchange, shared_shapes, vocabulary
+from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.chance import Place
 from scratchgpt.ops.array import Array
@@ -35,22 +37,34 @@ def forward(tokens: Array, params: EmbedParams, context: Context, *, workspace: 
     return x, Saved(tokens.reshape(-1), mask)
 
 
-def backward(dx: Array, saved: Saved, grads: EmbedParams, *, workspace: Workspace) -> None:
+def shapes(C: int, size: int) -> Shapes:
+    """Return the arrays that `backward` needs to share in a team of `size` lanes."""
+    return shared_shapes("embed", C, size)
+
+
+def backward(dx: Array, saved: Saved, grads: EmbedParams, *, workspace: Workspace, team: Team) -> None:
     """Add to both tables' gradients. dx (B, T, C), which may be overwritten."""
     B, T, C = dx.shape
-    V = len(grads.token_table)
     if saved.mask is not None:
         dx *= saved.mask
     norm.add_column_sums(dx.reshape(B, T * C), grads.position_table[:T].reshape(-1))
-    rows = dx.reshape(-1, C)
+    part = vocabulary(len(grads.token_table), team)
+    for chunk in exchange("embed", dx.reshape(-1, C), saved.tokens, team, workspace):
+        owned = np.flatnonzero((chunk.ids >= part.start) & (chunk.ids < part.stop))
+        _add_rows(chunk.rows[owned], chunk.ids[owned] - part.start, grads.token_table[part], workspace)
+
+
+def _add_rows(rows: Array, ids: Array, table: Array, workspace: Workspace) -> None:
+    """Add each row (n, C) to the row of the table (V, C) that its id (n,) names; several may name the same."""
+    n, V = len(rows), len(table)
     if V <= FEW:
-        chosen = workspace.take("one-hot", (len(rows), V), dx.dtype)
+        chosen = workspace.take("one-hot", (n, V), rows.dtype)
         chosen.fill(0)
-        chosen[np.arange(len(rows)), saved.tokens] = 1
-        add_product(chosen.T, rows, grads.token_table)
-    else:
-        order = np.argsort(saved.tokens, kind="stable")
-        ordered = workspace.take("ordered", rows.shape, dx.dtype)
+        chosen[np.arange(n), ids] = 1
+        add_product(chosen.T, rows, table)
+    elif n:
+        order = np.argsort(ids, kind="stable")
+        ordered = workspace.take("ordered", rows.shape, rows.dtype)
         np.take(rows, order, axis=0, out=ordered, mode="clip")
-        used, starts = np.unique(saved.tokens[order], return_index=True)
-        grads.token_table[used] += np.add.reduceat(ordered, starts, axis=0)
+        used, starts = np.unique(ids[order], return_index=True)
+        table[used] += np.add.reduceat(ordered, starts, axis=0)

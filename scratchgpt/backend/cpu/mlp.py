@@ -16,7 +16,7 @@ from scratchgpt.ops.array import Array
 from scratchgpt.ops.gelu import CUBIC, SCALE
 from scratchgpt.ops.sublayers import Context, MLPParams
 
-BLOCK = 2**14
+BLOCK = 2**16
 """Elements of an activation computed at once: with the buffers they need, they stay in a core's cache."""
 
 

@@ -8,8 +8,8 @@ from scratchgpt.backend.workspace import Workspace
 from scratchgpt.ops import adamw
 from scratchgpt.ops.array import Array
 
-CHUNK = 2**14
-"""Parameters updated at once: with gradient, moments and two buffers, they stay in a core's cache."""
+CHUNK = 2**16
+"""Parameters updated at once: with gradient, moments and a buffer, they about fill a core's cache."""
 
 
 def update(
@@ -25,32 +25,34 @@ def update(
     workspace: Workspace,
 ) -> None:
     """Do what the reference does: clip, AdamW, zero the gradients."""
-    if norm < math.inf:
-        scale = adamw.clip_scale(norm, clip)
-        rate, beta1, beta2, weight_decay, epsilon = hyperparameters
-        step = rate / (1 - beta1**update_number)
-        correction = 1 / (1 - beta2**update_number)
-        for start in range(0, params.size, CHUNK):
-            # A chunk lies on one side of the border between what decays and what does not.
-            stop = min(start + CHUNK, params.size)
-            for part in (slice(start, min(stop, n_decayed)), slice(max(start, n_decayed), stop)):
-                if part.start >= part.stop:
-                    continue
-                p, g, m, v = (array[part] for array in (params, grads, *moments))
-                scratch = workspace.take("update", p.shape, p.dtype)
-                m *= beta1
-                np.multiply(g, (1 - beta1) * scale, out=scratch)
-                m += scratch
-                v *= beta2
-                np.multiply(g, g, out=scratch)
-                scratch *= (1 - beta2) * scale * scale
-                v += scratch
-                np.multiply(v, correction, out=scratch)
-                np.sqrt(scratch, out=scratch)
-                scratch += epsilon
-                np.divide(m, scratch, out=scratch)
-                scratch *= step
-                if part.stop <= n_decayed:
-                    p *= 1 - rate * weight_decay
-                p -= scratch
-    grads.fill(0)
+    if not norm < math.inf:
+        grads.fill(0)
+        return
+    scale = adamw.clip_scale(norm, clip)
+    rate, beta1, beta2, weight_decay, epsilon = hyperparameters
+    # √(v / (1 - β₂ⁿ)) + ε is (√v + ε root) / root:
+    root = math.sqrt(1 - beta2**update_number)
+    step = root * rate / (1 - beta1**update_number)
+    for start in range(0, params.size, CHUNK):
+        # A chunk lies on one side of the border between what decays and what does not.
+        stop = min(start + CHUNK, params.size)
+        for part in (slice(start, min(stop, n_decayed)), slice(max(start, n_decayed), stop)):
+            if part.start >= part.stop:
+                continue
+            p, g, m, v = (array[part] for array in (params, grads, *moments))
+            scratch = workspace.take("update", p.shape, p.dtype)
+            m *= beta1
+            np.multiply(g, (1 - beta1) * scale, out=scratch)
+            m += scratch
+            v *= beta2
+            np.multiply(g, math.sqrt(1 - beta2) * scale, out=scratch)  # before it is squared: g² might overflow
+            scratch *= scratch
+            v += scratch
+            np.sqrt(v, out=scratch)
+            scratch += epsilon * root
+            np.divide(m, scratch, out=scratch)
+            scratch *= step
+            if part.stop <= n_decayed:
+                p *= 1 - rate * weight_decay
+            p -= scratch
+            g.fill(0)
