@@ -10,7 +10,7 @@ The command line is the usual way in. From Python::
     recipe = sg.load_preset("shakespeare-cpu")
     model = sg.ModelConfig(**(recipe.model | {"vocab_size": dataset.tokenizer.vocab_size}))
     snapshot = sg.fresh(model, sg.TrainConfig(**recipe.train), dataset)
-    for event in sg.Trainer(snapshot, dataset, Path("runs/mine"), sg.select("cpu")).events():
+    for event in sg.Trainer(snapshot, dataset, Path("runs/mine")).events():
         print(event)
 
 The public names are loaded when first used, so that the command line starts quickly.

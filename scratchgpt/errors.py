@@ -28,6 +28,10 @@ class TrainingError(ScratchGPTError):
     """The run cannot go on."""
 
 
+class LaneError(TrainingError):
+    """A lane has ended in the middle of a run."""
+
+
 class BenchmarkError(ScratchGPTError):
     """A contender of a benchmark failed, or computes something else."""
 

@@ -40,7 +40,7 @@ def make_snapshot(dataset: Dataset, **changes: float) -> Snapshot:
 def make_trainer(folder: Path, **changes: float) -> Trainer:
     """Return a trainer of a tiny run in `folder` / run."""
     dataset = make_dataset(folder)
-    return Trainer(make_snapshot(dataset, **changes), dataset, folder / "run", CPU)
+    return Trainer(make_snapshot(dataset, **changes), dataset, folder / "run")
 
 
 def scratchgpt(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -23,13 +23,13 @@ class Backend(NamedTuple):
     to_numpy: Callable[[Array], Array]
 
 
-def select(device: str, team: Team | None = None) -> Backend:
-    """Return the backend for `auto`, `cpu` or `gpu`, where asked for as one lane of a team of the CPU's.
+def select(device: str, *, block_bytes: int = cpu.BLOCK_BYTES, team: Team | None = None) -> Backend:
+    """Return the backend for `auto`, `cpu` or `gpu`. Raises UsageError if it is not to be had.
 
-    Raises UsageError if it is not to be had.
+    On a CPU, `block_bytes` of numbers are worked on at once, and a `team` is one of lanes that divide the vocabulary.
     """
     if device in ("auto", "cpu"):
-        return Backend("cpu", np, cpu.table(Workspace(), team), np.asarray)
+        return Backend("cpu", np, cpu.table(Workspace(), block_bytes=block_bytes, team=team), np.asarray)
     if device == "gpu":
         raise UsageError("The GPU backend is not there yet; use --device cpu.")
     raise UsageError(f"There is no device {device!r}; choose auto, cpu or gpu.")

@@ -55,6 +55,7 @@ class Workload:
     batch_size: int
     seed: int = 1337
     device: str = "auto"
+    lanes: int = 0  # of ours; 0: as many as suit
     profile: bool = False
 
     @classmethod

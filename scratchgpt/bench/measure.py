@@ -14,12 +14,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from statistics import mean, median
 from typing import IO, Any, cast
 
 from scratchgpt.bench import LIMIT, OURS, PEERS, SOURCES, Workload, processes
 from scratchgpt.errors import BenchmarkError, UsageError, did_you_mean
+from scratchgpt.machine import processor_name
 
 WORKER = (sys.executable, "-m", "scratchgpt.bench.worker")
 CHECKED_STEPS = 4
@@ -200,8 +200,5 @@ def profile(workload: Workload, steps: int) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+    python, system = platform.python_version(), platform.system()
+    return {"cpu": processor_name(), "cores": os.cpu_count(), "python": python, "system": system}

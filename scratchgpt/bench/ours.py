@@ -11,8 +11,9 @@ import numpy as np
 
 from scratchgpt.backend import select
 from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
-from scratchgpt.model.lanes import Lanes, default_lanes
+from scratchgpt.model.lanes import Lanes
 from scratchgpt.model.params import Layout
+from scratchgpt.model.plan import CACHE_ROWS, Plan, default_lanes
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import Sublayer, Table
@@ -21,15 +22,23 @@ from scratchgpt.ops.sublayers import Sublayer, Table
 def build(workload: Workload) -> Contender:
     """Return our model, ready to train."""
     seconds: dict[str, float] = {}
-    backend = select(workload.device)
-    if workload.profile:
-        backend = backend._replace(table=_timed(backend.table, seconds))
     layout = Layout(workload.model)
     moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
-    n_tokens = workload.batch_size * workload.model.block_size
-    n_lanes = min(default_lanes(), workload.batch_size)
-    initial = layout.initial(workload.seed)
-    model = Lanes(workload.model, backend, initial, moments, n_lanes=n_lanes, n_tokens=n_tokens)
+    plan = Plan(
+        lanes=workload.lanes or min(default_lanes(), workload.batch_size),
+        micro_batch=max(1, CACHE_ROWS // workload.model.block_size),
+    )
+    model = Lanes(
+        workload.model,
+        layout.initial(workload.seed),
+        moments,
+        plan,
+        n_tokens=workload.batch_size * workload.model.block_size,
+        device=workload.device,
+    )
+    backend = model.gpt.backend
+    if workload.profile:
+        model.gpt.backend = backend._replace(table=_timed(backend.table, seconds))
     running = contextlib.ExitStack()
     running.enter_context(model.running())
     atexit.register(running.close)
@@ -37,7 +46,7 @@ def build(workload: Workload) -> Contender:
 
     def step(tokens: Array, targets: Array) -> float:
         nonlocal n_done
-        loss = model.loss_and_grad(tokens, targets, seed=workload.seed, step=n_done, micro_batch=0)
+        loss = model.loss_and_grad(tokens, targets, seed=workload.seed, step=n_done)
         n_done += 1
         model.update(HYPERPARAMETERS, clip=CLIP, update_number=n_done)
         backend.to_numpy(model.gpt.params[:1])  # a device may compute on after `update`: wait for it
@@ -47,7 +56,7 @@ def build(workload: Workload) -> Contender:
     about = {
         "version": f"NumPy {np.__version__}, {blas['name']} {blas['version']}",
         "device": backend.name,
-        "lanes": n_lanes,
+        "lanes": plan.lanes,
         "parameters": layout.size,
     }
     return Contender(step, about, seconds)

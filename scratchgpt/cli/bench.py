@@ -23,6 +23,7 @@ IDLE_CPU = 0.1
 @click.option("--rounds", type=POSITIVE, default=5, show_default=True, help="How often each contender has its turn.")
 @click.option("--batch-size", type=POSITIVE, help="Sequences in a step; by default the preset's.")
 @click.option("--vocab-size", type=int, help="Number of different tokens (V); by default as the preset is used.")
+@click.option("--lanes", type=click.IntRange(0, 64), default=0, show_default=True, help="Of ours; 0: one a core.")
 @click.option("--seed", type=click.IntRange(min=0), default=1337, show_default=True, help="Of weights and tokens.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
 @click.option("--profile", "is_profile", is_flag=True, help="Show where our time goes, too.")
@@ -36,6 +37,7 @@ def command(
     rounds: int,
     batch_size: int | None,
     vocab_size: int | None,
+    lanes: int,
     seed: int,
     device: str,
     is_profile: bool,
@@ -61,6 +63,7 @@ def command(
         batch_size=batch_size or recipe.train.get("micro_batch") or recipe.train["batch_size"],
         seed=seed,
         device=device,
+        lanes=lanes,
     )
     if peers and workload.model.dropout:
         raise UsageError("With dropout every framework draws numbers of its own; leave out --dropout or --vs.")

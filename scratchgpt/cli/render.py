@@ -24,6 +24,11 @@ def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None
         yield lambda n_bytes: progress.advance(task, n_bytes)
 
 
+def waiting(description: str) -> contextlib.AbstractContextManager[object]:
+    """Show in a terminal what is being waited for."""
+    return Console(stderr=True).status(description)
+
+
 class Renderer(Protocol):
     """Shows the events of one run."""
 

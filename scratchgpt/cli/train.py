@@ -17,7 +17,7 @@ from scratchgpt.config import DEFAULT_PRESET, ModelConfig, TrainConfig, load_pre
 from scratchgpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
-    from scratchgpt.backend import Backend
+    from scratchgpt.model.plan import Plan
     from scratchgpt.training.checkpoint import Snapshot
     from scratchgpt.training.trainer import Trainer
 
@@ -36,6 +36,12 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--lanes", metavar="auto|N", help="Processes that share the work: auto, one for each core; 0 or 1, no others."
 )
+@click.option(
+    "--tune/--no-tune",
+    default=True,
+    help="Measure first what suits this machine's caches (at most two seconds, once for runs of these sizes), or not.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Tell how the run computes.")
 @config_options(ModelConfig, TrainConfig)
 @click.pass_context
 def command(
@@ -49,6 +55,8 @@ def command(
     force: bool,
     device: str,
     lanes: str | None,
+    tune: bool,
+    verbose: bool,
     **settings: Any,
 ) -> None:
     """Train a GPT on prepared data.
@@ -58,15 +66,17 @@ def command(
     """
     from scratchgpt import backend
 
-    chosen = backend.select(device)
+    device = backend.select(device).name
+    n_lanes = _lanes(lanes)
     if resume is None:
-        with _start(preset or DEFAULT_PRESET, data, run, settings, chosen, lanes=_lanes(lanes), force=force) as trainer:
-            _train(ctx, trainer)
+        name = preset or DEFAULT_PRESET
+        with _start(name, data, run, settings, device, lanes=n_lanes, tune=tune, force=force) as trainer:
+            _train(ctx, trainer, verbose=verbose)
     elif preset or run:
         raise UsageError("--resume goes on with a run as it is; leave out --preset and --run.")
     else:
-        with _resume(resume, data, settings, chosen, lanes=_lanes(lanes), force=force) as trainer:
-            _train(ctx, trainer)
+        with _resume(resume, data, settings, device, lanes=n_lanes, force=force) as trainer:
+            _train(ctx, trainer, verbose=verbose)
 
 
 @contextlib.contextmanager
@@ -75,13 +85,17 @@ def _start(
     data: Path | None,
     run: Path | None,
     settings: dict[str, Any],
-    chosen: "Backend",
+    device: str,
     *,
     lanes: int | None,
+    tune: bool,
     force: bool,
 ) -> Iterator["Trainer"]:
     """Yield the trainer of a new run in a folder that is locked. An older run in it stays unless `force`."""
+    from scratchgpt.cli.render import waiting
     from scratchgpt.data.dataset import Dataset
+    from scratchgpt.model.plan import default_plan
+    from scratchgpt.model.tuning import tuned_plan
     from scratchgpt.training.checkpoint import Checkpoints, fresh
     from scratchgpt.training.lock import RunLock
     from scratchgpt.training.trainer import Trainer
@@ -89,14 +103,15 @@ def _start(
     recipe = load_preset(preset)
     dataset = Dataset.open(data or _newest_data())
     from_data = {"vocab_size": dataset.tokenizer.vocab_size}
-    snapshot = fresh(
-        ModelConfig.from_mapping(recipe.model | typed(ModelConfig, settings) | from_data),
-        TrainConfig.from_mapping(recipe.train | typed(TrainConfig, settings)),
-        dataset,
-        lanes=lanes,
-    )
+    model = ModelConfig.from_mapping(recipe.model | typed(ModelConfig, settings) | from_data)
+    train = TrainConfig.from_mapping(recipe.train | typed(TrainConfig, settings))
+    dataset.require(model.block_size)
+    snapshot = fresh(model, train, dataset, default_plan(model, train, lanes=lanes))
+    if tune:
+        with waiting("Measuring what suits this machine ..."):
+            snapshot = snapshot._replace(plan=tuned_plan(model, train, lanes=lanes))
     run = run or _unused_run(f"{dataset.folder.name}-{preset}")
-    trainer = Trainer(snapshot, dataset, run, chosen)
+    trainer = Trainer(snapshot, dataset, run, device)
     run.mkdir(parents=True, exist_ok=True)
     with RunLock(run):
         checkpoints = Checkpoints(run)
@@ -114,7 +129,7 @@ def _resume(
     resume: Path,
     data: Path | None,
     settings: dict[str, Any],
-    chosen: "Backend",
+    device: str,
     *,
     lanes: int | None,
     force: bool,
@@ -145,15 +160,16 @@ def _resume(
         dataset = Dataset.open(data or Path(snapshot.data_folder))
         if dataset.digest != snapshot.data_digest:
             raise DataError(f"{dataset.folder} is not the data that {run} was trained on; name that with --data.")
-        snapshot = snapshot._replace(data_folder=dataset.folder.as_posix(), lanes=lanes or snapshot.lanes)
-        trainer = Trainer(snapshot, dataset, run, chosen)
+        plan = snapshot.plan._replace(lanes=lanes or snapshot.plan.lanes)
+        snapshot = snapshot._replace(data_folder=dataset.folder.as_posix(), plan=plan)
+        trainer = Trainer(snapshot, dataset, run, device)
         checkpoints.rewind(folder)
         yield trainer
 
 
 def _lanes(typed: str | None) -> int | None:
     """Return a number of lanes, None if the choice is left to us. Raises UsageError."""
-    from scratchgpt.model.lanes import MOST_LANES, default_lanes
+    from scratchgpt.model.plan import MOST_LANES, default_lanes
 
     if typed is None:
         return None
@@ -181,16 +197,21 @@ def _unused_run(name: str) -> Path:
 
 def _with_changes(snapshot: "Snapshot", settings: dict[str, Any]) -> "Snapshot":
     """Return the snapshot with the recipe changed as typed. Raises UsageError for what cannot change in a run."""
+    from scratchgpt.model.plan import default_plan
+
     fixed = typed(ModelConfig, settings) | {key: settings[key] for key in ("seed",) if settings[key] is not None}
     current = dataclasses.asdict(snapshot.model) | dataclasses.asdict(snapshot.train)
     for name, value in fixed.items():
         if value != current[name]:
             raise UsageError(f"A resumed run keeps its {name} of {current[name]}; it cannot become {value}.")
     train = TrainConfig.from_mapping(dataclasses.asdict(snapshot.train) | typed(TrainConfig, settings))
-    return snapshot._replace(train=train)
+    plan = snapshot.plan
+    if train.micro_batch != snapshot.train.micro_batch:
+        plan = plan._replace(micro_batch=default_plan(snapshot.model, train).micro_batch)
+    return snapshot._replace(train=train, plan=plan)
 
 
-def _train(ctx: click.Context, trainer: "Trainer") -> None:
+def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
     """Run the trainer, with log and display, until it ends or a signal asks it to."""
     from scratchgpt.cli.render import for_console
     from scratchgpt.training.logs import Log
@@ -201,9 +222,13 @@ def _train(ctx: click.Context, trainer: "Trainer") -> None:
         click.echo(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} --steps N")
         return
     click.echo(
-        f"{run}: {model.layout.size:,} parameters on {model.backend.name}, {trainer.lanes.n_lanes} lanes, "
+        f"{run}: {model.layout.size:,} parameters on {model.backend.name}, {trainer.lanes.plan.lanes} lanes, "
         f"{config.steps:,} steps of {config.batch_size * model.config.block_size:,} tokens, seed {config.seed}"
     )
+    if trainer.lanes.note:
+        click.echo(trainer.lanes.note)
+    if verbose:
+        click.echo(_engine(trainer.lanes.plan))
     trainer.checkpoints.clean()
     log = Log(run / "log.jsonl", step=trainer.step)
     with _signals(trainer) as received:
@@ -227,6 +252,17 @@ def _train(ctx: click.Context, trainer: "Trainer") -> None:
         ctx.exit(128 + received[0])
     click.echo(
         f"Done. Checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {shlex.quote(str(run))}"
+    )
+
+
+def _engine(plan: "Plan") -> str:
+    """Tell how the run computes."""
+    from scratchgpt.backend.cpu import blas
+
+    products = "adds products in place" if blas.can_add_products() else "cannot add products in place, which is slower"
+    return (
+        f"Each lane computes {plan.micro_batch} sequences at once, single numbers in blocks of "
+        f"{plan.block_bytes // 1024} KiB. {blas.name()} {products}."
     )
 
 

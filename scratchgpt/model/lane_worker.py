@@ -6,13 +6,13 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
 
 import numpy as np
 
-from scratchgpt.backend import select
 from scratchgpt.config import ModelConfig
-from scratchgpt.model.lanes import Lane, SharedArrays
+from scratchgpt.model.lane import Barrier, Lane, SharedArrays
+from scratchgpt.model.lanes import Message, serve
+from scratchgpt.model.plan import Plan
 
 PARENT_CHECK = 0.25
 """Seconds between two looks at whether lane 0 is still there."""
@@ -25,15 +25,13 @@ def _end_with(parent: int) -> None:
     os._exit(0)
 
 
-def _say(result: Any) -> None:
-    print(json.dumps(result), flush=True)  # noqa: T201 - standard output is how lanes answer
+def _hear() -> Message | None:
+    line = sys.stdin.readline()
+    return json.loads(line) if line else None
 
 
-def _barrier() -> None:
-    """Wait until all lanes are here: say so, and wait for lane 0 to have heard it of all."""
-    _say("here")
-    if not sys.stdin.readline():
-        sys.exit()
+def _say(message: Message) -> None:
+    print(json.dumps(message), flush=True)  # noqa: T201 - standard output is how lanes answer
 
 
 def main() -> None:
@@ -41,14 +39,16 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for lane 0, which will end this one when it is done
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     np.seterr(all="ignore")  # numbers that overflow are found where lane 0 looks at the loss
-    setup = json.loads(sys.stdin.readline())
-    model = ModelConfig(**setup["model"])
-    arrays = SharedArrays(model, setup["n_lanes"], setup["n_tokens"], setup["descriptor"])
-    lane = Lane(model, select("cpu"), arrays, setup["index"], setup["n_lanes"], _barrier)
-    for line in sys.stdin:
-        message = json.loads(line)
-        result = getattr(lane, message["task"])(**message["arguments"])
-        _say(result)
+    setup = _hear()
+    if setup is None:
+        return
+    model, plan = ModelConfig(**setup["model"]), Plan(**setup["plan"])
+
+    def make(barrier: Barrier) -> Lane:
+        arrays = SharedArrays(model, plan.lanes, setup["n_tokens"], setup["descriptor"])
+        return Lane(model, arrays, plan, index=setup["index"], barrier=barrier)
+
+    serve(make, _hear, _say)
 
 
 if __name__ == "__main__":

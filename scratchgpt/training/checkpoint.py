@@ -24,8 +24,8 @@ from scratchgpt.data.dataset import Dataset
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
-from scratchgpt.model.lanes import MOST_LANES, default_lanes
 from scratchgpt.model.params import Layout
+from scratchgpt.model.plan import MOST_LANES, Plan, default_plan
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 
@@ -47,11 +47,11 @@ class Snapshot(NamedTuple):
     best_loss: float | None  # lowest on the validation windows so far
     data_folder: str
     data_digest: str
-    lanes: int  # part of the arithmetic: another number sums in another order
+    plan: Plan  # part of the arithmetic: another one sums in another order
 
 
-def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset, *, lanes: int | None = None) -> Snapshot:
-    """Return the state of a run before its first step. `lanes` processes share the work; None: as many as suit."""
+def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset, plan: Plan | None = None) -> Snapshot:
+    """Return the state of a run before its first step, with the default plan if none is given."""
     params = Layout(model).initial(train.seed)
     return Snapshot(
         model=model,
@@ -62,7 +62,7 @@ def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset, *, lanes: in
         best_loss=None,
         data_folder=dataset.folder.as_posix(),
         data_digest=dataset.digest,
-        lanes=lanes or min(default_lanes(), train.batch_size),
+        plan=plan or default_plan(model, train),
     )
 
 
@@ -215,7 +215,11 @@ def read(folder: Path) -> Snapshot:
             best_loss=None if best_loss is None else float(best_loss),
             data_folder=str(content["data"]["folder"]),
             data_digest=str(content["data"]["digest"]),
-            lanes=_whole_number(content["lanes"], 1, MOST_LANES),
+            plan=Plan(
+                lanes=_whole_number(content["plan"]["lanes"], 1, MOST_LANES),
+                micro_batch=_whole_number(content["plan"]["micro_batch"], 1, 2**31),
+                block_bytes=_whole_number(content["plan"]["block_bytes"], 2**10, 2**31),
+            ),
         )
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CheckpointError(f"{folder / TRAINER} is damaged: {error}.") from error
@@ -276,7 +280,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) ->
         "best_loss": snapshot.best_loss,
         "train": dataclasses.asdict(snapshot.train),
         "data": {"folder": snapshot.data_folder, "digest": snapshot.data_digest},
-        "lanes": snapshot.lanes,
+        "plan": snapshot.plan._asdict(),
         "files": {name: file_record(folder / name) for name in FILES},
     }
     write_json(folder / TRAINER, content)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scratchgpt.backend import Backend
 from scratchgpt.data.dataset import Batch, Dataset
-from scratchgpt.errors import TrainingError
+from scratchgpt.errors import LaneError, TrainingError
 from scratchgpt.model.lanes import Lanes
 from scratchgpt.ops import adamw
 from scratchgpt.training.checkpoint import Checkpoints, Snapshot
@@ -22,15 +21,18 @@ from scratchgpt.training.schedule import learning_rate
 class Trainer:
     """One run, from its snapshot to its last step."""
 
-    def __init__(self, snapshot: Snapshot, dataset: Dataset, run: Path, backend: Backend) -> None:
-        """Take over the snapshot's state; checkpoints go to `run`. Raises UsageError if the data is too short."""
+    def __init__(self, snapshot: Snapshot, dataset: Dataset, run: Path, device: str = "auto") -> None:
+        """Take over the snapshot's state; checkpoints go to `run`.
+
+        Raises UsageError if the data is too short or there is no such device, MemoryError if there is not enough.
+        """
         dataset.require(snapshot.model.block_size)
         self.config = snapshot.train
         self.step = snapshot.step
         self.run = run
         n_tokens = snapshot.train.batch_size * snapshot.model.block_size
         self.lanes = Lanes(
-            snapshot.model, backend, snapshot.params, snapshot.moments, n_lanes=snapshot.lanes, n_tokens=n_tokens
+            snapshot.model, snapshot.params, snapshot.moments, snapshot.plan, n_tokens=n_tokens, device=device
         )
         self.model = self.lanes.gpt
         self.checkpoints = Checkpoints(run)
@@ -44,23 +46,32 @@ class Trainer:
         self._stopping = True
 
     def events(self) -> Iterator[Event]:
-        """Train to the last step, or until `stop`. Raises TrainingError and CheckpointError."""
-        # Numbers that overflow are found where the loss is looked at.
-        with np.errstate(all="ignore"), self.lanes.running():
-            if self.step == 0:
-                yield from self.save()  # a full disk shows now, not after an hour
+        """Train to the last step, or until `stop`. Raises TrainingError, CheckpointError and MemoryError."""
+        try:
+            # Numbers that overflow are found where the loss is looked at.
+            with np.errstate(all="ignore"), self.lanes.running():
+                yield from self._run()
+        except LaneError as error:
+            raise TrainingError(
+                f"{error} The run's last checkpoint is {self.checkpoints.pointed('last')}; go on with --resume, "
+                "and if memory is short with fewer --lanes or a smaller --micro-batch."
+            ) from error
+
+    def _run(self) -> Iterator[Event]:
+        if self.step == 0:
+            yield from self.save()  # a full disk shows now, not after an hour
+            yield from self._evaluate_windows()
+        while self.step < self.config.steps and not self._stopping:
+            yield self._train_step()
+            is_last = self.step == self.config.steps
+            if is_last or self._is_due(self.config.eval_every):
                 yield from self._evaluate_windows()
-            while self.step < self.config.steps and not self._stopping:
-                yield self._train_step()
-                is_last = self.step == self.config.steps
-                if is_last or self._is_due(self.config.eval_every):
-                    yield from self._evaluate_windows()
-                if is_last or self._is_due(self.config.save_every):
-                    yield from self.save()
-            yield from self.save()
-            if self.step >= self.config.steps:
-                yield from self._evaluate_whole()
-            yield Ended(self.step, is_finished=self.step >= self.config.steps)
+            if is_last or self._is_due(self.config.save_every):
+                yield from self.save()
+        yield from self.save()
+        if self.step >= self.config.steps:
+            yield from self._evaluate_whole()
+        yield Ended(self.step, is_finished=self.step >= self.config.steps)
 
     def save(self) -> Iterator[Event]:
         """Write a checkpoint of the present state, unless there is one. Raises CheckpointError."""
@@ -80,7 +91,7 @@ class Trainer:
         batch = self._dataset.batch(
             seed=config.seed, step=self.step, batch_size=config.batch_size, block_size=block_size
         )
-        loss = self.lanes.loss_and_grad(*batch, seed=config.seed, step=self.step, micro_batch=config.micro_batch)
+        loss = self.lanes.loss_and_grad(*batch, seed=config.seed, step=self.step)
         rate = learning_rate(config, self.step)
         hyperparameters = adamw.Hyperparameters(rate, config.beta1, config.beta2, config.weight_decay)
         grad_norm = self.lanes.update(hyperparameters, clip=config.grad_clip, update_number=self.step + 1)
@@ -123,7 +134,7 @@ class Trainer:
 
     @property
     def _evaluation_batch(self) -> int:
-        return min(self.config.micro_batch or self.config.batch_size, self.config.batch_size)
+        return min(self.lanes.plan.lanes * self.lanes.plan.micro_batch, self.config.batch_size)
 
     def _evaluate(
         self, batches: Iterator[Batch], n_batches: int, *, is_whole: bool

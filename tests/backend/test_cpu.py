@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from scratchgpt.backend import Backend, cpu
 from scratchgpt.backend.cpu import blas
 from scratchgpt.backend.cpu.blas import add_product
-from scratchgpt.backend.cpu.update import CHUNK
+from scratchgpt.backend.cpu.dropout import Masks
 from scratchgpt.backend.workspace import Workspace
+from scratchgpt.chance import Place
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
@@ -119,7 +120,10 @@ def test_small_gradients_through_large_scores(score: float) -> None:
         assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("n", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
+BLOCK = cpu.BLOCK_BYTES // 8  # numbers of float64
+
+
+@pytest.mark.parametrize("n", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("norm", [0.5, 3.0, float("inf"), float("nan")])
 def test_updates(n: int, share: float, norm: float) -> None:
@@ -156,11 +160,12 @@ def test_huge_gradients_are_clipped_before_they_are_squared() -> None:
     assert np.abs(results[0] - results[1]).max() <= 1e-6 * np.abs(results[0]).max()
 
 
-def test_a_step_allocates_nothing_that_grows_with_the_work() -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_step_allocates_nothing_that_grows_with_the_work(dropout: float) -> None:
     """After the first step, what a step allocates at its peak does not depend on the batch."""
     peaks = []
     for B in (4, 32):
-        config = ModelConfig(**(SIZES | {"block_size": 32, "n_embd": 48}))
+        config = ModelConfig(**(SIZES | {"block_size": 32, "n_embd": 48}), dropout=dropout)
         layout = Layout(config)
         model = GPT(config, Backend("cpu", np, cpu.table(Workspace()), np.asarray), layout.initial(1))
         tokens = np.random.default_rng(0).integers(0, 11, (B, 32))
@@ -201,6 +206,24 @@ def test_products_are_added_whatever_the_memory_layout(shape: tuple[int, int, in
                 expected = out + a @ b
                 add_product(a, b, out)
                 assert np.abs(out - expected).max(initial=0) <= 100 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rate", [0.0, 0.001, 0.2, 0.5])
+@pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 4, 8)])
+def test_masks_are_the_references_to_the_bit(rate: float, shape: tuple[int, ...], dtype: type) -> None:
+    like: Array = np.zeros(1, dtype)
+    masks = Masks(Workspace())
+    for sequences in ([], [7], range(3, 6)):
+        context = Context(1, dropout=rate, seed=5, step=2**40, sequences=sequences, layer=3)
+        expected = context.mask(Place.MLP_OUTPUT, shape, like)
+        got = masks.mask(context, Place.MLP_OUTPUT, shape, like)
+        if rate:
+            assert got is not None
+            assert got.dtype == dtype
+            assert np.array_equal(got, expected)  # type: ignore[arg-type]
+        else:
+            assert got is expected is None
 
 
 def test_the_workspace_gives_the_same_aligned_memory_again() -> None:

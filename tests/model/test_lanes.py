@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import mmap
 import os
 import signal
 import subprocess
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scratchgpt.backend.cpu import exchange, head
 from scratchgpt.config import ModelConfig
-from scratchgpt.errors import TrainingError
-from scratchgpt.model.lanes import Lanes, default_lanes
+from scratchgpt.errors import LaneError
+from scratchgpt.model.lane import Barrier, Lane
+from scratchgpt.model.lanes import Lanes, Message, _Process, serve
 from scratchgpt.model.params import SPLIT_ABOVE, Layout
+from scratchgpt.model.plan import Plan, default_lanes
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
-from tests.world import CPU
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="other lanes than the first need POSIX")
 
@@ -35,7 +38,7 @@ def make(n_lanes: int, config: ModelConfig = CONFIG, size: float = 1) -> Lanes:
     params = layout.initial(1)
     layout.tree(params).head.weight[...] *= size / 0.02 / math.sqrt(config.n_embd)
     moments = Moments(np.zeros_like(params), np.zeros_like(params))
-    return Lanes(config, CPU, params, moments, n_lanes=n_lanes, n_tokens=7 * 9)
+    return Lanes(config, params, moments, Plan(n_lanes, micro_batch=2), n_tokens=7 * 9)
 
 
 def batch(B: int = 7, config: ModelConfig = CONFIG) -> tuple[Array, Array]:
@@ -48,7 +51,7 @@ def train(n_lanes: int, config: ModelConfig = CONFIG, *, size: float = 1, n_step
     losses, norms = [], []
     with lanes.running():
         for step in range(n_steps):
-            losses.append(lanes.loss_and_grad(*batch(7, config), seed=5, step=step, micro_batch=2))
+            losses.append(lanes.loss_and_grad(*batch(7, config), seed=5, step=step))
             norms.append(lanes.update(Hyperparameters(1e-3), clip=1.0, update_number=step + 1))
         score = lanes.score(*batch(7, config))
     return {"losses": losses, "norms": norms, "score": score, "params": lanes.gpt.params.copy(), "lanes": lanes}
@@ -95,23 +98,30 @@ def two() -> Iterator[Lanes]:
         yield lanes
 
 
+def process_of(lanes: Lanes) -> "subprocess.Popen[str]":
+    """Return the process of the second lane: tests are about the process itself."""
+    (worker,) = lanes._workers  # noqa: SLF001
+    assert isinstance(worker, _Process)
+    return worker.process
+
+
 def test_lanes_end_with_the_run(two: Lanes) -> None:
-    (worker,) = two._workers  # noqa: SLF001 - the process itself is what the test is about
+    worker = process_of(two)
     assert worker.poll() is None
     two._stop()  # noqa: SLF001
     assert worker.returncode == 0
 
 
 def test_a_lane_that_dies_is_reported(two: Lanes) -> None:
-    (worker,) = two._workers  # noqa: SLF001
+    worker = process_of(two)
     worker.kill()
     worker.wait()
-    with pytest.raises(TrainingError, match="ended"):
+    with pytest.raises(LaneError, match="killed by signal 9"):
         two.score(*batch())
 
 
 def test_lanes_ignore_the_interrupt_that_is_meant_for_the_first(two: Lanes) -> None:
-    (worker,) = two._workers  # noqa: SLF001
+    worker = process_of(two)
     worker.send_signal(signal.SIGINT)
     assert two.score(*batch()).n_targets == 63
 
@@ -123,7 +133,7 @@ def test_lanes_do_not_outlive_a_parent_that_is_killed() -> None:
         "lanes = make(2)\n"
         "with lanes.running():\n"
         "    lanes.score(*batch())\n"
-        "    print(lanes._workers[0].pid, flush=True)\n"
+        "    print(lanes._workers[0].process.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     output = subprocess.run(
@@ -150,13 +160,78 @@ def _is_running(pid: int) -> bool:
     return not stat.exists() or stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
 
 
-def test_memory_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: int) -> None:
-        raise OSError(28, "No space left on device")
+def no_shared_memory(*_: int) -> None:
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(TrainingError, match=r"2 lanes: No space left.*--lanes 1"):
-        make(2)
+
+def no_process(*_: Any, **__: Any) -> None:
+    raise OSError(11, "Resource temporarily unavailable")
+
+
+@pytest.mark.parametrize("config", [CONFIG, LARGE], ids=["small", "large"])
+def test_threads_where_processes_are_not_to_be_had(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They say why, and compute the same to the last bit."""
+    processes = train(3, config)
+    assert processes["lanes"].note == ""
+    monkeypatch.setattr(os, "posix_fallocate", no_shared_memory)
+    without_memory = train(3, config)
+    monkeypatch.undo()
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    without_processes = train(3, config)
+    for threads, reason in (
+        (without_memory, "No space left on device"),
+        (without_processes, "temporarily unavailable"),
+    ):
+        assert reason in threads["lanes"].note
+        assert threads["losses"] == processes["losses"]
+        assert threads["params"].tobytes() == processes["params"].tobytes()
+
+
+def test_more_rows_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With chunks of 7 rows, lanes that have shown all of theirs wait for those that have more."""
+    expected = train(1, LARGE)
+    for module in (exchange, head):
+        monkeypatch.setattr(module, "ROWS", 7)
+    monkeypatch.setattr(subprocess, "Popen", no_process)  # threads see what has been changed here
+    for n_lanes in (1, 3):
+        got = train(n_lanes, LARGE)
+        assert np.abs(np.subtract(got["losses"], expected["losses"])).max() <= 5e-7 * expected["losses"][0]
+        assert np.abs(got["params"] - expected["params"]).max() <= 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", no_shared_memory)
+    lanes = make(2)
+    with lanes.running():
+        lanes._workers[0].tell({"task": "nothing like this", "arguments": {}})  # noqa: SLF001
+        with pytest.raises(LaneError, match="thread"):
+            lanes.score(*batch())
+
+
+def test_memory_that_runs_out_in_a_lane_is_reported() -> None:
+    """The error is the same as if it had run out in lane 0."""
+    said: list[Message] = []
+
+    def make_none(_: Barrier) -> Lane:
+        raise MemoryError("Unable to allocate 7.5 TiB")
+
+    serve(make_none, lambda: None, said.append)
+    assert said == [{"error": "Unable to allocate 7.5 TiB"}]
+    lanes = make(2)
+    with lanes.running():
+        lanes._workers[0].hear = lambda: said[0]  # type: ignore[method-assign] # noqa: SLF001
+        with pytest.raises(MemoryError, match=r"7\.5 TiB"):
+            lanes.score(*batch())
+
+
+def test_memory_for_nothing_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: int) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", none)
+    with pytest.raises(MemoryError, match=r"parameters, with gradients for 1 lanes.*Cannot allocate memory"):
+        make(1)
 
 
 def test_lanes_by_default() -> None:

@@ -11,7 +11,7 @@ from scratchgpt.errors import TrainingError, UsageError
 from scratchgpt.training import checkpoint
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Saved, StepDone
 from scratchgpt.training.trainer import Trainer
-from tests.world import CPU, make_dataset, make_snapshot, make_trainer
+from tests.world import make_dataset, make_snapshot, make_trainer
 
 
 def losses(events: list[Event]) -> list[tuple[int, float, float]]:
@@ -29,7 +29,7 @@ def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, float], tmp_pat
     expected = losses(list(whole.events()))
 
     dataset = make_dataset(tmp_path / "parts")
-    first = Trainer(make_snapshot(dataset, **changes), dataset, tmp_path / "parts" / "run", CPU)
+    first = Trainer(make_snapshot(dataset, **changes), dataset, tmp_path / "parts" / "run")
     got = []
     for event in first.events():
         got.append(event)
@@ -40,7 +40,7 @@ def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, float], tmp_pat
 
     snapshot = checkpoint.read(checkpoint.locate(tmp_path / "parts" / "run"))
     assert snapshot.step == 10
-    second = Trainer(snapshot, dataset, tmp_path / "parts" / "run", CPU)
+    second = Trainer(snapshot, dataset, tmp_path / "parts" / "run")
     got += list(second.events())
 
     assert len(expected) == 20
@@ -124,7 +124,7 @@ def test_weights_that_explode_are_not_saved(tmp_path: Path) -> None:
 def test_a_run_killed_before_its_first_evaluation_goes_on(tmp_path: Path) -> None:
     assert isinstance(next(make_trainer(tmp_path).events()), Saved)
     dataset = make_dataset(tmp_path)
-    again = Trainer(checkpoint.read(checkpoint.locate(tmp_path / "run")), dataset, tmp_path / "run", CPU)
+    again = Trainer(checkpoint.read(checkpoint.locate(tmp_path / "run")), dataset, tmp_path / "run")
     assert losses(list(again.events())) == losses(list(make_trainer(tmp_path / "undisturbed").events()))
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TypeVar
 
 from scratchgpt.backend.cpu import attention, embed, head, mlp, update
+from scratchgpt.backend.cpu.dropout import Masks
 from scratchgpt.backend.cpu.exchange import Shapes, vocabulary
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
@@ -12,7 +13,10 @@ from scratchgpt.ops.sublayers import Sublayer, Table
 
 T = TypeVar("T")
 
-__all__ = ["Shapes", "shapes", "table", "vocabulary"]
+BLOCK_BYTES = 2**18
+"""What is done to single numbers, several times in a row, is done to so many bytes at once: they stay in the cache."""
+
+__all__ = ["BLOCK_BYTES", "Shapes", "shapes", "table", "vocabulary"]
 
 
 def shapes(C: int, size: int) -> Shapes:
@@ -20,8 +24,8 @@ def shapes(C: int, size: int) -> Shapes:
     return head.shapes(C, size) | embed.shapes(C, size)
 
 
-def table(workspace: Workspace, team: Team | None = None) -> Table:
-    """Return the sublayers that draw their buffers from this workspace.
+def table(workspace: Workspace, *, block_bytes: int = BLOCK_BYTES, team: Team | None = None) -> Table:
+    """Return the sublayers that draw their buffers from this workspace and work in blocks of so many bytes.
 
     The lanes of a `team` divide the vocabulary among them: in gradients of tables of V rows, each fills its own part.
     """
@@ -30,10 +34,14 @@ def table(workspace: Workspace, team: Team | None = None) -> Table:
     def use(function: Callable[..., T]) -> Callable[..., T]:
         return partial(function, workspace=workspace)
 
+    def block(function: Callable[..., T]) -> Callable[..., T]:
+        return partial(function, workspace=workspace, block_bytes=block_bytes)
+
+    masks = Masks(workspace)
     return Table(
-        embed=Sublayer(use(embed.forward), partial(use(embed.backward), team=team)),
-        attention=Sublayer(use(attention.forward), use(attention.backward)),
-        mlp=Sublayer(use(mlp.forward), use(mlp.backward)),
-        head_loss=partial(use(head.head_loss), team=team),
-        update=use(update.update),
+        embed=Sublayer(partial(use(embed.forward), masks=masks), partial(use(embed.backward), team=team)),
+        attention=Sublayer(partial(block(attention.forward), masks=masks), block(attention.backward)),
+        mlp=Sublayer(partial(block(mlp.forward), masks=masks), use(mlp.backward)),
+        head_loss=partial(block(head.head_loss), team=team),
+        update=block(update.update),
     )

@@ -18,13 +18,11 @@ import numpy as np
 
 from scratchgpt.backend.cpu import norm
 from scratchgpt.backend.cpu.blas import add_product
+from scratchgpt.backend.cpu.dropout import Masks, scale
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.chance import Place
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import AttentionParams, Context, split_heads
-
-CACHE_BYTES = 2**18
-"""Scores computed at once: what stays in a core's cache."""
 
 ROWS = 64
 """Query rows in a block, for sequences that are longer than two of them."""
@@ -38,8 +36,8 @@ class Saved(NamedTuple):
     normed: Array  # (B * T, C)
     qkv: Array  # (B, T, 3, H, D)
     weights: list[Array]  # for each block of R rows that ends before row S: (B, H, R, S)
-    dropped: list[Array]  # the same after dropout
-    masks: list[Array]  # dropout's, empty without it
+    dropped: list[Array]  # the same, 0 where dropout has struck: not scaled up, as y and its gradient are instead
+    kept: Array | None  # where it has not: (B, H, T, T)
     heads: Array  # (B, T, C): y
     out_mask: Array | None
 
@@ -50,10 +48,9 @@ def _blocks(T: int) -> list[slice]:
     return [slice(start, min(start + rows, T)) for start in range(0, T, rows)]
 
 
-def _groups(B: int, H: int, blocks: list[slice], itemsize: int) -> Iterator[slice]:
-    """Cut B sequences into groups whose scores, those of the longest block, stay in the cache."""
-    longest = blocks[-1]
-    size = max(1, CACHE_BYTES // (H * (longest.stop - longest.start) * longest.stop * itemsize))
+def _groups(B: int, bytes_per_sequence: int, block_bytes: int) -> Iterator[slice]:
+    """Cut B sequences into groups that stay in the cache."""
+    size = max(1, block_bytes // bytes_per_sequence)
     return (slice(start, min(start + size, B)) for start in range(0, B, size))
 
 
@@ -64,7 +61,9 @@ def _transposed(rows: Array, name: str, workspace: Workspace) -> Array:
     return np.multiply(rows.swapaxes(-1, -2), 1 / math.sqrt(D), out=out)
 
 
-def forward(x: Array, params: AttentionParams, context: Context, *, workspace: Workspace) -> Saved:
+def forward(
+    x: Array, params: AttentionParams, context: Context, *, workspace: Workspace, block_bytes: int, masks: Masks
+) -> Saved:
     """Update x (B, T, C) in place."""
     B, T, C = x.shape
     H = context.n_head
@@ -84,22 +83,23 @@ def forward(x: Array, params: AttentionParams, context: Context, *, workspace: W
     q, k, v = (parts[:, :, i].swapaxes(1, 2) for i in range(3))  # (B, H, T, D)
     heads = take("heads", B, T, C)
     y = split_heads(heads, H)
-    mask = context.mask(Place.ATTENTION, (H, T, T), x)
+    kept = masks.kept(context, Place.ATTENTION, (H, T, T))
     blocks = _blocks(T)
     weights = [take(f"weights {i}", B, H, rows.stop - rows.start, rows.stop) for i, rows in enumerate(blocks)]
-    masks = [mask[:, :, rows, : rows.stop] for rows in blocks] if mask is not None else []
-    dropped = [take(f"dropped {i}", *each.shape) for i, each in enumerate(weights)] if mask is not None else weights
-    for group in _groups(B, H, blocks, x.itemsize):
+    dropped = weights if kept is None else [take(f"dropped {i}", *each.shape) for i, each in enumerate(weights)]
+    for group in _groups(B, weights[-1].strides[0], block_bytes):
         keys = _transposed(k[group], "keys", workspace)
         for i, rows in enumerate(blocks):
             _attend(q[group, :, rows], keys[..., : rows.stop], weights[i][group])
-            if masks:
-                np.multiply(weights[i][group], masks[i][group], out=dropped[i][group])
+            if kept is not None:
+                np.multiply(weights[i][group], kept[group, :, rows, : rows.stop], out=dropped[i][group])
             np.matmul(dropped[i][group], v[group, :, : rows.stop], out=y[group, :, rows])
+    if kept is not None:
+        heads *= scale(context)
 
-    out_mask = context.mask(Place.ATTENTION_OUTPUT, (T, C), x)
+    out_mask = masks.mask(context, Place.ATTENTION_OUTPUT, (T, C), x)
     add_output(x, heads, params.proj_weight, params.proj_bias, out_mask, workspace)
-    return Saved(xhat, rstd, normed, parts, weights, dropped, masks, heads, out_mask)
+    return Saved(xhat, rstd, normed, parts, weights, dropped, kept, heads, out_mask)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -157,7 +157,14 @@ def output_gradient(dx: Array, mask: Array | None, workspace: Workspace) -> Arra
 
 
 def backward(
-    dx: Array, saved: Saved, params: AttentionParams, grads: AttentionParams, context: Context, *, workspace: Workspace
+    dx: Array,
+    saved: Saved,
+    params: AttentionParams,
+    grads: AttentionParams,
+    context: Context,
+    *,
+    workspace: Workspace,
+    block_bytes: int,
 ) -> None:
     """Add to `grads` and turn dx (B, T, C) into the gradient with respect to the sublayer's input, in place."""
     B, T, C = dx.shape
@@ -170,6 +177,10 @@ def backward(
         norm.add_column_sums(dout, grads.proj_bias)
     dheads = workspace.take("dheads", (B * T, C), dtype)
     np.matmul(dout, params.proj_weight.T, out=dheads)
+    along_scale = 1 / math.sqrt(D)
+    if saved.kept is not None:
+        dheads *= scale(context)
+        along_scale /= scale(context)
 
     q, k, v = (saved.qkv[:, :, i].swapaxes(1, 2) for i in range(3))
     dqkv = workspace.take("dqkv", (B * T, 3 * C), dtype)
@@ -177,17 +188,17 @@ def backward(
     dq, dk, dv = (dparts[:, :, i].swapaxes(1, 2) for i in range(3))
     dy, y = split_heads(dheads.reshape(B, T, C), H), split_heads(saved.heads, H)
     blocks = _blocks(T)
-    for group in _groups(B, H, blocks, dx.itemsize):
+    for group in _groups(B, saved.weights[-1].strides[0], block_bytes):
         values = _transposed(v[group], "values", workspace)
         for i, rows in reversed(list(enumerate(blocks))):  # the last block meets all keys: it fills dk and dv
             weights, dropped = saved.weights[i][group], saved.dropped[i][group]
             block_dy = dy[group, :, rows]
             along = np.vecdot(block_dy, y[group, :, rows])
-            along *= 1 / math.sqrt(D)
+            along *= along_scale
             dscores = workspace.take("dscores", weights.shape, dtype)
             np.matmul(block_dy, values[..., : rows.stop], out=dscores)
-            if saved.masks:
-                dscores *= saved.masks[i][group]
+            if saved.kept is not None:
+                dscores *= saved.kept[group, :, rows, : rows.stop]
             dscores -= along[..., None]
             dscores *= weights
             np.matmul(dscores, k[group, :, : rows.stop], out=dq[group, :, rows])

@@ -36,6 +36,17 @@ def _find(dtype: np.dtype[np.floating]) -> Callable[..., None] | None:
     return None
 
 
+def name() -> str:
+    """Return what makes NumPy's matrix products."""
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return f"{pools[0]['internal_api']} {pools[0]['version']}" if pools else "a BLAS without a name"
+
+
+def can_add_products() -> bool:
+    """Tell whether the BLAS of NumPy can be called to add a product to what is there."""
+    return _find(np.dtype(np.float32)) is not None
+
+
 def _layout(matrix: Array) -> tuple[int, int] | None:
     """Return whether BLAS sees this matrix transposed, and its leading dimension; None if BLAS cannot take it."""
     itemsize = matrix.itemsize

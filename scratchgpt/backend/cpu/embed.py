@@ -6,6 +6,7 @@ import numpy as np
 
 from scratchgpt.backend.cpu import norm
 from scratchgpt.backend.cpu.blas import add_product
+from scratchgpt.backend.cpu.dropout import Masks
 from scratchgpt.backend.cpu.exchange import Shapes, exchange, shared_shapes, vocabulary
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
@@ -24,14 +25,16 @@ class Saved(NamedTuple):
     mask: Array | None  # (B, T, C)
 
 
-def forward(tokens: Array, params: EmbedParams, context: Context, *, workspace: Workspace) -> tuple[Array, Saved]:
+def forward(
+    tokens: Array, params: EmbedParams, context: Context, *, workspace: Workspace, masks: Masks
+) -> tuple[Array, Saved]:
     """tokens (B, T) -> x (B, T, C), a buffer of the workspace."""
     B, T = tokens.shape
     C = params.token_table.shape[1]
     x = workspace.take("x", (B, T, C), params.token_table.dtype)
     np.take(params.token_table, tokens, axis=0, out=x, mode="clip")  # "raise" would copy; ids are checked elsewhere
     x += params.position_table[:T]
-    mask = context.mask(Place.EMBEDDING, (T, C), x)
+    mask = masks.mask(context, Place.EMBEDDING, (T, C), x)
     if mask is not None:
         x *= mask
     return x, Saved(tokens.reshape(-1), mask)

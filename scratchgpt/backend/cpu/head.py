@@ -18,9 +18,6 @@ from scratchgpt.backend.workspace import Workspace
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import Context, HeadParams
 
-BLOCK_BYTES = 2**19
-"""Logits whose exponentials are taken at a time: what stays in a core's cache."""
-
 NARROW, TILE = 96, 2056
 """Up to so many channels, the weight's gradient is computed transposed, in tiles of so many tokens (see below)."""
 
@@ -43,6 +40,7 @@ def head_loss(
     context: Context,
     *,
     workspace: Workspace,
+    block_bytes: int,
     team: Team,
 ) -> tuple[Array, Array]:
     """Return the loss () and its gradient with respect to x (B, T, C), as the reference; targets (B, T)."""
@@ -59,7 +57,7 @@ def head_loss(
     for chunk in exchange("head", normed, targets.reshape(-1), team, workspace):
         n = len(chunk.rows)
         exps = workspace.take("logits", (n, len(weight)), dtype)
-        sums, chunk_losses = _exponentials(chunk, weight, exps, part.start, team)
+        sums, chunk_losses = _exponentials(chunk, weight, exps, part.start, team, block_bytes)
         losses.append(float(chunk_losses[chunk.own].sum()))
         factors = (scale / sums)[:, None]
         np.matmul(exps, weight, out=parts[team.rank, :n])
@@ -74,7 +72,9 @@ def head_loss(
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _exponentials(chunk: Chunk, weight: Array, exps: Array, first: int, team: Team) -> tuple[Array, Array]:
+def _exponentials(
+    chunk: Chunk, weight: Array, exps: Array, first: int, team: Team, block_bytes: int
+) -> tuple[Array, Array]:
     """Fill exps (n, v) with E - Y z of the v tokens from `first` on, whose weight (v, C) is; return z and losses (n,).
 
     Sums of all lanes decide whether maxima are needed, so all lanes decide the same.
@@ -86,7 +86,7 @@ def _exponentials(chunk: Chunk, weight: Array, exps: Array, first: int, team: Te
     all_sums = team.shared("sums", (team.size, ROWS), dtype)
     all_maxima = team.shared("maxima", (team.size, ROWS), dtype)
     right = team.shared("right", (ROWS,), dtype)
-    block = max(1, BLOCK_BYTES // (v * exps.itemsize))
+    block = max(1, 2 * block_bytes // (v * exps.itemsize))
     ones = norm.ones(v, dtype.name)
 
     def exponentiate() -> Array:

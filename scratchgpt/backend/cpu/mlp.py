@@ -10,14 +10,12 @@ import numpy as np
 from scratchgpt.backend.cpu import norm
 from scratchgpt.backend.cpu.attention import add_output, output_gradient
 from scratchgpt.backend.cpu.blas import add_product
+from scratchgpt.backend.cpu.dropout import Masks
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.chance import Place
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.gelu import CUBIC, SCALE
 from scratchgpt.ops.sublayers import Context, MLPParams
-
-BLOCK = 2**16
-"""Elements of an activation computed at once: with the buffers they need, they stay in a core's cache."""
 
 
 class Saved(NamedTuple):
@@ -62,7 +60,9 @@ def _relu(x: Array, slope: Array, workspace: Workspace) -> None:  # noqa: ARG001
 ACTIVATIONS = {"gelu_new": _gelu, "relu": _relu}
 
 
-def forward(x: Array, params: MLPParams, context: Context, *, workspace: Workspace) -> Saved:
+def forward(
+    x: Array, params: MLPParams, context: Context, *, workspace: Workspace, block_bytes: int, masks: Masks
+) -> Saved:
     """Update x (B, T, C) in place."""
     B, T, C = x.shape
     layer, dtype = context.layer, x.dtype
@@ -78,9 +78,10 @@ def forward(x: Array, params: MLPParams, context: Context, *, workspace: Workspa
         active += params.fc_bias
     activate = ACTIVATIONS[context.activation]
     flat, flat_slope = active.reshape(-1), slope.reshape(-1)
-    for start in range(0, flat.size, BLOCK):
-        activate(flat[start : start + BLOCK], flat_slope[start : start + BLOCK], workspace)
-    mask = context.mask(Place.MLP_OUTPUT, (T, C), x)
+    block = block_bytes // flat.itemsize
+    for start in range(0, flat.size, block):
+        activate(flat[start : start + block], flat_slope[start : start + block], workspace)
+    mask = masks.mask(context, Place.MLP_OUTPUT, (T, C), x)
     add_output(x, active, params.out_weight, params.out_bias, mask, workspace)
     return Saved(xhat, rstd, normed, active, slope, mask)
 

@@ -1,4 +1,4 @@
-"""AdamW in chunks that stay in the cache, clipping and the zeroing of gradients along the way."""
+"""AdamW in blocks that stay in the cache, clipping and the zeroing of gradients along the way."""
 
 import math
 
@@ -7,9 +7,6 @@ import numpy as np
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.ops import adamw
 from scratchgpt.ops.array import Array
-
-CHUNK = 2**16
-"""Parameters updated at once: with gradient, moments and a buffer, they about fill a core's cache."""
 
 
 def update(
@@ -23,6 +20,7 @@ def update(
     clip: float,
     update_number: int,
     workspace: Workspace,
+    block_bytes: int,
 ) -> None:
     """Do what the reference does: clip, AdamW, zero the gradients."""
     if not norm < math.inf:
@@ -33,9 +31,10 @@ def update(
     # √(v / (1 - β₂ⁿ)) + ε is (√v + ε root) / root:
     root = math.sqrt(1 - beta2**update_number)
     step = root * rate / (1 - beta1**update_number)
-    for start in range(0, params.size, CHUNK):
-        # A chunk lies on one side of the border between what decays and what does not.
-        stop = min(start + CHUNK, params.size)
+    block = block_bytes // params.itemsize
+    for start in range(0, params.size, block):
+        # A part lies on one side of the border between what decays and what does not.
+        stop = min(start + block, params.size)
         for part in (slice(start, min(stop, n_decayed)), slice(max(start, n_decayed), stop)):
             if part.start >= part.stop:
                 continue

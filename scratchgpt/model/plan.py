@@ -1,0 +1,37 @@
+"""How a run computes: what changes its speed, its memory and, by the order of sums, its last bits, but no mathematics.
+
+A plan is part of a run: it is recorded in the run's first checkpoint, and a resumed run keeps to it.
+"""
+
+import math
+import os
+from typing import NamedTuple
+
+from scratchgpt.backend.cpu import BLOCK_BYTES
+from scratchgpt.config import ModelConfig, TrainConfig
+
+MOST_LANES = 64
+
+CACHE_ROWS = 512
+"""Rows (sequences times their length) that a lane computes at once, unless measured or told otherwise."""
+
+
+class Plan(NamedTuple):
+    """How the work of a step is divided."""
+
+    lanes: int  # that share it
+    micro_batch: int  # sequences that a lane computes at once
+    block_bytes: int = BLOCK_BYTES  # of what is done to single numbers, at once
+
+
+def default_lanes() -> int:
+    """Return how many lanes this machine is best used with: one for each core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_LANES)
+
+
+def default_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = None) -> Plan:
+    """Return the plan that suits most machines, with as many lanes as this one has cores unless told otherwise."""
+    lanes = lanes or min(default_lanes(), train.batch_size)
+    share = math.ceil(train.batch_size / lanes)
+    return Plan(lanes, micro_batch=train.micro_batch or min(share, max(1, CACHE_ROWS // model.block_size)))

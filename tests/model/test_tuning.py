@@ -1,0 +1,99 @@
+"""Tuning: it takes little time, prefers what is faster by enough, remembers, and never changes what was asked for."""
+
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scratchgpt.config import ModelConfig, TrainConfig
+from scratchgpt.machine import cache_folder
+from scratchgpt.model import tuning
+from scratchgpt.model.lanes import Lanes
+from scratchgpt.model.plan import CACHE_ROWS, Plan, default_plan
+from scratchgpt.model.tuning import tuned_plan
+
+MODEL = ModelConfig(vocab_size=65, block_size=64, n_layer=6, n_head=2, n_embd=16)
+TRAIN = TrainConfig(steps=1, batch_size=24, learning_rate=1e-3)
+
+
+@pytest.fixture(autouse=True)
+def no_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(tmp_path))
+
+
+def slow_unless(monkeypatch: pytest.MonkeyPatch, **fast: int) -> None:
+    """Let every step take a while, unless the plan is as given."""
+    real = Lanes.loss_and_grad
+
+    def slowed(lanes: Lanes, *arguments: Any, **settings: Any) -> float:
+        time.sleep(0 if lanes.plan._asdict().items() >= fast.items() else 0.02)
+        return real(lanes, *arguments, **settings)
+
+    monkeypatch.setattr(Lanes, "loss_and_grad", slowed)
+
+
+def test_by_default_about_512_rows_are_computed_at_once() -> None:
+    assert default_plan(MODEL, TRAIN, lanes=2) == Plan(2, CACHE_ROWS // 64)
+    assert default_plan(dataclasses.replace(MODEL, block_size=2000), TRAIN).micro_batch == 1
+    assert default_plan(MODEL, dataclasses.replace(TRAIN, micro_batch=3)).micro_batch == 3
+    assert default_plan(MODEL, dataclasses.replace(TRAIN, batch_size=5), lanes=2).micro_batch == 3
+
+
+@pytest.mark.parametrize("fast", [{"micro_batch": 4}, {"block_bytes": 2**20}])
+def test_the_fastest_plan_is_found(fast: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_unless(monkeypatch, **fast)
+    assert tuned_plan(MODEL, TRAIN, lanes=1) == Plan(1, CACHE_ROWS // 64)._replace(**fast)
+
+
+def test_what_was_found_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        slow_unless(patch, micro_batch=4)
+        found = tuned_plan(MODEL, TRAIN, lanes=1)
+    monkeypatch.setattr(tuning, "_measured", None)
+    assert tuned_plan(MODEL, TRAIN, lanes=1) == found
+    with pytest.raises(TypeError):  # another work: it would be measured
+        tuned_plan(MODEL, dataclasses.replace(TRAIN, batch_size=23), lanes=1)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"KEY": 5}', '{"KEY": {"lanes": 1, "micro_batch": 0, "block_bytes": 9}}']
+)
+def test_a_cache_that_makes_no_sense_is_measured_again(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned_plan(MODEL, TRAIN, lanes=1)
+    path = cache_folder() / "plans.json"
+    (key,) = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(content.replace('"KEY"', json.dumps(key)), encoding="utf-8")
+    slow_unless(monkeypatch, micro_batch=4)
+    assert tuned_plan(MODEL, TRAIN, lanes=1).micro_batch == 4
+    assert key in json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratchgpt").write_text("no folder", encoding="utf-8")
+    slow_unless(monkeypatch, micro_batch=4)
+    assert tuned_plan(MODEL, TRAIN, lanes=1).micro_batch == 4
+
+
+def test_what_takes_too_long_keeps_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "SECONDS", 0.1)
+    slow_unless(monkeypatch, micro_batch=4)
+    assert tuned_plan(MODEL, TRAIN, lanes=1) == default_plan(MODEL, TRAIN, lanes=1)
+
+
+def test_a_micro_batch_that_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_unless(monkeypatch, micro_batch=4)
+    assert tuned_plan(MODEL, dataclasses.replace(TRAIN, micro_batch=5), lanes=1).micro_batch == 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 24])
+def test_no_lane_is_given_more_than_its_share(batch_size: int) -> None:
+    train = dataclasses.replace(TRAIN, batch_size=batch_size)
+    for lanes in (1, 2):
+        choices = tuning._choices(MODEL, train, default_plan(MODEL, train, lanes=lanes))  # noqa: SLF001
+        assert {choice.lanes for choice in choices} == {lanes}
+        assert max(choice.micro_batch for choice in choices) <= math.ceil(batch_size / lanes)
