@@ -1,5 +1,6 @@
 """What can be known about the machine at hand."""
 
+import math
 import os
 import platform
 import sys
@@ -13,6 +14,15 @@ def processor_name() -> str:
         return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def available_memory() -> float:
+    """Return how many bytes of memory programs can still have; infinity where that is not known."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    except (OSError, StopIteration, ValueError, IndexError):
+        return math.inf
 
 
 def cache_folder() -> Path:

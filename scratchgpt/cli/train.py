@@ -112,6 +112,7 @@ def _start(
             snapshot = snapshot._replace(plan=tuned_plan(model, train, lanes=lanes))
     run = run or _unused_run(f"{dataset.folder.name}-{preset}")
     trainer = Trainer(snapshot, dataset, run, device)
+    del snapshot  # whose arrays the trainer has copied
     run.mkdir(parents=True, exist_ok=True)
     with RunLock(run):
         checkpoints = Checkpoints(run)
@@ -163,6 +164,7 @@ def _resume(
         plan = snapshot.plan._replace(lanes=lanes or snapshot.plan.lanes)
         snapshot = snapshot._replace(data_folder=dataset.folder.as_posix(), plan=plan)
         trainer = Trainer(snapshot, dataset, run, device)
+        del snapshot  # whose arrays the trainer has copied
         checkpoints.rewind(folder)
         yield trainer
 

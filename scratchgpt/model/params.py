@@ -56,7 +56,7 @@ class Layout:
     """Which parameters a model has, and where each lies on the flat array."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Lay out the parameters of `config`."""
+        """Lay out the parameters of `config`. Raises UsageError if they are more than any machine could hold."""
         self.config = config
         leaves = _leaves(config)
         tables = [leaf for leaf in leaves if leaf.name in TOKEN_TABLES]
@@ -65,6 +65,8 @@ class Layout:
         self.leaves = tables + matrices + vectors
         self.n_decayed = sum(math.prod(leaf.shape) for leaf in tables + matrices)
         self.size = sum(math.prod(leaf.shape) for leaf in self.leaves)
+        if self.size > MOST_PARAMETERS:
+            raise UsageError(f"A model of {self.size:,} parameters is too large; make n_embd or n_layer smaller.")
         self.n_tables = len(tables) if config.vocab_size > SPLIT_ABOVE else 0  # that lanes split
         self.n_split = self.n_tables * config.vocab_size * config.n_embd  # parameters in these
 
@@ -98,11 +100,8 @@ class Layout:
         """Draw the initial parameters (P,), a NumPy array, as GPT-2 does.
 
         Normal with deviation 0.02, projections into the residual stream with 0.02 / √(2L), gains 1, biases 0.
-        Raises UsageError if there are more than any machine could hold.
         Radford et al.: Language Models are Unsupervised Multitask Learners, 2019.
         """
-        if self.size > MOST_PARAMETERS:
-            raise UsageError(f"A model of {self.size:,} parameters is too large; make n_embd or n_layer smaller.")
         flat = np.empty(self.size, dtype)
         generator = np.random.Generator(philox(Place.INITIALISATION, seed=seed))
         views = self.views(flat)

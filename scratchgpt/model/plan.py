@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from scratchgpt.backend.cpu import BLOCK_BYTES
 from scratchgpt.config import ModelConfig, TrainConfig
+from scratchgpt.machine import available_memory
+from scratchgpt.model.params import Layout
 
 MOST_LANES = 64
 
@@ -35,3 +37,18 @@ def default_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = 
     lanes = lanes or min(default_lanes(), train.batch_size)
     share = math.ceil(train.batch_size / lanes)
     return Plan(lanes, micro_batch=train.micro_batch or min(share, max(1, CACHE_ROWS // model.block_size)))
+
+
+def require_memory(model: ModelConfig, plan: Plan) -> None:
+    """Raise MemoryError if training would need more memory than there is.
+
+    Without this, the system would grant it and end some program later, most likely this one, without a word.
+    """
+    layout = Layout(model)
+    copies = 5 * layout.size + (plan.lanes - 1) * (layout.size - layout.n_split)
+    needed, available = 4 * copies, available_memory()
+    if needed > available:
+        raise MemoryError(
+            f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained by "
+            f"{plan.lanes} lanes, and {available / 1e9:,.1f} GB are available; fewer --lanes need less, too."
+        )

@@ -25,7 +25,7 @@ from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import MOST_LANES, Plan, default_plan
+from scratchgpt.model.plan import MOST_LANES, Plan, default_plan, require_memory
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 
@@ -51,7 +51,9 @@ class Snapshot(NamedTuple):
 
 
 def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset, plan: Plan | None = None) -> Snapshot:
-    """Return the state of a run before its first step, with the default plan if none is given."""
+    """Return the state of a run before its first step, with the default plan if none is given. Raises MemoryError."""
+    plan = plan or default_plan(model, train)
+    require_memory(model, plan)
     params = Layout(model).initial(train.seed)
     return Snapshot(
         model=model,
@@ -62,7 +64,7 @@ def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset, plan: Plan |
         best_loss=None,
         data_folder=dataset.folder.as_posix(),
         data_digest=dataset.digest,
-        plan=plan or default_plan(model, train),
+        plan=plan,
     )
 
 

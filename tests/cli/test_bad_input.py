@@ -67,6 +67,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("train --data data/fox --n-embd 30", USAGE, "30 is not divisible by 4"),
         ("train --data data/fox --n-layer 1000000000", USAGE, "n_layer must be at least 1 and below"),
         ("train --data data/fox --n-embd 100000000 --n-head 1", USAGE, "too large"),
+        ("train --data data/fox --n-embd 65536", FAILURE, "fewer --lanes need less"),
         ("train --data data/fox --batch-size 100000000000000000000", USAGE, "batch_size"),
         ("train --data data/fox --n-layer 0", USAGE, "n_layer must be at least 1"),
         ("train --data data/fox --steps -5", USAGE, "steps must be at least 1"),

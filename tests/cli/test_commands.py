@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,56 @@ def test_a_resumed_run_keeps_its_lanes(prepared: Path) -> None:
     assert ["3 lanes" in result.stdout for result in (started, resumed, changed)] == [True, True, False]
 
 
+def test_a_resumed_run_keeps_its_plan(prepared: Path) -> None:
+    """What was measured is recorded before the first step; only what is typed changes it."""
+    scratchgpt("train", "--run", "r", "--steps", "1", "--micro-batch", "3", "--no-tune", *SMALL, cwd=prepared)
+    shown = []
+    for steps, options in (("2", ()), ("3", ("--micro-batch", "2"))):
+        resumed = scratchgpt("train", "--resume", "r", "--steps", steps, "--verbose", *options, cwd=prepared)
+        assert resumed.returncode == 0, resumed.stderr
+        shown.append(resumed.stdout)
+    assert "computes 3 sequences at once, single numbers in blocks of 256 KiB" in shown[0]
+    assert "computes 2 sequences at once" in shown[1]
+    plans = [
+        json.loads((prepared / "r" / "checkpoints" / step / "trainer.json").read_text(encoding="utf-8"))["plan"]
+        for step in ("step-000002", "step-000003")
+    ]
+    assert [plan["micro_batch"] for plan in plans] == [3, 2]
+
+
+def test_a_lane_that_is_killed_ends_the_run_in_a_sentence(prepared: Path) -> None:
+    """Its last checkpoint stands, and from there the run goes on."""
+    command = [sys.executable, "-m", "scratchgpt", "train", "--run", "r", "--steps", "1000000", "--save-every", "5"]
+    command += ["--lanes", "2", "--no-tune", *SMALL]
+    with subprocess.Popen(command, cwd=prepared, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        last = prepared / "r" / "checkpoints" / "last"
+        wait_until(lambda: _text(last) not in ("", "step-000000\n"))
+        (lane,) = children(process.pid)
+        os.kill(lane, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    message = " ".join(errors.split())
+    assert f"Process {lane}, one of the run's lanes, was killed by signal 9" in message
+    assert f"The run's last checkpoint is r/checkpoints/{_text(last).strip()}; go on with --resume" in message
+    step = int(_text(last).strip().removeprefix("step-"))
+    assert scratchgpt("train", "--resume", "r", "--steps", str(step + 1), cwd=prepared).returncode == 0
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes that a process has started."""
+    stats = [path.read_text(encoding="utf-8") for path in Path("/proc").glob("[0-9]*/stat")]
+    return [int(stat.split()[0]) for stat in stats if int(stat.rpartition(")")[2].split()[1]) == parent]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what should come about within a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_finished_run_says_so(prepared: Path) -> None:
     scratchgpt("train", "--run", "r", "--steps", "2", *SMALL, cwd=prepared)
     again = scratchgpt("train", "--resume", "r", cwd=prepared)
@@ -89,9 +140,7 @@ def test_a_finished_run_says_so(prepared: Path) -> None:
 def test_a_signal_saves_and_stops(number: signal.Signals, code: int, prepared: Path) -> None:
     command = [sys.executable, "-m", "scratchgpt", "train", "--run", "r", "--steps", "1000000", *SMALL]
     with subprocess.Popen(command, cwd=prepared, stdout=subprocess.PIPE, encoding="utf-8") as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and '"loss"' not in _text(prepared / "r" / "log.jsonl"):
-            time.sleep(0.05)
+        wait_until(lambda: '"loss"' in _text(prepared / "r" / "log.jsonl"))
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == code

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from scratchgpt import machine
 from scratchgpt.config import TrainConfig
 from scratchgpt.errors import CheckpointError, UsageError
+from scratchgpt.model import plan
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.training import checkpoint
 from scratchgpt.training.checkpoint import FILES, TRAINER, Checkpoints, Snapshot
@@ -272,3 +274,16 @@ def test_the_newest_run_is_the_one_saved_last(tmp_path: Path, snapshot: Snapshot
         Checkpoints(tmp_path / run).save(snapshot, dataset.tokenizer)
         os.utime(tmp_path / run / "checkpoints" / "last", ns=(0, at if run != "c" else 0))
     assert checkpoint.newest_run(tmp_path) == tmp_path / "a"
+
+
+def test_a_run_that_memory_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything large is made, and with what was asked for and what there is."""
+    monkeypatch.setattr(plan, "available_memory", lambda: 123_000.0)
+    with pytest.raises(MemoryError, match=r"at least 0\.0 GB to be trained by . lanes, and 0\.0 GB are"):
+        make_snapshot(make_dataset(tmp_path))
+    monkeypatch.setattr(plan, "available_memory", lambda: 1e9)
+    make_snapshot(make_dataset(tmp_path))
+
+
+def test_what_memory_there_is() -> None:
+    assert machine.available_memory() > 1e6

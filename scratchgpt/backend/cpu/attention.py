@@ -24,8 +24,8 @@ from scratchgpt.chance import Place
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import AttentionParams, Context, split_heads
 
-ROWS = 64
-"""Query rows in a block, for sequences that are longer than two of them."""
+ROWS = 32
+"""Query rows in a block."""
 
 
 class Saved(NamedTuple):
@@ -44,8 +44,7 @@ class Saved(NamedTuple):
 
 def _blocks(T: int) -> list[slice]:
     """Cut T query rows into blocks."""
-    rows = ROWS if T > 2 * ROWS else T
-    return [slice(start, min(start + rows, T)) for start in range(0, T, rows)]
+    return [slice(start, min(start + ROWS, T)) for start in range(0, T, ROWS)]
 
 
 def _groups(B: int, bytes_per_sequence: int, block_bytes: int) -> Iterator[slice]:
@@ -207,7 +206,8 @@ def backward(
                 if i == len(blocks) - 1:
                     np.matmul(left.swapaxes(-1, -2), right, out=target)
                 else:
-                    target += left.swapaxes(-1, -2) @ right
+                    part = workspace.take("part", target.shape, dtype)
+                    target += np.matmul(left.swapaxes(-1, -2), right, out=part)
 
     add_product(saved.normed.T, dqkv, grads.qkv_weight)
     if grads.qkv_bias is not None:
