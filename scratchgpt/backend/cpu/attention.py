@@ -2,10 +2,12 @@
 
 The mathematics is ops/sublayers.py's, in another order:
 
-- A block of query rows meets only the keys up to its last row: half of the products above the diagonal never happen.
-- Keys and values are copied transposed before they are multiplied with: a product that reads rows runs at 105 GFLOP/s,
-  one that reads columns at 65. The copies take 1/√D along, so that neither queries nor scores are scaled.
-- No row's maximum is subtracted unless the rows' sums show that an exponential has overflowed or a row has vanished.
+- A block of query rows meets only the keys up to its last row: most of what is above the diagonal never happens. That
+  is 10% of a step of rust512.
+- Keys and values are copied transposed before they are multiplied with (3% of rust512): a product that reads rows runs
+  at 105 GFLOP/s, one that reads columns at 65. The copies take 1/√D along, so that nothing else need be scaled.
+- No row's maximum is subtracted unless the rows' sums show that an exponential has overflowed or a row has vanished. In
+  attention and head together, that is 14% of a step of gpt-nano.
 - The backward takes Σⱼ dAᵢⱼ Aᵢⱼ from Σ dyᵢ · yᵢ, which is the same, with dropout or without, and a shorter sum.
 """
 
