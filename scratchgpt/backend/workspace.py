@@ -1,7 +1,8 @@
 """Memory that is taken once and used at every step.
 
 A step of plain NumPy allocates tens of megabytes, gives them back and has the system clear them again for the next.
-The fast sublayers draw their buffers from here instead: the same name, the same memory. That is 9% of a step of gpt-nano.
+The fast sublayers draw their buffers from here instead: the same name, the same memory. Without that, a step of
+gpt-nano takes 9% longer.
 """
 
 import math
