@@ -88,7 +88,7 @@ class TrainConfig(_Config):
 
     steps: int = _setting("Number of optimiser updates.")
     batch_size: int = _setting("Sequences in one step (B).")
-    micro_batch: int = _setting("Sequences computed at once, to save memory; 0: the whole batch.", 0)
+    micro_batch: int = _setting("Sequences that a lane computes at once; 0: as many as suit its caches.", 0)
     learning_rate: float = _setting("Peak learning rate.")
     min_lr_ratio: float = _setting(
         "The learning rate falls along a cosine to this fraction of its peak; 1: it stays.", 1.0

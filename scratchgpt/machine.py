@@ -1,10 +1,13 @@
 """What can be known about the machine at hand."""
 
+import contextlib
 import math
 import os
 import platform
 import sys
 from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def processor_name() -> str:
@@ -17,20 +20,39 @@ def processor_name() -> str:
 
 
 def available_memory() -> float:
-    """Return how many bytes of memory programs can still have; infinity where that is not known."""
-    try:
+    """Return how many bytes of memory this program can still have; infinity where that is not known."""
+    available = math.inf
+    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-    except (OSError, StopIteration, ValueError, IndexError):
-        return math.inf
+        available = 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" is none
+        limit, used = (int((CGROUP / f"memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current"))
+        available = min(available, limit - used)
+    return available
 
 
-def cache_folder() -> Path:
-    """Return where this user's programs keep what they can find out again; it need not exist."""
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # a container's share; "max" is all
+        quota, period = (int(word) for word in (CGROUP / "cpu.max").read_text(encoding="utf-8").split())
+        cores = min(cores, math.ceil(quota / period))
+    return max(cores, 1)
+
+
+def cache_folder() -> Path | None:
+    """Return where this user's programs keep what they can find out again; None for a user without a home.
+
+    The folder need not exist.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
     if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        root = os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"
     elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
+        root = home / "Library" / "Caches"
     else:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = os.environ.get("XDG_CACHE_HOME") or home / ".cache"
     return Path(root) / "scratchgpt"

@@ -25,7 +25,7 @@ def build(workload: Workload) -> Contender:
     layout = Layout(workload.model)
     moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
     plan = Plan(
-        lanes=workload.lanes or min(default_lanes(), workload.batch_size),
+        lanes=min(workload.lanes or default_lanes(), workload.batch_size),
         micro_batch=max(1, CACHE_ROWS // workload.model.block_size),
     )
     model = Lanes(

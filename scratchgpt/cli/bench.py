@@ -6,12 +6,14 @@ from typing import Any
 
 import click
 
-from scratchgpt.cli.options import config_options, typed
+from scratchgpt.cli.options import config_options, lanes_option, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, load_preset
 from scratchgpt.errors import UsageError
 
 POSITIVE = click.IntRange(min=1)
 CHARACTERS, WORD_PIECES = 65, 50_257
+MOST_TOKENS = 2**14
+"""In a step that is timed, unless a batch size is asked for: gpt2's own has half a million."""
 IDLE_CPU = 0.1
 """Cores that a contender may keep busy while it waits, before the report says so."""
 
@@ -23,7 +25,7 @@ IDLE_CPU = 0.1
 @click.option("--rounds", type=POSITIVE, default=5, show_default=True, help="How often each contender has its turn.")
 @click.option("--batch-size", type=POSITIVE, help="Sequences in a step; by default the preset's.")
 @click.option("--vocab-size", type=int, help="Number of different tokens (V); by default as the preset is used.")
-@click.option("--lanes", type=click.IntRange(0, 64), default=0, show_default=True, help="Of ours; 0: one a core.")
+@lanes_option
 @click.option("--seed", type=click.IntRange(min=0), default=1337, show_default=True, help="Of weights and tokens.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
 @click.option("--profile", "is_profile", is_flag=True, help="Show where our time goes, too.")
@@ -37,7 +39,7 @@ def command(
     rounds: int,
     batch_size: int | None,
     vocab_size: int | None,
-    lanes: int,
+    lanes: int | None,
     seed: int,
     device: str,
     is_profile: bool,
@@ -58,12 +60,13 @@ def command(
     model = {"vocab_size": used_with} | dict(recipe.model) | {"dropout": 0.0} | typed(ModelConfig, settings)
     if vocab_size is not None:
         model["vocab_size"] = vocab_size
+    config = ModelConfig.from_mapping(model)
     workload = Workload(
-        model=ModelConfig.from_mapping(model),
-        batch_size=batch_size or recipe.train.get("micro_batch") or recipe.train["batch_size"],
+        model=config,
+        batch_size=batch_size or min(recipe.train["batch_size"], max(1, MOST_TOKENS // config.block_size)),
         seed=seed,
         device=device,
-        lanes=lanes,
+        lanes=lanes or 0,
     )
     if peers and workload.model.dropout:
         raise UsageError("With dropout every framework draws numbers of its own; leave out --dropout or --vs.")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from scratchgpt.config import ModelConfig, TrainConfig
+from scratchgpt.errors import UsageError
 
 Function = Callable[..., Any]
 
@@ -39,3 +40,24 @@ def typed(record: type[ModelConfig | TrainConfig], settings: dict[str, Any]) -> 
     """Return those of a command's arguments that belong to `record` and were typed."""
     names = [field.name for field in _fields(record)]
     return {name: settings[name] for name in names if settings[name] is not None}
+
+
+def _lanes(_: click.Context, __: click.Parameter, typed: str | None) -> int | None:
+    """Return a number of lanes, None if the choice is left to us. Raises UsageError."""
+    from scratchgpt.model.plan import MOST_LANES, default_lanes
+
+    if typed is None:
+        return None
+    if typed == "auto":
+        return default_lanes()
+    if not typed.isascii() or not typed.isdigit() or len(typed) > 2 or int(typed) > MOST_LANES:
+        raise UsageError(f"--lanes must be auto or a number from 0 to {MOST_LANES}, not {typed:.20}.")
+    return max(int(typed), 1)
+
+
+lanes_option = click.option(
+    "--lanes",
+    metavar="auto|N",
+    callback=_lanes,
+    help="Processes that share the work: auto, one for each core; 0 or 1, no others.",
+)

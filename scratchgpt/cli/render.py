@@ -8,7 +8,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Saved, StepDone
+from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines about single steps."""
@@ -59,6 +59,8 @@ def sentence(event: Event) -> str | None:
                 f"step {event.step:,}: {part} loss {event.loss:.4f}, perplexity {perplexity}, "
                 f"accuracy {event.accuracy:.1%}"
             )
+        case Noted():
+            return event.message
         case _:
             return None
 

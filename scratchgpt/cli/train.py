@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scratchgpt.cli.options import config_options, typed
+from scratchgpt.cli.options import config_options, lanes_option, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, TrainConfig, load_preset
 from scratchgpt.errors import DataError, UsageError
 
@@ -33,13 +33,11 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--resume", metavar="DIR", type=FOLDER, help="Go on with a run from its last checkpoint, or a named one.")
 @click.option("--force", is_flag=True, help="Replace the run in --run, or what came after --resume.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
-@click.option(
-    "--lanes", metavar="auto|N", help="Processes that share the work: auto, one for each core; 0 or 1, no others."
-)
+@lanes_option
 @click.option(
     "--tune/--no-tune",
     default=True,
-    help="Measure first what suits this machine's caches (at most two seconds, once for runs of these sizes), or not.",
+    help="Before a new run, measure what suits this machine's caches, unless that is known; at most two seconds.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Tell how the run computes.")
 @config_options(ModelConfig, TrainConfig)
@@ -54,7 +52,7 @@ def command(
     resume: Path | None,
     force: bool,
     device: str,
-    lanes: str | None,
+    lanes: int | None,
     tune: bool,
     verbose: bool,
     **settings: Any,
@@ -67,15 +65,14 @@ def command(
     from scratchgpt import backend
 
     device = backend.select(device).name
-    n_lanes = _lanes(lanes)
     if resume is None:
         name = preset or DEFAULT_PRESET
-        with _start(name, data, run, settings, device, lanes=n_lanes, tune=tune, force=force) as trainer:
+        with _start(name, data, run, settings, device, lanes=lanes, tune=tune, force=force) as trainer:
             _train(ctx, trainer, verbose=verbose)
     elif preset or run:
         raise UsageError("--resume goes on with a run as it is; leave out --preset and --run.")
     else:
-        with _resume(resume, data, settings, device, lanes=n_lanes, force=force) as trainer:
+        with _resume(resume, data, settings, device, lanes=lanes, force=force) as trainer:
             _train(ctx, trainer, verbose=verbose)
 
 
@@ -106,6 +103,8 @@ def _start(
     model = ModelConfig.from_mapping(recipe.model | typed(ModelConfig, settings) | from_data)
     train = TrainConfig.from_mapping(recipe.train | typed(TrainConfig, settings))
     dataset.require(model.block_size)
+    if run and not force:
+        _require_empty(run)  # before anything that takes time
     snapshot = fresh(model, train, dataset, default_plan(model, train, lanes=lanes))
     if tune:
         with waiting("Measuring what suits this machine ..."):
@@ -115,12 +114,9 @@ def _start(
     del snapshot  # whose arrays the trainer has copied
     run.mkdir(parents=True, exist_ok=True)
     with RunLock(run):
-        checkpoints = Checkpoints(run)
-        if checkpoints.all() and not force:
-            raise DataError(
-                f"{run} already holds a run; go on with it by --resume {run}, or use --force to replace it."
-            )
-        checkpoints.clear()
+        if not force:
+            _require_empty(run)
+        Checkpoints(run).clear()
         (run / "log.jsonl").unlink(missing_ok=True)
         yield trainer
 
@@ -155,31 +151,25 @@ def _resume(
             raise UsageError(
                 f"{run} has later checkpoints, {names}; use --force to drop them and go on from {folder.name}."
             )
-        snapshot = _with_changes(read(folder), settings)
+        snapshot = _with_changes(read(folder), settings, lanes=lanes)
         if checkpoints.pointed("best") in (None, *later):
             snapshot = snapshot._replace(best_loss=None)
         dataset = Dataset.open(data or Path(snapshot.data_folder))
         if dataset.digest != snapshot.data_digest:
             raise DataError(f"{dataset.folder} is not the data that {run} was trained on; name that with --data.")
-        plan = snapshot.plan._replace(lanes=lanes or snapshot.plan.lanes)
-        snapshot = snapshot._replace(data_folder=dataset.folder.as_posix(), plan=plan)
+        snapshot = snapshot._replace(data_folder=dataset.folder.as_posix())
         trainer = Trainer(snapshot, dataset, run, device)
         del snapshot  # whose arrays the trainer has copied
         checkpoints.rewind(folder)
         yield trainer
 
 
-def _lanes(typed: str | None) -> int | None:
-    """Return a number of lanes, None if the choice is left to us. Raises UsageError."""
-    from scratchgpt.model.plan import MOST_LANES, default_lanes
+def _require_empty(run: Path) -> None:
+    """Raise DataError if there is a run in this folder."""
+    from scratchgpt.training.checkpoint import Checkpoints
 
-    if typed is None:
-        return None
-    if typed == "auto":
-        return default_lanes()
-    if not typed.isascii() or not typed.isdigit() or int(typed) > MOST_LANES:
-        raise UsageError(f"--lanes must be auto or a number from 0 to {MOST_LANES}, not {typed!r}.")
-    return max(int(typed), 1)
+    if Checkpoints(run).all():
+        raise DataError(f"{run} already holds a run; go on with it by --resume {run}, or use --force to replace it.")
 
 
 def _newest_data() -> Path:
@@ -197,7 +187,7 @@ def _unused_run(name: str) -> Path:
     return next(run for n in itertools.count(1) if not (run := RUNS / f"{name}-{n}").exists())
 
 
-def _with_changes(snapshot: "Snapshot", settings: dict[str, Any]) -> "Snapshot":
+def _with_changes(snapshot: "Snapshot", settings: dict[str, Any], *, lanes: int | None) -> "Snapshot":
     """Return the snapshot with the recipe changed as typed. Raises UsageError for what cannot change in a run."""
     from scratchgpt.model.plan import default_plan
 
@@ -207,9 +197,10 @@ def _with_changes(snapshot: "Snapshot", settings: dict[str, Any]) -> "Snapshot":
         if value != current[name]:
             raise UsageError(f"A resumed run keeps its {name} of {current[name]}; it cannot become {value}.")
     train = TrainConfig.from_mapping(dataclasses.asdict(snapshot.train) | typed(TrainConfig, settings))
-    plan = snapshot.plan
+    default = default_plan(snapshot.model, train, lanes=lanes or snapshot.plan.lanes)
+    plan = snapshot.plan._replace(lanes=default.lanes)
     if train.micro_batch != snapshot.train.micro_batch:
-        plan = plan._replace(micro_batch=default_plan(snapshot.model, train).micro_batch)
+        plan = plan._replace(micro_batch=default.micro_batch)
     return snapshot._replace(train=train, plan=plan)
 
 
@@ -224,11 +215,9 @@ def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
         click.echo(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} --steps N")
         return
     click.echo(
-        f"{run}: {model.layout.size:,} parameters on {model.backend.name}, {trainer.lanes.plan.lanes} lanes, "
+        f"{run}: {model.layout.size:,} parameters on {model.backend.name}, {_count(trainer.lanes.plan.lanes, 'lane')}, "
         f"{config.steps:,} steps of {config.batch_size * model.config.block_size:,} tokens, seed {config.seed}"
     )
-    if trainer.lanes.note:
-        click.echo(trainer.lanes.note)
     if verbose:
         click.echo(_engine(trainer.lanes.plan))
     trainer.checkpoints.clean()
@@ -257,13 +246,17 @@ def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
     )
 
 
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def _engine(plan: "Plan") -> str:
     """Tell how the run computes."""
     from scratchgpt.backend.cpu import blas
 
     products = "adds products in place" if blas.can_add_products() else "cannot add products in place, which is slower"
     return (
-        f"Each lane computes {plan.micro_batch} sequences at once, single numbers in blocks of "
+        f"Each lane computes {_count(plan.micro_batch, 'sequence')} at once, single numbers in blocks of "
         f"{plan.block_bytes // 1024} KiB. {blas.name()} {products}."
     )
 

@@ -1,10 +1,12 @@
 """One lane: its share of a step's work, on arrays that all lanes see."""
 
+import errno
 import functools
 import math
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy.typing as npt
 from scratchgpt.backend import cpu, select
 from scratchgpt.backend.team import Team
 from scratchgpt.config import ModelConfig
+from scratchgpt.machine import available_memory
 from scratchgpt.model.gpt import GPT, Score
 from scratchgpt.model.params import Layout
 from scratchgpt.model.plan import Plan
@@ -49,9 +52,13 @@ class SharedArrays:
             shapes |= cpu.shapes(model.n_embd, n_lanes)
         sizes = {name: math.prod(shape) * np.dtype(dtype).itemsize for name, (dtype, shape) in shapes.items()}
         padded = {name: -(-size // ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
-        self.size = sum(padded.values())
-        self.descriptor = _reserve(self.size) if descriptor is None else descriptor
-        memory = mmap.mmap(self.descriptor, self.size)
+        size = sum(padded.values())
+        if descriptor in (None, PRIVATE) and size > available_memory():
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        self.descriptor = _reserve(size) if descriptor is None else descriptor
+        if self.descriptor != PRIVATE:  # the memory is there as long as one of its descriptors is
+            weakref.finalize(self, os.close, self.descriptor)
+        memory = mmap.mmap(self.descriptor, size)
         self._arrays: dict[str, Array] = {}
         start = 0
         for name, (dtype, shape) in shapes.items():
@@ -77,10 +84,14 @@ def _reserve(size: int) -> int:
     else:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    if hasattr(os, "posix_fallocate"):  # otherwise too small a memory would kill later, without a word
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.ftruncate(descriptor, size)
+    try:
+        if hasattr(os, "posix_fallocate"):  # otherwise too small a memory would kill later, without a word
+            os.posix_fallocate(descriptor, 0, size)
+        else:
+            os.ftruncate(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -31,12 +31,16 @@ def _hear() -> Message | None:
 
 
 def _say(message: Message) -> None:
-    print(json.dumps(message), flush=True)  # noqa: T201 - standard output is how lanes answer
+    try:
+        print(json.dumps(message), flush=True)  # noqa: T201 - standard output is how lanes answer
+    except BrokenPipeError:  # lane 0 has gone
+        os._exit(0)
 
 
 def main() -> None:
     """Set the lane up as the first line says, then do a task a line."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for lane 0, which will end this one when it is done
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # these are for lane 0, which ends this one when done
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     np.seterr(all="ignore")  # numbers that overflow are found where lane 0 looks at the loss
     setup = _hear()

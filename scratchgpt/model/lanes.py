@@ -21,9 +21,11 @@ import json
 import math
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,7 +43,7 @@ from scratchgpt.ops import adamw
 from scratchgpt.ops.array import Array
 
 PATIENCE = 1.0
-"""Seconds that a lane is given to end by itself."""
+"""Seconds that lanes are given to end by themselves."""
 
 Message = dict[str, Any]
 
@@ -71,7 +73,11 @@ class _Worker(Protocol):
     def hear(self) -> Message:
         """Return what the lane says next. Raises LaneError if it says nothing any more."""
 
-    def stop(self) -> None: ...
+    def dismiss(self) -> None:
+        """Tell the lane that there are no more tasks."""
+
+    def stop(self, patience: float) -> None:
+        """Wait so many seconds for a lane that has been dismissed; then end it, if that can be done."""
 
 
 class _Process:
@@ -84,6 +90,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[descriptor],
+            process_group=0,  # Ctrl-C and the like are for lane 0
             env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             cwd=Path(__file__).parent.parent.parent,  # where this package is, installed or not
             encoding="utf-8",
@@ -99,17 +106,20 @@ class _Process:
         line = self.process.stdout.readline()  # type: ignore[union-attr]
         if not line:
             code = self.process.wait()
-            how = f"was killed by signal {-code}, as happens when memory runs out" if code < 0 else f"ended with {code}"
-            raise LaneError(f"Process {self.process.pid}, one of the run's lanes, {how}.")
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            why = ", as happens when memory runs out" if code == -signal.SIGKILL else ""
+            raise LaneError(f"Process {self.process.pid}, one of the run's lanes, {how}{why}.")
         message: Message = json.loads(line)
         return message
 
-    def stop(self) -> None:
-        """End the process: it ends by itself when its input does, unless it is in the middle of something."""
+    def dismiss(self) -> None:
         with contextlib.suppress(OSError):
             self.process.stdin.close()  # type: ignore[union-attr]
+
+    def stop(self, patience: float) -> None:
+        """End the process: it ends by itself when its input does, unless it is in the middle of something."""
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -142,9 +152,11 @@ class _Thread:
             raise LaneError("A thread, one of the run's lanes, has failed.")
         return message
 
-    def stop(self) -> None:
+    def dismiss(self) -> None:
         self._tasks.put(None)
-        self._thread.join()
+
+    def stop(self, patience: float) -> None:
+        self._thread.join(patience)
 
 
 class Lanes:
@@ -185,7 +197,7 @@ class Lanes:
             return SharedArrays(model, self.plan.lanes, self._n_tokens)
         except OSError as error:
             raise MemoryError(
-                f"{Layout(model).size:,} parameters, with gradients for {self.plan.lanes} lanes, cannot be allocated "
+                f"{Layout(model).size:,} parameters, with gradients for each lane, cannot be allocated "
                 f"({error.strerror})."
             ) from error
 
@@ -221,7 +233,10 @@ class Lanes:
 
     def _stop(self) -> None:
         for worker in self._workers:
-            worker.stop()
+            worker.dismiss()
+        deadline = time.monotonic() + PATIENCE
+        for worker in self._workers:
+            worker.stop(max(0.0, deadline - time.monotonic()))
         self._workers.clear()
 
     def adopt(self, plan: Plan) -> None:

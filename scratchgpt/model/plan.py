@@ -4,12 +4,11 @@ A plan is part of a run: it is recorded in the run's first checkpoint, and a res
 """
 
 import math
-import os
 from typing import NamedTuple
 
 from scratchgpt.backend.cpu import BLOCK_BYTES
 from scratchgpt.config import ModelConfig, TrainConfig
-from scratchgpt.machine import available_memory
+from scratchgpt.machine import available_memory, usable_cores
 from scratchgpt.model.params import Layout
 
 MOST_LANES = 64
@@ -28,27 +27,30 @@ class Plan(NamedTuple):
 
 def default_lanes() -> int:
     """Return how many lanes this machine is best used with: one for each core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_LANES)
+    return min(usable_cores(), MOST_LANES)
 
 
 def default_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = None) -> Plan:
-    """Return the plan that suits most machines, with as many lanes as this one has cores unless told otherwise."""
-    lanes = lanes or min(default_lanes(), train.batch_size)
+    """Return the plan that suits most machines, with as many lanes as this one has cores unless told otherwise.
+
+    There are never more lanes than sequences in a batch.
+    """
+    lanes = min(lanes or default_lanes(), train.batch_size)
     share = math.ceil(train.batch_size / lanes)
     return Plan(lanes, micro_batch=train.micro_batch or min(share, max(1, CACHE_ROWS // model.block_size)))
 
 
 def require_memory(model: ModelConfig, plan: Plan) -> None:
-    """Raise MemoryError if training would need more memory than there is.
+    """Raise MemoryError if the parameters alone, to be trained, would need more memory than there is.
 
     Without this, the system would grant it and end some program later, most likely this one, without a word.
     """
     layout = Layout(model)
-    copies = 5 * layout.size + (plan.lanes - 1) * (layout.size - layout.n_split)
+    # Parameters and moments of the snapshot, the same in the memory of the lanes, and gradients:
+    copies = 6 * layout.size + layout.n_split + plan.lanes * (layout.size - layout.n_split)
     needed, available = 4 * copies, available_memory()
     if needed > available:
         raise MemoryError(
-            f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained by "
-            f"{plan.lanes} lanes, and {available / 1e9:,.1f} GB are available; fewer --lanes need less, too."
+            f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained with "
+            f"--lanes {plan.lanes}, and {available / 1e9:,.1f} GB are available; fewer --lanes need less, too."
         )

@@ -1,16 +1,17 @@
 """Measure which plan suits this machine: caches and cores differ, and no table of processors would stay true.
 
 A model of one layer, otherwise like the one to be trained, is timed with a few plans in turn. What is found is kept in
-a file in the user's cache folder, so that the next run like it computes the same, to the last bit, without measuring.
+a file of the user's cache folder, so that the next run like it computes the same, to the last bit, without measuring.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import math
 import os
-import platform
 import time
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -19,7 +20,7 @@ from scratchgpt import __version__
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, write_json
-from scratchgpt.machine import cache_folder, processor_name
+from scratchgpt.machine import cache_folder, processor_name, usable_cores
 from scratchgpt.model.lanes import Lanes
 from scratchgpt.model.params import Layout
 from scratchgpt.model.plan import Plan, default_plan
@@ -33,6 +34,8 @@ ROUNDS = 5
 """How often each plan has its turn, after one that is not timed."""
 SECONDS = 1.2
 """That measuring may take. A model that is too large for this is all matrix products, which no plan makes faster."""
+SPEED = 5e10
+"""Floating-point operations a second that a lane is expected to make."""
 GAIN = 0.05
 """Part of the time that a plan must save to be preferred to the default: less is often chance."""
 
@@ -41,20 +44,23 @@ def tuned_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = No
     """Return the plan that was found best for runs like this on this machine, now or earlier. Raises MemoryError."""
     plan = default_plan(model, train, lanes=lanes)
     choices = _choices(model, train, plan)
-    key = _key(model, train, plan)
-    path = cache_folder() / "plans.json"
-    try:
-        known = read_json(path, DataError)
-    except DataError:
-        known = {}
-    for choice in choices:
-        if known.get(key) == choice._asdict():
-            return choice
-    plan = _measured(model, plan, choices)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second the next time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, known | {key: plan._asdict()})
-    return plan
+    path = _cache_path(model, train, plan)
+    if path is not None:
+        with contextlib.suppress(DataError):
+            known = read_json(path, DataError)
+            for choice in choices:
+                if known == choice._asdict():
+                    return choice
+    measured = _measured(model, plan, choices)
+    if measured is None:
+        return plan
+    if path is not None:
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs a second the next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}")
+            write_json(temporary, measured._asdict())
+            temporary.replace(path)
+    return measured
 
 
 def _choices(model: ModelConfig, train: TrainConfig, plan: Plan) -> list[Plan]:
@@ -67,11 +73,15 @@ def _choices(model: ModelConfig, train: TrainConfig, plan: Plan) -> list[Plan]:
     return list(dict.fromkeys(Plan(plan.lanes, size, block) for size, block in pairs))
 
 
-def _measured(model: ModelConfig, plan: Plan, choices: list[Plan]) -> Plan:
-    """Return the best combination of what is best by itself."""
+def _measured(model: ModelConfig, plan: Plan, choices: list[Plan]) -> Plan | None:
+    """Return the best combination of what is best by itself; None if there is no time to measure."""
     candidates = [
         choice for choice in choices if plan.micro_batch == choice.micro_batch or plan.block_bytes == choice.block_bytes
     ]
+    rows, C = max(choice.micro_batch for choice in candidates) * model.block_size, model.n_embd
+    operations = rows * (72 * C * C + 12 * C * model.block_size)
+    if len(candidates) * (1 + ROUNDS) * operations / SPEED > SECONDS:
+        return None
     small = dataclasses.replace(model, vocab_size=64, n_layer=1)
     size = Layout(small).size
     B = plan.lanes * max(choice.micro_batch for choice in candidates)
@@ -80,11 +90,12 @@ def _measured(model: ModelConfig, plan: Plan, choices: list[Plan]) -> Plan:
     lanes = Lanes(small, Layout(small).initial(0), moments, plan, n_tokens=tokens.size)
     seconds: dict[Plan, list[float]] = {candidate: [] for candidate in candidates}
     with lanes.running():
+        lanes.adopt(plan)  # all lanes have started when they have answered
         began = time.perf_counter()
         for turn in range(1 + ROUNDS):
             for candidate in candidates:
                 if time.perf_counter() - began > SECONDS:
-                    return plan
+                    return None
                 lanes.adopt(candidate)
                 started = time.perf_counter()
                 lanes.loss_and_grad(tokens, tokens, seed=0, step=0)
@@ -100,9 +111,10 @@ def _measured(model: ModelConfig, plan: Plan, choices: list[Plan]) -> Plan:
     return Plan(plan.lanes, size, block)
 
 
-def _key(model: ModelConfig, train: TrainConfig, plan: Plan) -> str:
-    """Return what a measurement holds for: the machine, the programs, and the sizes that matter."""
+def _cache_path(model: ModelConfig, train: TrainConfig, plan: Plan) -> Path | None:
+    """Return the file for what a measurement holds for: the processor, the programs, and the sizes that matter."""
+    folder = cache_folder()
     sizes = (model.block_size, model.n_embd, model.n_head, model.activation, model.bias, model.dropout)
     work = (train.batch_size, train.micro_batch, plan.lanes)
-    programs = f"scratchgpt {__version__}, NumPy {np.__version__}, {platform.node()}, {processor_name()}"
-    return f"{programs}, {os.cpu_count()} cores: {sizes} {work}"
+    key = repr((__version__, np.__version__, processor_name(), usable_cores(), sizes, work))
+    return folder and folder / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

@@ -29,7 +29,7 @@ from scratchgpt.model.plan import MOST_LANES, Plan, default_plan, require_memory
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 
-FORMAT = 1
+FORMAT = 2
 TRAINER = "trainer.json"
 OPTIMIZER = "optimizer.safetensors"
 FILES = (*model_files.FILES, *tokenizers.FILES, OPTIMIZER)

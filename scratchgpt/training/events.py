@@ -18,6 +18,13 @@ class StepDone:
 
 
 @dataclasses.dataclass(frozen=True)
+class Noted:
+    """Something that a person may want to know about how the run is computed."""
+
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluating:
     """A part of an evaluation is done; it is there to be shown while one waits."""
 
@@ -59,4 +66,4 @@ class Ended:
     is_finished: bool
 
 
-Event = StepDone | Evaluating | Evaluated | Saved | Ended
+Event = StepDone | Noted | Evaluating | Evaluated | Saved | Ended

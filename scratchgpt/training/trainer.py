@@ -14,7 +14,7 @@ from scratchgpt.errors import LaneError, TrainingError
 from scratchgpt.model.lanes import Lanes
 from scratchgpt.ops import adamw
 from scratchgpt.training.checkpoint import Checkpoints, Snapshot
-from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Saved, StepDone
+from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
 from scratchgpt.training.schedule import learning_rate
 
 
@@ -58,6 +58,8 @@ class Trainer:
             ) from error
 
     def _run(self) -> Iterator[Event]:
+        if self.lanes.note:
+            yield Noted(self.lanes.note)
         if self.step == 0:
             yield from self.save()  # a full disk shows now, not after an hour
             yield from self._evaluate_windows()

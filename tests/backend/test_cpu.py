@@ -23,7 +23,7 @@ from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import REFERENCE, AttentionParams, Context, Table
+from scratchgpt.ops.sublayers import REFERENCE, AttentionParams, Context, HeadParams, Table
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_head": 3, "n_embd": 12}
 
@@ -98,6 +98,19 @@ def test_scores_and_logits_that_would_overflow(size: float) -> None:
     (expected_loss, expected), (loss, got) = results
     assert abs(loss - expected_loss) <= 1e-5 * expected_loss
     assert np.abs(got - expected).max() <= 1e-7 * size * np.abs(expected).max()  # float32's error in such a score
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e5])
+def test_a_loss_that_is_small_beside_its_logits(size: float) -> None:
+    """In float32: of two tokens with the same logit, however large, either costs ln 2."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 4, 8)).astype(np.float32)
+    row = rng.normal(size=8).astype(np.float32) * np.float32(size)
+    params = HeadParams(np.ones(8, np.float32), None, np.stack([row, row]))
+    grads = HeadParams(np.zeros(8, np.float32), None, np.zeros((2, 8), np.float32))
+    context = Context(1, n_targets=4)
+    loss, _ = cpu.table(Workspace(poison=True)).head_loss(x, np.array([[0, 1, 1, 0]]), params, grads, context)
+    assert abs(loss - np.log(2)) <= 1e-6
 
 
 @pytest.mark.parametrize("score", [5.0, 25.0, 45.0, 60.0, -45.0, -60.0])

@@ -106,7 +106,7 @@ def test_a_lane_that_is_killed_ends_the_run_in_a_sentence(prepared: Path) -> Non
     assert process.returncode == 1
     assert "Traceback" not in errors
     message = " ".join(errors.split())
-    assert f"Process {lane}, one of the run's lanes, was killed by signal 9" in message
+    assert f"Process {lane}, one of the run's lanes, was ended by SIGKILL, as happens when memory runs out" in message
     assert f"The run's last checkpoint is r/checkpoints/{_text(last).strip()}; go on with --resume" in message
     step = int(_text(last).strip().removeprefix("step-"))
     assert scratchgpt("train", "--resume", "r", "--steps", str(step + 1), cwd=prepared).returncode == 0
@@ -136,12 +136,13 @@ def test_a_finished_run_says_so(prepared: Path) -> None:
     assert log_rows(prepared / "r")[-1]["step"] == 4
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_stops(number: signal.Signals, code: int, prepared: Path) -> None:
     command = [sys.executable, "-m", "scratchgpt", "train", "--run", "r", "--steps", "1000000", *SMALL]
-    with subprocess.Popen(command, cwd=prepared, stdout=subprocess.PIPE, encoding="utf-8") as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=prepared, stdout=pipe, encoding="utf-8", start_new_session=True) as process:
         wait_until(lambda: '"loss"' in _text(prepared / "r" / "log.jsonl"))
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # as a terminal does: to all that belong together
         output, _ = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Go on with: scratchgpt train --resume r" in output

@@ -140,7 +140,7 @@ def test_every_damaged_file_is_named(name: str, tmp_path: Path, snapshot: Snapsh
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": 2}, "format 2"),
+        ({"format": 3}, "format 3"),
         ({"step": -5}, "-5 is no whole number"),
         ({"step": 1.5}, "damaged"),
         ({"step": float("inf")}, "damaged"),
@@ -279,7 +279,7 @@ def test_the_newest_run_is_the_one_saved_last(tmp_path: Path, snapshot: Snapshot
 def test_a_run_that_memory_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything large is made, and with what was asked for and what there is."""
     monkeypatch.setattr(plan, "available_memory", lambda: 123_000.0)
-    with pytest.raises(MemoryError, match=r"at least 0\.0 GB to be trained by . lanes, and 0\.0 GB are"):
+    with pytest.raises(MemoryError, match=r"at least 0\.0 GB to be trained with --lanes ., and 0\.0 GB are"):
         make_snapshot(make_dataset(tmp_path))
     monkeypatch.setattr(plan, "available_memory", lambda: 1e9)
     make_snapshot(make_dataset(tmp_path))

@@ -109,7 +109,7 @@ def _exponentials(
         exps -= shift[:, None]
         sums = exponentiate()
     exps[places] -= sums[rows]
-    return sums, np.log(sums) + shift - right[:n]
+    return sums, np.log(sums) + (shift - right[:n])
 
 
 def _add_transposed_product(exps: Array, rows: Array, out: Array, workspace: Workspace) -> None:
