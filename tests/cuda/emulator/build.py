@@ -28,7 +28,7 @@ MAX_SHARED = 227 * 1024
 # -O1 keeps accesses where the source has them; loops must not become calls of memset, which nobody would check.
 # What is usual in CUDA (int against unsigned) is no cause for warnings.
 FLAGS = (
-    "-std=c++17 -O1 -g -w -fPIC -fvisibility=hidden -fno-exceptions -fno-strict-aliasing -ffp-contract=off "
+    "-std=c++17 -O1 -gdwarf-4 -w -fPIC -fvisibility=hidden -fno-exceptions -fno-strict-aliasing -ffp-contract=off "
     "-fno-extern-tls-init -fno-tree-loop-distribute-patterns"
 ).split()
 CHECKED = "-fsanitize=thread -fsanitize=alignment --param=tsan-instrument-func-entry-exit=0".split()
@@ -183,4 +183,4 @@ def _reservation(name: str) -> str:
         f".skip {MAX_SHARED + GUARD}",
         ".previous",
     )
-    return "asm(R\"(\n" + "\n".join(lines) + '\n)");\n'
+    return 'asm(R"(\n' + "\n".join(lines) + '\n)");\n'

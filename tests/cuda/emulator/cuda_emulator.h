@@ -49,7 +49,8 @@ extern "C" const uint3 threadIdx, blockIdx, blockDim, gridDim;
 constexpr int warpSize = 32;
 
 // Calls into the runtime. A point where threads meet is identified by its line, not by its address: a compiler may
-// duplicate a call, and threads that wait at two copies of it have still met.
+// duplicate a call, and threads that wait at two copies of it have still met. What calls is always inlined, so that the
+// return address is within the kernel and tells its line.
 
 extern "C" int emulator_barrier(int predicate, int line);  // returns for how many threads the predicate holds
 extern "C" uint64_t emulator_shuffle(unsigned mask, uint64_t value, int source, int line);
@@ -60,21 +61,21 @@ extern "C" void emulator_atomic(const void* address, unsigned size, void* caller
 
 #define EMULATOR_HERE int line = __builtin_LINE()
 
-inline void __syncthreads(EMULATOR_HERE) { emulator_barrier(0, line); }
-inline int __syncthreads_count(int p, EMULATOR_HERE) { return emulator_barrier(p, line); }
-inline int __syncthreads_or(int p, EMULATOR_HERE) { return emulator_barrier(p, line) != 0; }
-inline int __syncthreads_and(int p, EMULATOR_HERE) { return emulator_barrier(!p, line) == 0; }
-inline void __syncwarp(unsigned mask = 0xffffffff, EMULATOR_HERE) { emulator_syncwarp(mask, line); }
-inline unsigned __ballot_sync(unsigned mask, int p, EMULATOR_HERE) { return emulator_ballot(mask, p, line); }
-inline int __any_sync(unsigned mask, int p, EMULATOR_HERE) { return emulator_ballot(mask, p, line) != 0; }
-inline int __all_sync(unsigned mask, int p, EMULATOR_HERE) { return emulator_ballot(mask, !p, line) == 0; }
+__forceinline__ void __syncthreads(EMULATOR_HERE) { emulator_barrier(0, line); }
+__forceinline__ int __syncthreads_count(int p, EMULATOR_HERE) { return emulator_barrier(p, line); }
+__forceinline__ int __syncthreads_or(int p, EMULATOR_HERE) { return emulator_barrier(p, line) != 0; }
+__forceinline__ int __syncthreads_and(int p, EMULATOR_HERE) { return emulator_barrier(!p, line) == 0; }
+__forceinline__ void __syncwarp(unsigned mask = 0xffffffff, EMULATOR_HERE) { emulator_syncwarp(mask, line); }
+__forceinline__ unsigned __ballot_sync(unsigned mask, int p, EMULATOR_HERE) { return emulator_ballot(mask, p, line); }
+__forceinline__ int __any_sync(unsigned mask, int p, EMULATOR_HERE) { return emulator_ballot(mask, p, line) != 0; }
+__forceinline__ int __all_sync(unsigned mask, int p, EMULATOR_HERE) { return emulator_ballot(mask, !p, line) == 0; }
 // Blocks run in sequence and memory is sequentially consistent, so a fence has nothing to do. It orders no accesses
 // either: only barriers do, as far as the checks are concerned.
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
 namespace emulator {
-template <class T> T shuffle(unsigned mask, T value, int source, int line) {
+template <class T> __forceinline__ T shuffle(unsigned mask, T value, int source, int line) {
     static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
     uint64_t bits = 0;
     memcpy(&bits, &value, sizeof(T));
@@ -86,22 +87,26 @@ template <class T> T shuffle(unsigned mask, T value, int source, int line) {
 
 // A segment of `width` lanes is a warp of its own; a lane whose source lies outside keeps its value.
 
-template <class T> T __shfl_sync(unsigned mask, T value, int source, int width = 32, EMULATOR_HERE) {
+template <class T>
+__forceinline__ T __shfl_sync(unsigned mask, T value, int source, int width = 32, EMULATOR_HERE) {
     int first = emulator_lane() & ~(width - 1);
     return emulator::shuffle(mask, value, first | (source & (width - 1)), line);
 }
 
-template <class T> T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, EMULATOR_HERE) {
+template <class T>
+__forceinline__ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, EMULATOR_HERE) {
     int lane = emulator_lane(), source = lane - int(delta);
     return emulator::shuffle(mask, value, source < (lane & ~(width - 1)) ? lane : source, line);
 }
 
-template <class T> T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, EMULATOR_HERE) {
+template <class T>
+__forceinline__ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, EMULATOR_HERE) {
     int lane = emulator_lane(), source = lane + int(delta);
     return emulator::shuffle(mask, value, source > (lane | (width - 1)) ? lane : source, line);
 }
 
-template <class T> T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, EMULATOR_HERE) {
+template <class T>
+__forceinline__ T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, EMULATOR_HERE) {
     int lane = emulator_lane(), source = lane ^ bits;
     return emulator::shuffle(mask, value, source > (lane | (width - 1)) ? lane : source, line);
 }

@@ -228,9 +228,7 @@ class Kernel:
         copies, values = self._prepare(args)
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         sizes = [shared_bytes if item.dynamic else item.size for item in self.built.shared]
-        shared = [
-            _Region(item.offset, size, GUARD, 1, 1) for item, size in zip(self.built.shared, sizes, strict=True)
-        ]
+        shared = [_Region(item.offset, size, GUARD, 1, 1) for item, size in zip(self.built.shared, sizes, strict=True)]
         regions = [copy.region() for copy in copies] + shared
         found = (_Finding * MOST_FINDINGS)()
         launch = _Launch(

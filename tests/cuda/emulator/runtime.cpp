@@ -83,7 +83,8 @@ static uint32_t block_number, epoch;  // the epoch grows with every barrier and 
 
 extern "C" {
 uint3 threadIdx, blockIdx, blockDim, gridDim;  // constant for kernels, which see another declaration
-extern char __ehdr_start, _end;                // the linker's: where this library lies in memory
+// The linker's: where this library, and not another, lies in memory.
+extern __attribute__((visibility("hidden"))) char __ehdr_start, _end;
 void emulator_switch(void** save, void* load);
 }
 
@@ -121,8 +122,7 @@ static char* stack_of(const Fiber& fiber) { return stacks + fiber.number * STACK
 
 static void start(Fiber& fiber) {
     void** top = reinterpret_cast<void**>(stack_of(fiber) + STACK);
-    *--top = nullptr;                                   // keeps the alignment that a called function expects
-    *--top = nullptr;                                   // where fiber_main would return to
+    *--top = nullptr;                                   // where fiber_main would return to; it aligns the stack, too
     *--top = reinterpret_cast<void*>(fiber_main);
     for (int i = 0; i < 6; i++) *--top = nullptr;       // the registers
     fiber.stack_pointer = top;

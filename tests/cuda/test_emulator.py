@@ -1,0 +1,272 @@
+"""The emulator computes what CUDA would, and finds every bug that bugs.cu knows, at its line; and none that is not."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.cuda.emulator import Emulator, EmulatorError, Finding, Kernel, Output, build, missing
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+EXAMPLES = Path(__file__).parent / "examples.cu"
+BUGS = Path(__file__).parent / "bugs.cu"
+INSTANCES = ("matmul<float, 16>", "matmul<double, 8>", "softmax<float>", "softmax<double>")
+MODES = pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
+
+
+@cache
+def examples(*, checked: bool) -> Emulator:
+    return Emulator(EXAMPLES, kernels=INSTANCES, checked=checked)
+
+
+@cache
+def bugs(*, bug: bool, checked: bool) -> Emulator:
+    return Emulator(BUGS, defines={"BUG": int(bug)}, checked=checked)
+
+
+def example(name: str, *, checked: bool = True) -> Kernel:
+    return examples(checked=checked).kernel(name)
+
+
+def normal(*shape: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    return np.random.default_rng(1).normal(size=shape).astype(dtype)
+
+
+# ---- It computes what CUDA would ----
+
+
+@MODES
+def test_add(checked: bool) -> None:  # noqa: FBT001
+    x, y, out = normal(1000), normal(1000)[::-1].copy(), np.empty(1000, np.float32)
+    assert example("add", checked=checked)(8, 128, [x, y, Output(out), np.int32(1000)]) == []
+    assert np.array_equal(out, x + y)
+
+
+def test_indices_in_three_dimensions() -> None:
+    out = np.empty((2 * 3 * 4, 5 * 6 * 7), np.int32)
+    example("indices")((2, 3, 4), (5, 6, 7), [Output(out)])
+    assert np.array_equal(out, np.arange(24)[:, None] * 1000 + np.arange(210))
+
+
+@MODES
+@pytest.mark.parametrize("K", [1, 31, 128, 301])
+def test_row_sums(checked: bool, K: int) -> None:  # noqa: FBT001
+    x, out = normal(3, K), np.empty(3, np.float32)
+    example("row_sums", checked=checked)(3, 128, [x, Output(out), np.int32(K)])
+    assert np.allclose(out, x.sum(axis=1, dtype=np.float64), rtol=1e-5, atol=1e-5)
+
+
+@MODES
+@pytest.mark.parametrize(("dtype", "tile"), [("float", 16), ("double", 8)])
+def test_matmul(checked: bool, dtype: str, tile: int) -> None:  # noqa: FBT001
+    kernel = example(f"matmul<{dtype}, {tile}>", checked=checked)
+    precision = np.float32 if dtype == "float" else np.float64
+    a, b, out = normal(19, 37, dtype=precision), normal(37, 21, dtype=precision), np.empty((19, 21), precision)
+    grid = (-(-21 // tile), -(-19 // tile))
+    kernel(grid, (tile, tile), [a, b, Output(out), np.int32(19), np.int32(37), np.int32(21)])
+    assert np.allclose(out, a @ b, rtol=0, atol=1e-5 if dtype == "float" else 1e-13)
+
+
+@MODES
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dynamic_shared_memory(checked: bool, dtype: type[np.floating[Any]]) -> None:  # noqa: FBT001
+    x, out = normal(3, 50, dtype=dtype), np.empty((3, 50), dtype)
+    name = "softmax<float>" if dtype is np.float32 else "softmax<double>"
+    example(name, checked=checked)(3, 32, [x, Output(out), np.int32(50)], shared_bytes=50 * x.itemsize)
+    expected = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    assert np.allclose(out, expected, rtol=20 * np.finfo(dtype).eps, atol=0)
+
+
+def test_atomics() -> None:
+    x = np.random.default_rng(1).integers(-1000, 1000, 96, dtype=np.int32)
+    ints, floats, doubles = np.array([0, -(2**31), 2**31 - 1, 0], np.int32), np.zeros(1, np.float32), np.zeros(1)
+    found = example("atomics")(3, 32, [x, ints, floats, doubles], collect=True)
+    assert ints.tolist() == [x.sum(), x.max(), x.min(), np.bitwise_xor.reduce(x)]
+    assert (floats[0], doubles[0]) == (96, x.sum())
+    assert {finding.kind for finding in found} == {"race"}, "the first guess is a plain read"
+
+
+def test_shuffles_and_votes() -> None:
+    n = 64
+    x = np.random.default_rng(1).permutation(100)[:n].astype(np.int32)
+    lane, first = np.arange(n) % 32, np.arange(n) // 32 * 32
+    for argument, width in [(3, 32), (5, 8), (0, 32), (1, 2), (17, 32), (9, 4)]:
+        out = np.empty((11, n), np.int32)
+        example("exchange")(1, n, [x, Output(out), np.int32(argument), np.int32(width)], seed=argument)
+        segment = lane // width * width
+        taken = [
+            segment + argument % width,
+            np.where(lane - argument < segment, lane, lane - argument),
+            np.where(lane + argument >= segment + width, lane, lane + argument),
+            np.where(lane ^ argument >= segment + width, lane, lane ^ argument),
+        ]
+        assert np.array_equal(out[:4], x[first + np.array(taken)])
+        warps = x.reshape(2, 32)
+        ballot = ((warps & 1).astype(np.uint32) << np.arange(32, dtype=np.uint32)).sum(axis=1, dtype=np.uint32)
+        votes = np.array([ballot.view(np.int32), (warps > 90).any(axis=1), (warps > 5).all(axis=1)])
+        assert np.array_equal(out[4:7], votes.repeat(32, axis=1))
+        assert (out[7:10] == np.array([[(x & 1).sum()], [(x > 95).any()], [(x > 1).all()]])).all()
+        assert np.array_equal(out[10], np.where(lane < 16, x[first + (lane ^ 8)], x))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_warps_wait_by_parts(seed: int) -> None:
+    x, out = normal(64, dtype=np.float64), np.empty(64)
+    example("warp_steps")(1, 64, [x, Output(out)], seed=seed)
+    warps = x.reshape(2, 32)[:, :16]
+    assert np.array_equal(out, np.concatenate([warps, 2 * warps], axis=1).ravel()[np.arange(64) ^ 1])
+
+
+def test_vectors() -> None:
+    x, out, sums = normal(10, 4), np.empty((10, 4), np.float32), np.empty((10, 2))
+    example("vectors")(1, 4, [x, Output(out), Output(sums), np.int32(10)])
+    assert np.array_equal(out, x[:, ::-1])
+    assert np.array_equal(sums, x.astype(np.float64).reshape(10, 2, 2).sum(axis=2))
+
+
+def test_half_rounds_what_it_stores() -> None:
+    x, y = normal(101, dtype=np.float16), normal(101, dtype=np.float16)[::-1].copy()
+    expected = (np.float32(0.1) * x.astype(np.float32) + y.astype(np.float32)).astype(np.float16)
+    example("axpy_half")(4, 32, [x, y, np.float32(0.1), np.int32(101)])
+    assert np.array_equal(y, expected)
+
+
+@pytest.mark.parametrize("bias", [None, np.full(1, 2, np.float32)])
+def test_constants_locals_and_null(bias: npt.NDArray[np.float32] | None) -> None:
+    x, out = normal(40), np.empty(40, np.float32)
+    example("polynomial")(1, 40, [x, Output(out), bias])
+    assert np.allclose(out, 1 - 2 * x + 3 * x**2 + (0 if bias is None else 2 * x**3), rtol=1e-5, atol=1e-5)
+
+
+def test_order_of_threads_is_drawn() -> None:
+    def orders(seed: int) -> list[int]:
+        out = np.empty(96, np.int32)
+        example("order")(1, 96, [np.zeros(1, np.int32), Output(out)], seed=seed)
+        return out.tolist()
+
+    drawn = [orders(seed) for seed in range(4)]
+    assert all(sorted(order) == list(range(96)) for order in drawn)
+    assert len({tuple(order) for order in drawn}) == 4
+    assert drawn[2] == orders(2)
+
+
+def test_order_of_threads_does_not_change_the_result() -> None:
+    x, outs = normal(2, 300), np.empty((8, 2), np.float32)
+    for seed, out in enumerate(outs):
+        example("row_sums")(2, 128, [x, Output(out), np.int32(300)], seed=seed)
+    assert (outs == outs[0]).all()
+
+
+# ---- It finds what is wrong ----
+
+
+class Bug(NamedTuple):
+    """A kernel of bugs.cu: what is found if it is wrong, and how to launch it."""
+
+    name: str
+    kind: str
+    array: str
+    plain: str = ""
+    """What plain mode makes of it: a kind of finding, "NaN" in the result, or nothing."""
+    sizes: Sequence[int] = (64, 64)
+    args: tuple[Any, ...] = ()
+    grid: int = 1
+    block: int = 64
+    shared_bytes: int = 0
+
+
+SUM = (np.zeros(1, np.float32),)
+TABLE = [
+    Bug("read_past_the_end", "out of bounds", "x", "NaN", (50, 50), (np.int32(50),)),
+    Bug("write_past_the_end", "out of bounds", "out", "out of bounds", (50, 50), (np.int32(50),)),
+    Bug("write_after_read", "race", "tile", sizes=(128, 128)),
+    Bug("write_after_many_reads", "race", "first"),
+    Bug("read_after_write", "race", "tile", "NaN"),
+    Bug("read_after_write_in_a_warp", "race", "tile", "NaN"),
+    Bug("wrong_mask", "race", "tile"),
+    Bug("sum_across_blocks", "race", "out", sizes=(4, 1), grid=4, block=32),
+    Bug("sum_within_a_block", "race", "out", sizes=(64, 1)),
+    Bug("racing_read", "race", "counter", sizes=(1, 1)),
+    Bug("handed_to_another_block", "race", "between", sizes=(4, 4, 4), grid=4, block=1),
+    Bug("shuffle_as_a_fence", "race", "tile"),
+    Bug("barrier_in_a_branch", "divergence", "", "divergence"),
+    Bug("barriers_in_two_branches", "divergence", "", "divergence"),
+    Bug("barrier_after_return", "divergence", "", "divergence"),
+    Bug("shuffle_in_a_branch", "divergence", "", "divergence"),
+    Bug("shuffle_after_return", "divergence", "", "divergence"),
+    Bug("shuffle_from_outside", "divergence", "", "divergence"),
+    Bug("shared_written_out_of_bounds", "out of bounds", "tile", "out of bounds"),
+    Bug("shared_read_out_of_bounds", "out of bounds", "tile", "NaN"),
+    Bug("dynamic_shared_out_of_bounds", "out of bounds", "buffer", "out of bounds", shared_bytes=256),
+    Bug("shared_never_written", "uninitialised", "tile", "NaN", (64, 128), grid=2),
+    Bug("output_never_written", "uninitialised", "out", "NaN"),
+    Bug("misaligned", "misaligned", "x", sizes=(300, 64)),
+]
+TABLES = pytest.mark.parametrize("bug", TABLE, ids=lambda bug: bug.name)
+ACCUMULATED = {"sum_across_blocks", "sum_within_a_block", "racing_read"}
+
+
+def launch(bug: Bug, *, wrong: bool, checked: bool, seed: int = 0) -> tuple[list[Finding], npt.NDArray[Any]]:
+    """Launch a kernel of bugs.cu on random numbers; return the findings and its last array."""
+    arrays = [normal(size) for size in bug.sizes]
+    given: list[Any] = [*arrays[:1], *map(Output, arrays[1:])]
+    if bug.name in ACCUMULATED:
+        for array in arrays[-1:] if bug.name != "racing_read" else arrays:
+            array[:] = 0
+        given = list(arrays)
+    kernel = bugs(bug=wrong, checked=checked).kernel(bug.name)
+    found = kernel(bug.grid, bug.block, [*given, *bug.args], shared_bytes=bug.shared_bytes, seed=seed, collect=True)
+    return found, arrays[-1]
+
+
+def marked(name: str) -> set[int]:
+    """Return the lines of a kernel in bugs.cu that have an arrow."""
+    lines = BUGS.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if re.search(rf"\b{name}\(", line))
+    end = lines.index("}", start)
+    return {i + 1 for i in range(start, end) if lines[i].endswith("// <-")}
+
+
+def test_every_kernel_with_a_bug_is_tested() -> None:
+    assert sorted(bug.name for bug in TABLE) == sorted(bugs(bug=True, checked=True).built.kernels)
+
+
+@TABLES
+@pytest.mark.parametrize("seed", range(3))
+def test_checked_mode_finds(bug: Bug, seed: int) -> None:
+    found, _ = launch(bug, wrong=True, checked=True, seed=seed)
+    of_kind = [finding for finding in found if finding.kind == bug.kind]
+    assert of_kind, found
+    for finding in of_kind:
+        assert finding.line in marked(bug.name), finding
+        assert finding.array == bug.array
+        assert finding.file == "bugs.cu"
+        assert (finding.other_line in marked(bug.name)) == (bug.kind == "race"), finding
+    assert {finding.kind for finding in found} <= {bug.kind, "uninitialised"}
+
+
+@TABLES
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_found_in_what_is_right(bug: Bug, seed: int) -> None:
+    for checked in (False, True):
+        found, out = launch(bug, wrong=False, checked=checked, seed=seed)
+        assert found == []
+        written = out[:-1] if bug.name == "read_past_the_end" else out
+        assert np.isfinite(written).all()
+
+
+# What x86 does with a misaligned float4 depends on the instruction: the program may crash.
+@pytest.mark.parametrize("bug", [bug for bug in TABLE if bug.name != "misaligned"], ids=lambda bug: bug.name)
+def test_plain_mode_finds_less(bug: Bug) -> None:
+    found, out = launch(bug, wrong=True, checked=False)
+    if bug.plain == "NaN":
+        assert found == []
+        assert np.isnan(out).any()
+    else:
+        assert {finding.kind for finding in found} == ({bug.plain} if bug.plain else set())
