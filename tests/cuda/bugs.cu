@@ -187,3 +187,20 @@ extern "C" __global__ void misaligned(const float* x, float* out) {
     float4 v = *reinterpret_cast<const float4*>(x + 4 * threadIdx.x + BUG);  // <-
     out[threadIdx.x] = v.x + v.y + v.z + v.w;
 }
+
+// Local memory is each thread's own, wherever a pointer to it may go.
+extern "C" __global__ void local_of_another_thread(const float* x, float* out) {
+    __shared__ float* pointers[SIZE];
+    int t = threadIdx.x;
+    float local[2] = {x[t], x[t] + 1};
+    pointers[t] = local;
+    __syncthreads();
+    out[t] = pointers[BUG ? SIZE - 1 - t : t][1];  // <-
+    __syncthreads();
+}
+
+extern "C" __global__ void too_much_local_memory(const float* x, float* out) {
+    float local[BUG ? 40000 : 400];
+    for (float& value : local) value = x[threadIdx.x];  // <-
+    out[threadIdx.x] = local[int(x[threadIdx.x]) % 100 + 100];
+}

@@ -145,3 +145,20 @@ extern "C" __global__ void polynomial(const float* x, float* out, const float* b
     out[threadIdx.x] = sum;
     if (threadIdx.x == 0) atomicAdd(&calls, 1);
 }
+
+// Runs a program for each thread: steps of (operation, place), and what all wait for after each step.
+extern "C" __global__ void interpret(const int* operations, const int* places, const int* waits, int steps) {
+    __shared__ int memory[8];
+    int sum = 0;
+    if (threadIdx.x < 8) memory[threadIdx.x] = 0;
+    __syncthreads();
+    for (int step = 0; step < steps; step++) {
+        int i = step * blockDim.x + threadIdx.x;
+        int* place = &memory[places[i]];
+        if (operations[i] == 1) sum += *static_cast<volatile int*>(place);
+        if (operations[i] == 2) *place = step;
+        if (operations[i] == 3) atomicAdd(place, 1);
+        if (waits[step] == 1) __syncwarp();
+        if (waits[step] == 2) __syncthreads();
+    }
+}

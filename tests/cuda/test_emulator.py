@@ -207,6 +207,8 @@ TABLE = [
     Bug("shared_never_written", "uninitialised", "tile", "NaN", (64, 128), grid=2),
     Bug("output_never_written", "uninitialised", "out", "NaN"),
     Bug("misaligned", "misaligned", "x", sizes=(300, 64)),
+    Bug("local_of_another_thread", "out of bounds", ""),
+    Bug("too_much_local_memory", "stack overflow", "", "stack overflow", (1, 1), block=1),
 ]
 TABLES = pytest.mark.parametrize("bug", TABLE, ids=lambda bug: bug.name)
 ACCUMULATED = {"sum_across_blocks", "sum_within_a_block", "racing_read"}
@@ -244,11 +246,11 @@ def test_checked_mode_finds(bug: Bug, seed: int) -> None:
     of_kind = [finding for finding in found if finding.kind == bug.kind]
     assert of_kind, found
     for finding in of_kind:
-        assert finding.line in marked(bug.name), finding
         assert finding.array == bug.array
+        assert finding.line in marked(bug.name), finding
         assert finding.file == "bugs.cu"
         assert (finding.other_line in marked(bug.name)) == (bug.kind == "race"), finding
-    assert {finding.kind for finding in found} <= {bug.kind, "uninitialised"}
+    assert {finding.kind for finding in found} <= {bug.kind, "uninitialised"}  # a race may read before the write
 
 
 @TABLES
@@ -270,3 +272,125 @@ def test_plain_mode_finds_less(bug: Bug) -> None:
         assert np.isnan(out).any()
     else:
         assert {finding.kind for finding in found} == ({bug.plain} if bug.plain else set())
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_races_are_those_of_the_definition(seed: int) -> None:
+    """Random programs: a race is found if and only if two accesses conflict and nothing orders them."""
+    rng = np.random.default_rng(seed)
+    steps, n = 6, 48
+    operations = np.where(rng.random((steps, n)) < rng.choice([0.02, 0.1]), rng.integers(1, 4, (steps, n)), 0)
+    places, waits = rng.integers(0, 8, (steps, n)), rng.integers(0, 3, steps)
+    found = example("interpret")(
+        1, n, [a.astype(np.int32) for a in (operations, places, waits)] + [np.int32(steps)], seed=seed, collect=True
+    )
+    accesses = [(int(s), int(t)) for s, t in np.argwhere(operations)]
+    conflicts = [
+        (s1, t1, s2, t2)
+        for s1, t1 in accesses
+        for s2, t2 in accesses
+        if s1 <= s2 and t1 != t2 and places[s1, t1] == places[s2, t2]
+        if {operations[s1, t1], operations[s2, t2]} not in ({1}, {3})
+        if waits[s1:s2].max(initial=0) < (1 if t1 // 32 == t2 // 32 else 2)
+    ]
+    assert bool(found) == bool(conflicts)
+    assert {finding.kind for finding in found} <= {"race"}
+
+
+# ---- It says what it was not given right ----
+
+
+def test_findings_are_raised() -> None:
+    x, out = normal(50), np.empty(50, np.float32)
+    with pytest.raises(EmulatorError, match=r"read_past_the_end:\nbugs.cu:\d+: out of bounds on x: read of 4") as error:
+        bugs(bug=True, checked=True).kernel("read_past_the_end")(1, 64, [x, Output(out), np.int32(50)])
+    assert [finding.kind for finding in error.value.findings] == ["out of bounds"]
+
+
+def test_views_keep_their_alignment() -> None:
+    kernel = bugs(bug=False, checked=True).kernel("misaligned")
+    x, out = normal(300), np.empty(64, np.float32)
+    assert kernel(1, 64, [x[4:], Output(out)]) == []
+    [found] = kernel(1, 64, [x[1:], Output(out)], collect=True)
+    assert (found.kind, found.array) == ("misaligned", "x")
+
+
+def test_arguments_may_be_the_same_memory_but_not_overlap() -> None:
+    x = normal(100)
+    expected = x + x
+    example("add")(1, 128, [x, x, x, np.int32(100)])
+    assert np.array_equal(x, expected)
+    with pytest.raises(ValueError, match="x and y overlap"):
+        example("add")(1, 128, [x[1:], x[:-1], x[:-1], np.int32(99)])
+
+
+def test_read_only_arrays_are_not_written() -> None:
+    x, out = normal(8), np.zeros(8, np.float32)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out is read-only"):
+        example("add")(1, 8, [x, x, out, np.int32(8)])
+
+
+def test_something_in_front_of_an_array() -> None:
+    kernel = Emulator('extern "C" __global__ void before(int* x) { x[-3] = 1; }', checked=False).kernel("before")
+    [found] = kernel(1, 1, [np.zeros(4, np.int32)], collect=True)
+    assert (found.kind, found.array) == ("out of bounds", "x")
+
+
+X = np.zeros(8, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "args"),
+    [
+        (TypeError, "add takes 4 arguments, not 3", [X, X, X]),
+        (TypeError, "x of add is of type f4, not f8", [np.zeros(8), X, X, np.int32(8)]),
+        (TypeError, "n of add is of type i4, not i8", [X, X, X, np.int64(8)]),
+        (TypeError, "n of add is to be a NumPy scalar, not int", [X, X, X, 8]),
+        (TypeError, "x of add is to be an array, not list", [[0.0] * 8, X, X, np.int32(8)]),
+        (ValueError, "y is not contiguous", [X, np.zeros(16, np.float32)[::2], X, np.int32(8)]),
+    ],
+)
+def test_wrong_arguments(error: type[Exception], message: str, args: list[Any]) -> None:
+    with pytest.raises(error, match=message):
+        example("add")(1, 8, args)
+
+
+@pytest.mark.parametrize(
+    ("message", "grid", "block", "shared_bytes"),
+    [
+        ("at most 1024 threads", 1, (33, 32), 0),
+        ("one to three sizes of at least 1", 0, 8, 0),
+        ("one to three sizes of at least 1", (1, 1, 1, 1), 8, 0),
+        ("at most 232448 bytes of shared memory", 1, 8, 232449),
+    ],
+)
+def test_wrong_launches(message: str, grid: Any, block: Any, shared_bytes: int) -> None:
+    with pytest.raises(ValueError, match=message):
+        example("add")(grid, block, [X, X, X.copy(), np.int32(8)], shared_bytes=shared_bytes)
+
+
+def test_what_is_no_kernel() -> None:
+    with pytest.raises(ValueError, match="no kernel 'sub'; there are add, indices"):
+        example("sub")
+    with pytest.raises(ValueError, match='no extern "C" kernel'):
+        Emulator('// extern "C" __global__ void commented() {}')
+    with pytest.raises(RuntimeError, match=r"kernels.cu:1:\d+: error: .y. was not declared"):
+        Emulator('extern "C" __global__ void wrong(int* x) { *x = y; }')
+
+
+def test_builds_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = 'extern "C" __global__ void set(int* x) { *x = VALUE; }'
+    first = Emulator(source, defines={"VALUE": 3})
+
+    def nothing(*command: object) -> str:
+        raise AssertionError(command)
+
+    monkeypatch.setattr(build, "run", nothing)
+    x = np.zeros(1, np.int32)
+    again = Emulator(source, defines={"VALUE": 3})
+    assert again.built == first.built
+    again.kernel("set")(1, 1, [x])
+    assert x[0] == 3
+    with pytest.raises(AssertionError, match=r"g\+\+"):
+        Emulator(source, defines={"VALUE": "4"}, kernels=("set",))

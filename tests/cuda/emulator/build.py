@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import re
 import shutil
@@ -27,12 +26,12 @@ MAX_SHARED = 227 * 1024
 
 # -O1 keeps accesses where the source has them; loops must not become calls of memset, which nobody would check.
 # What is usual in CUDA (int against unsigned) is no cause for warnings.
-FLAGS = (
-    "-std=c++17 -O1 -gdwarf-4 -w -fPIC -fvisibility=hidden -fno-exceptions -fno-strict-aliasing -ffp-contract=off "
-    "-fno-extern-tls-init -fno-tree-loop-distribute-patterns"
-).split()
-CHECKED = "-fsanitize=thread -fsanitize=alignment --param=tsan-instrument-func-entry-exit=0".split()
-RUNTIME_FLAGS = "-std=c++17 -O2 -g -fPIC -fvisibility=hidden -fno-exceptions -Wall -Wextra -Werror".split()
+FLAGS = [
+    *("-std=c++17", "-O1", "-gdwarf-4", "-w", "-fPIC", "-fvisibility=hidden", "-fno-exceptions"),
+    *("-fno-strict-aliasing", "-ffp-contract=off", "-fno-extern-tls-init", "-fno-tree-loop-distribute-patterns"),
+]
+CHECKED = ["-fsanitize=thread", "-fsanitize=alignment", "--param=tsan-instrument-func-entry-exit=0"]
+RUNTIME_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-Wall", "-Wextra", "-Werror"]
 
 LAUNCH_BOUNDS = r"(?:__launch_bounds__\s*\([^)]*\)\s*)?"
 EXTERN_C_KERNEL = re.compile(rf'extern\s+"C"\s+__global__\s+{LAUNCH_BOUNDS}void\s+{LAUNCH_BOUNDS}(\w+)\s*\(')

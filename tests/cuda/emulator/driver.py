@@ -262,19 +262,19 @@ class Kernel:
         copies: list[_Copy] = []
         values: list[Any] = []
         for value, (name, kind) in zip(args, self.parameters, strict=True):
-            array = value.array if isinstance(value, Output) else value
+            array: Any = value.array if isinstance(value, Output) else value
             is_pointer = kind[0] == "*"
             if array is None and is_pointer:
                 values.append(ctypes.c_void_p(None))
                 continue
-            if not isinstance(array, np.ndarray if is_pointer else np.generic):
+            if not (isinstance(array, np.ndarray) if is_pointer else isinstance(array, np.generic)):
                 wanted = "an array" if is_pointer else "a NumPy scalar"
                 raise TypeError(f"{name} of {self.name} is to be {wanted}, not {type(value).__name__}")
             given = f"{array.dtype.kind}{array.dtype.itemsize}"
             if "?" not in kind and given != kind[1:]:
                 raise TypeError(f"{name} of {self.name} is of type {kind[1:]}, not {given}")
             if is_pointer:
-                copy = _placed(copies, _Copy(array, name, isinstance(value, Output)))
+                copy = _placed(copies, _Copy(np.asarray(array), name, isinstance(value, Output)))
                 values.append(ctypes.c_void_p(copy.address))
             else:
                 values.append(ctypes.create_string_buffer(array.tobytes(), array.dtype.itemsize))

@@ -46,6 +46,7 @@ constexpr int POISON = 0xff;  // bytes of it make a NaN of any floating type, an
 constexpr unsigned WARP = 32;
 constexpr unsigned MAX_THREADS = 1024;
 constexpr size_t STACK = 128 << 10;
+#define TOO_MUCH_LOCAL "a thread needs more than %zu KB of local memory"
 
 // ---- Fibers ----
 
@@ -333,7 +334,7 @@ static void run_block() {
         const char* bottom = stack_of(fibers[t]);
         for (size_t i = 0; i < sizeof(uint64_t); i++)
             if (bottom[i] != char(POISON)) {
-                report(STACK_OVERFLOW, NONE, 0, 0, "a thread needs more than %zu KB of local memory", STACK >> 10);
+                report(STACK_OVERFLOW, NONE, 0, 0, TOO_MUCH_LOCAL, STACK >> 10);
                 launch->fatal = 1;
             }
     }
@@ -421,8 +422,17 @@ static void out_of_bounds(const char* address, size_t size, bool write, uint64_t
 static void access(void* pointer, size_t size, bool write, bool atomic, void* caller) {
     if (!self || !launch->checked) return;
     const char* address = static_cast<char*>(pointer);
-    if (address >= stacks && address < stacks + MAX_THREADS * STACK) return;  // a thread's own
     uint64_t code = relative(caller);
+    if (address >= stacks - STACK && address < stacks + MAX_THREADS * STACK) {
+        const char* bottom = stack_of(*self);
+        if (address >= bottom && address < bottom + STACK) return;  // the thread's own
+        if (static_cast<char*>(__builtin_frame_address(0)) < bottom)
+            report(STACK_OVERFLOW, NONE, code, 0, TOO_MUCH_LOCAL, STACK >> 10);
+        else
+            report(OUT_OF_BOUNDS, NONE, code, 0, "%s of %zu bytes of another thread's local memory by thread %u of block %u",
+                   write ? "write" : "read", size, self->number, block_number);
+        return abandon();
+    }
     Region* region = region_of(address);
     if (!region && address >= &__ehdr_start && address < &_end) return;       // __device__ and __constant__ variables
     if (!region || address + size > region->begin + region->size) return out_of_bounds(address, size, write, code);
@@ -537,10 +547,11 @@ static void number_threads() {
 
 extern "C" __attribute__((visibility("default"))) int emulator_launch(Launch* now, uint64_t anchor_offset) {
     if (!stacks) {
-        void* memory = mmap(nullptr, MAX_THREADS * STACK, PROT_READ | PROT_WRITE,
+        // One more than there are threads: stacks grow downwards, and the first may overflow, too.
+        void* memory = mmap(nullptr, (MAX_THREADS + 1) * STACK, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) return 1;
-        stacks = static_cast<char*>(memory);
+        stacks = static_cast<char*>(memory) + STACK;
     }
     launch = now;
     random_state = launch->seed;
