@@ -176,7 +176,7 @@ class Emulator:
         self.checked = checked
         self.built = build(source, kernels, defines or {}, checked=checked)
         self._code = without_comments(text)
-        self._library = ctypes.CDLL(str(self.built.path))
+        self._library = ctypes.PyDLL(str(self.built.path))  # it keeps the GIL: a library runs one launch at a time
 
     def kernel(self, name: str) -> "Kernel":
         """Return one of the kernels, ready to be launched."""
