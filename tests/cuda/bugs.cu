@@ -204,3 +204,70 @@ extern "C" __global__ void too_much_local_memory(const float* x, float* out) {
     for (float& value : local) value = x[threadIdx.x];  // <-
     out[threadIdx.x] = local[int(x[threadIdx.x]) % 100 + 100];
 }
+
+// The writer is the last of the readers.
+extern "C" __global__ void write_after_its_own_read(const float* x, float* out) {
+    __shared__ float first;
+    int t = threadIdx.x;
+    if (t == 0) first = x[0];
+    __syncthreads();
+    float value = t == 0 ? 0 : first;  // <-
+    value += __shfl_sync(0xffffffff, value, 0);
+    if (!BUG) __syncwarp();
+    if (t == 0) {
+        value = first;
+        first = x[1];  // <-
+    }
+    out[t] = value;
+}
+
+extern "C" __global__ void read_after_its_own_update(float* counter, float* out) {
+    atomicAdd(counter, 1);  // <-
+    __ballot_sync(0xffffffff, 1);
+    if (!BUG) __syncwarp();
+    if (threadIdx.x == 0) {
+        atomicAdd(counter, 1);
+        *out = *counter;  // <-
+    }
+}
+
+extern "C" __global__ void different_masks(const float* x, float* out) {
+    int t = threadIdx.x;
+    unsigned mask = !BUG || t % 32 < 16 ? 0xffffffff : 0xffff0000;
+    out[t] = __shfl_xor_sync(mask, x[t], 1);  // <-
+}
+
+extern "C" __global__ void mask_without_oneself(const float* x, float* out) {
+    int t = threadIdx.x;
+    out[t] = __shfl_xor_sync(BUG ? 0x0000ffff : 0xffffffff, x[t], 1);  // <-
+}
+
+extern "C" __global__ void shuffles_in_two_branches(const float* x, float* out) {
+    float value = x[threadIdx.x];
+    if (BUG && threadIdx.x % 32 < 16)
+        value += __shfl_xor_sync(0xffffffff, value, 1);  // <-
+    else
+        value -= __shfl_xor_sync(0xffffffff, value, 1);  // <-
+    out[threadIdx.x] = value;
+}
+
+extern "C" __global__ void update_of_nothing(const float* x, float* out) {
+    if (!BUG) out[threadIdx.x] = 0;
+    atomicAdd(&out[threadIdx.x], x[threadIdx.x]);  // <-
+}
+
+extern "C" __global__ void misaligned_update(const float* x, float* out) {
+    if (threadIdx.x == 0) *out = 0;
+    __syncthreads();
+    float* place = reinterpret_cast<float*>(reinterpret_cast<char*>(out) + (BUG ? 2 : 0));
+    atomicAdd(place, *x);  // <-
+}
+
+// Of the last vector, only half is there.
+extern "C" __global__ void vector_past_the_end(const float4* x, float4* out, int n) {
+    int t = threadIdx.x;
+    if (4 * t + (BUG ? 0 : 3) < n)
+        out[t] = x[t];  // <-
+    else
+        out[t] = make_float4(0, 0, 0, 0);
+}

@@ -459,7 +459,9 @@ static void access(void* pointer, size_t size, bool write, bool atomic, void* ca
 
 extern "C" void emulator_atomic(const void* address, unsigned size, void* caller) {
     if (reinterpret_cast<uintptr_t>(address) % size) {
-        report(MISALIGNED, NONE, relative(caller), 0, "atomic update of %u bytes", size);
+        Region* region = region_of(static_cast<const char*>(address));
+        report(MISALIGNED, region ? uint32_t(region - launch->regions) : NONE, relative(caller), 0,
+               "atomic update of %u bytes by thread %u of block %u", size, self->number, block_number);
         abandon();
     }
     access(const_cast<void*>(address), size, true, true, caller);
