@@ -271,3 +271,12 @@ extern "C" __global__ void vector_past_the_end(const float4* x, float4* out, int
     else
         out[t] = make_float4(0, 0, 0, 0);
 }
+
+// The length is not a multiple of the block's, and some lanes leave the loop earlier than others.
+extern "C" __global__ void shuffle_in_a_ragged_loop(const float* x, float* out, int n) {
+    int t = threadIdx.x;
+    float sum = 0;
+    for (int i = t; (BUG ? i : i - t) < n; i += SIZE)
+        sum += __shfl_xor_sync(0xffffffff, i < n ? x[i] : 0, 1);  // <-
+    out[t] = sum;
+}

@@ -212,6 +212,7 @@ TABLE = [
     Bug("different_masks", "divergence", "", "divergence"),
     Bug("mask_without_oneself", "divergence", "", "divergence"),
     Bug("shuffles_in_two_branches", "divergence", "", "divergence"),
+    Bug("shuffle_in_a_ragged_loop", "divergence", "", "divergence", (70, 64), (np.int32(70),)),
     Bug("update_of_nothing", "uninitialised", "out", "NaN"),
     Bug("misaligned_update", "misaligned", "out", "misaligned", (1, 1)),
     Bug("vector_past_the_end", "out of bounds", "x", "NaN", (62, 64), (np.int32(62),), block=16),

@@ -379,10 +379,8 @@ static void remember(Cell& cell, const Access& now) {
     if (now.write && !now.atomic) return;
     Access& last = cell.reader;
     if (last.warp != now.warp) {
-        Access other = cell.other_warp;
         cell.other_warp = last;
-        bool twin = other.warp == now.warp && other.lane != now.lane;
-        cell.same_warp = twin ? other : Access{};
+        cell.same_warp = {};  // whoever came before the reader of the other warp is ordered if that one is
     } else if (last.lane != now.lane) {
         cell.same_warp = last;
     }
