@@ -21,7 +21,7 @@ __device__ __forceinline__ float warp_sum(float x) {
 }
 
 // One block a row, of any length.
-extern "C" __global__ void __launch_bounds__(128) row_sums(const float* __restrict__ x, float* __restrict__ out, int K) {
+extern "C" __global__ void __launch_bounds__(128) row_sums(const float* __restrict__ x, float* out, int K) {
     __shared__ float parts[32];
     float sum = 0;
     for (int k = threadIdx.x; k < K; k += blockDim.x) sum += __ldg(&x[blockIdx.x * K + k]);

@@ -44,7 +44,7 @@ struct dim3 {
     constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-// The runtime writes these whenever it resumes a thread. To that thread they are constant, and the compiler may know it.
+// The runtime writes these whenever it resumes a thread. To that thread they are constant, as the compiler may know.
 extern "C" const uint3 threadIdx, blockIdx, blockDim, gridDim;
 constexpr int warpSize = 32;
 

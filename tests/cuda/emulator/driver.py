@@ -187,7 +187,8 @@ class Emulator:
         describe.restype = ctypes.c_char_p
         signature = describe().decode()
         n = len(signature) // 3
-        kinds = tuple("".join(letters) for letters in zip(signature[:n], signature[n : 2 * n], signature[2 * n :]))  # noqa: B905  # fmt: skip
+        columns = zip(signature[:n], signature[n : 2 * n], signature[2 * n :], strict=True)
+        kinds = tuple("".join(letters) for letters in columns)
         found = re.search(rf"\b{re.escape(name.partition('<')[0].rpartition('::')[2])}\s*\(([^)]*)\)\s*{{", self._code)
         names = re.findall(r"(\w+)\s*(?:,|$)", found[1].strip()) if found else []
         if len(names) != n:

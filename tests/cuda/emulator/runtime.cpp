@@ -244,8 +244,8 @@ static bool meet(Warp& warp) {
                     fiber.result = warp.lanes[fiber.source].value;
                 } else {
                     memset(&fiber.result, POISON, sizeof fiber.result);
-                    report(DIVERGENCE, NONE, fiber.address, 0, "lane %u takes the value of lane %d, which takes no part",
-                           m, fiber.source);
+                    report(DIVERGENCE, NONE, fiber.address, 0, "lane %u takes the value of lane %d, which is not there", m,
+                           fiber.source);
                 }
             }
     }
@@ -427,7 +427,7 @@ static void access(void* pointer, size_t size, bool write, bool atomic, void* ca
         if (static_cast<char*>(__builtin_frame_address(0)) < bottom)
             report(STACK_OVERFLOW, NONE, code, 0, TOO_MUCH_LOCAL, STACK >> 10);
         else
-            report(OUT_OF_BOUNDS, NONE, code, 0, "%s of %zu bytes of another thread's local memory by thread %u of block %u",
+            report(OUT_OF_BOUNDS, NONE, code, 0, "%s of %zu bytes of another's local memory by thread %u of block %u",
                    write ? "write" : "read", size, self->number, block_number);
         return abandon();
     }
@@ -496,8 +496,8 @@ extern "C" void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, void* pointe
     Region* region = region_of(static_cast<char*>(pointer));
     report(MISALIGNED, region ? uint32_t(region - launch->regions) : NONE, relative(CALLER), 0,
            "byte %lld is not a multiple of %u, by thread %u of block %u",
-           region ? static_cast<long long>(static_cast<char*>(pointer) - region->begin) : 0ll, 1u << data->log_alignment,
-           self->number, block_number);
+           region ? static_cast<long long>(static_cast<char*>(pointer) - region->begin) : 0ll,
+           1u << data->log_alignment, self->number, block_number);
     abandon();
 }
 
