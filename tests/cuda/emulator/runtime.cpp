@@ -244,7 +244,7 @@ static bool meet(Warp& warp) {
                     fiber.result = warp.lanes[fiber.source].value;
                 } else {
                     memset(&fiber.result, POISON, sizeof fiber.result);
-                    report(DIVERGENCE, NONE, fiber.address, 0, "lane %u takes the value of lane %d, which is not there", m,
+                    report(DIVERGENCE, NONE, fiber.address, 0, "lane %u takes the value of lane %d, which is absent", m,
                            fiber.source);
                 }
             }
