@@ -13,7 +13,7 @@ from scratchgpt.backend import select
 from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
 from scratchgpt.model.lanes import Lanes
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import CACHE_ROWS, Plan, default_lanes
+from scratchgpt.model.plan import Plan, cache_sequences, default_lanes
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import Sublayer, Table
@@ -26,7 +26,7 @@ def build(workload: Workload) -> Contender:
     moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
     plan = Plan(
         lanes=min(workload.lanes or default_lanes(), workload.batch_size),
-        micro_batch=max(1, CACHE_ROWS // workload.model.block_size),
+        micro_batch=cache_sequences(workload.model),
     )
     model = Lanes(
         workload.model,

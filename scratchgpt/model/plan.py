@@ -16,6 +16,9 @@ MOST_LANES = 64
 CACHE_ROWS = 512
 """Rows (sequences times their length) that a lane computes at once, unless measured or told otherwise."""
 
+WIDE = 384
+"""With so many channels, twice as many rows: a step of baby-gpt is 3% shorter, as large gradients are added to less."""
+
 
 class Plan(NamedTuple):
     """How the work of a step is divided."""
@@ -30,6 +33,12 @@ def default_lanes() -> int:
     return min(usable_cores(), MOST_LANES)
 
 
+def cache_sequences(model: ModelConfig) -> int:
+    """Return how many sequences a lane computes at once on most machines, if it has as many."""
+    rows = CACHE_ROWS * (2 if model.n_embd >= WIDE else 1)
+    return max(1, rows // model.block_size)
+
+
 def default_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = None) -> Plan:
     """Return the plan that suits most machines, with as many lanes as this one has cores unless told otherwise.
 
@@ -37,7 +46,7 @@ def default_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = 
     """
     lanes = min(lanes or default_lanes(), train.batch_size)
     share = math.ceil(train.batch_size / lanes)
-    return Plan(lanes, micro_batch=train.micro_batch or min(share, max(1, CACHE_ROWS // model.block_size)))
+    return Plan(lanes, micro_batch=train.micro_batch or min(share, cache_sequences(model)))
 
 
 def require_memory(model: ModelConfig, plan: Plan) -> None:

@@ -47,6 +47,7 @@ def slow_unless(monkeypatch: pytest.MonkeyPatch, **fast: int) -> None:
 def test_by_default_about_512_rows_are_computed_at_once() -> None:
     assert default_plan(MODEL, TRAIN, lanes=2) == Plan(2, CACHE_ROWS // 64)
     assert default_plan(dataclasses.replace(MODEL, block_size=2000), TRAIN).micro_batch == 1
+    assert default_plan(dataclasses.replace(MODEL, n_embd=384), TRAIN, lanes=1).micro_batch == 2 * CACHE_ROWS // 64
     assert default_plan(MODEL, dataclasses.replace(TRAIN, micro_batch=3)).micro_batch == 3
     assert default_plan(MODEL, dataclasses.replace(TRAIN, batch_size=5), lanes=2).micro_batch == 3
 
