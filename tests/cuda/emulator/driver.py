@@ -176,14 +176,14 @@ class Emulator:
         self.checked = checked
         self.built = build(source, kernels, defines or {}, checked=checked)
         self._code = without_comments(text)
-        self._library = ctypes.PyDLL(str(self.built.path))  # it keeps the GIL: a library runs one launch at a time
+        self._loaded = ctypes.PyDLL(str(self.built.path))  # it keeps the GIL: a library runs one launch at a time
 
     def kernel(self, name: str) -> "Kernel":
         """Return one of the kernels, ready to be launched."""
         if name not in self.built.kernels:
             raise ValueError(f"no kernel {name!r}; there are {', '.join(self.built.kernels)}")
         number = self.built.kernels.index(name)
-        describe = self._library[f"emulator_signature_{number}"]
+        describe = self._loaded[f"emulator_signature_{number}"]
         describe.restype = ctypes.c_char_p
         signature = describe().decode()
         n = len(signature) // 3
@@ -193,7 +193,7 @@ class Emulator:
         names = re.findall(r"(\w+)\s*(?:,|$)", found[1].strip()) if found else []
         if len(names) != n:
             names = [f"argument {i}" for i in range(n)]
-        return Kernel(name, tuple(zip(names, kinds, strict=True)), self.built, self._library, number, self.checked)
+        return Kernel(name, tuple(zip(names, kinds, strict=True)), self.built, self._loaded, number, self.checked)
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Kernel:
     name: str
     parameters: tuple[tuple[str, str], ...]
     built: Library
-    library: ctypes.CDLL
+    loaded: ctypes.CDLL
     number: int
     checked: bool
 
@@ -233,7 +233,7 @@ class Kernel:
         regions = [copy.region() for copy in copies] + shared
         found = (_Finding * MOST_FINDINGS)()
         launch = _Launch(
-            kernel=ctypes.cast(self.library[f"emulator_kernel_{self.number}"], ctypes.c_void_p),
+            kernel=ctypes.cast(self.loaded[f"emulator_kernel_{self.number}"], ctypes.c_void_p),
             arguments=ctypes.cast(pointers, ctypes.c_void_p),
             grid=grid3,
             block=block3,
@@ -244,7 +244,7 @@ class Kernel:
             findings=found,
             capacity=MOST_FINDINGS,
         )
-        if self.library.emulator_launch(ctypes.byref(launch), ctypes.c_uint64(self.built.anchor)) != 0:
+        if self.loaded.emulator_launch(ctypes.byref(launch), ctypes.c_uint64(self.built.anchor)) != 0:
             raise MemoryError("there is no memory for the emulator's stacks or its shadow memory")
         names = [copy.name for copy in copies] + [item.name for item in self.built.shared]
         findings = self._findings(found[: launch.count], names)
