@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from scratchgpt.backend.cpu import blas
+from scratchgpt.cli.train import _engine
+from scratchgpt.model.plan import Plan
 from tests.world import TEXT, scratchgpt
 
 SMALL = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--eval-windows", "8")
@@ -91,6 +94,12 @@ def test_a_resumed_run_keeps_its_plan(prepared: Path) -> None:
         for step in ("step-000002", "step-000003")
     ]
     assert [plan["micro_batch"] for plan in plans] == [3, 2]
+
+
+@pytest.mark.parametrize(("found", "said"), [(True, "adds products in place"), (False, "cannot add products in place")])
+def test_verbose_tells_what_the_blas_can_do(*, found: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas, "_find", lambda _: abs if found else None)
+    assert said in _engine(Plan(lanes=2, micro_batch=1))
 
 
 def test_a_lane_that_is_killed_ends_the_run_in_a_sentence(prepared: Path) -> None:

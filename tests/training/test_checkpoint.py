@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from scratchgpt import machine
 from scratchgpt.config import TrainConfig
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.model import plan
@@ -283,7 +282,3 @@ def test_a_run_that_memory_cannot_hold_is_refused(tmp_path: Path, monkeypatch: p
         make_snapshot(make_dataset(tmp_path))
     monkeypatch.setattr(plan, "available_memory", lambda: 1e9)
     make_snapshot(make_dataset(tmp_path))
-
-
-def test_what_memory_there_is() -> None:
-    assert machine.available_memory() > 1e6

@@ -1,7 +1,10 @@
 """The trainer: it learns, it evaluates what it says, and a resumed run is the undisturbed one to the very bit."""
 
+import errno
 import itertools
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from scratchgpt.errors import TrainingError, UsageError
 from scratchgpt.training import checkpoint
-from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Saved, StepDone
+from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
 from scratchgpt.training.trainer import Trainer
 from tests.world import make_dataset, make_snapshot, make_trainer
 
@@ -49,6 +52,19 @@ def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, float], tmp_pat
         checkpoint.locate(tmp_path / "whole" / "run"),
         checkpoint.locate(tmp_path / "parts" / "run"),
     )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere lanes are always threads")
+def test_lanes_that_are_threads_say_so_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    dataset = make_dataset(tmp_path)
+    snapshot = make_snapshot(dataset, steps=1)
+    snapshot = snapshot._replace(plan=snapshot.plan._replace(lanes=2))
+    first, *_ = Trainer(snapshot, dataset, tmp_path / "run").events()
+    assert first == Noted("Lanes are threads and not processes, which is slower: Resource temporarily unavailable.")
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
