@@ -1,0 +1,79 @@
+"""Which CUDA kernels there are, and their source. Nothing here needs a GPU.
+
+A kernel is a template `name<T, n>` of a type and a whole number. Its file lies beside the mathematics it computes.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+OPS = Path(__file__).parents[2] / "ops"
+
+TYPES = {np.dtype(np.float64): "double", np.dtype(np.float32): "float", np.dtype(np.float16): "__half"}
+"""In C++ by their names in NumPy."""
+
+Variants = dict[str, tuple[int, ...]]
+
+WIDTHS: Variants = {"double": (1, 2), "float": (1, 4), "__half": (1, 8)}
+"""n of most kernels: how many neighbours a thread works on at once: 16 bytes, or one where rows are not aligned."""
+
+
+class Source(NamedTuple):
+    """A `.cu` file."""
+
+    kernels: tuple[str, ...]
+    variants: Variants  # the n that each type is compiled for
+
+
+SOURCES = {
+    "linear": Source(("column_partials", "add_partials"), WIDTHS),
+    "layernorm": Source(("layernorm_forward", "layernorm_apply", "layernorm_backward", "layernorm_partials"), WIDTHS),
+}
+"""All kernels, by the names of their files."""
+
+
+def width(dtype: npt.DTypeLike, *sizes: int) -> int:
+    """Return how many neighbours a thread can work on at once, where rows have these sizes."""
+    widest = 16 // np.dtype(dtype).itemsize
+    return widest if all(size % widest == 0 for size in sizes) else 1
+
+
+def file_of(kernel: str) -> str:
+    """Return the name of the file that holds a kernel."""
+    return next(name for name, source in SOURCES.items() if kernel in source.kernels)
+
+
+def instance(kernel: str, dtype: npt.DTypeLike, n: int) -> str:
+    """Return the C++ name of a kernel for a type and a number. Raises ValueError if it is not compiled for these."""
+    type_name = TYPES[np.dtype(dtype)]
+    if n not in SOURCES[file_of(kernel)].variants.get(type_name, ()):
+        raise ValueError(f"{kernel} is not made for {type_name} and {n}")
+    return f"{kernel}<{type_name}, {n}>"
+
+
+def instances(file: str) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield each type and number that a file is compiled for, with the C++ names of its kernels."""
+    kernels, variants = SOURCES[file]
+    for type_name, numbers in variants.items():
+        for n in numbers:
+            yield type_name, n, [f"{kernel}<{type_name}, {n}>" for kernel in kernels]
+
+
+@cache
+def text(file: str) -> str:
+    """Return a file's source with what it includes from beside it, for compilers that look for no files."""
+
+    def with_includes(path: Path) -> str:
+        def included(match: re.Match[str]) -> str:
+            line = source[: match.start()].count("\n") + 2
+            return f'{with_includes(path.parent / match[1])}\n#line {line} "{path.name}"'
+
+        source = path.read_text(encoding="utf-8").replace("#pragma once\n", "\n")
+        return f'#line 1 "{path.name}"\n' + re.sub(r'^#include "(.+)"$', included, source, flags=re.MULTILINE)
+
+    return with_includes(OPS / f"{file}.cu")

@@ -1,0 +1,37 @@
+"""What tests of kernels have in common."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from scratchgpt.ops.array import Array
+from tests.cuda.emulator import missing
+
+needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+DTYPES = ("float64", "float32", "float16")
+SEEDS = (0, 1)
+"""Of the order of threads."""
+
+TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 5e-3}
+"""Of the largest error, in parts of the largest number expected."""
+
+
+def wide(dtype: str) -> str:
+    """Return the type that sums are kept in."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Draw normal numbers, rounded to the type."""
+    drawn: Array = rng.normal(size=shape).astype(dtype)
+    return drawn
+
+
+def assert_close(got: Array, expected: npt.NDArray[Any], dtype: str) -> None:
+    """Assert that a kernel of this type has computed what the float64 reference has."""
+    assert got.shape == expected.shape
+    error = np.abs(got.astype(np.float64) - expected).max()
+    assert error <= TOLERANCES[dtype] * np.abs(expected).max(), f"{error:.2g}"
