@@ -55,7 +55,7 @@ template <class W> __device__ __forceinline__ W block_sum(W x, W* scratch) {
 
 using Word = unsigned long long;
 
-struct Block {
+struct alignas(16) Block {
     Word word[4];  // 32 random bytes, the lowest of word[0] first
 };
 

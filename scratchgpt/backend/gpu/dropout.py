@@ -1,12 +1,26 @@
-"""Dropout. Masks are drawn again wherever they are needed, the very bits of ops/dropout.py, and kept nowhere."""
+"""Dropout. Masks are drawn again wherever they are needed, the very bits of ops/dropout.py, and kept nowhere.
 
+Kernels and their ladder: ops/dropout.cu.
+"""
+
+import math
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from scratchgpt.backend.gpu.device import Device
+from scratchgpt.backend.gpu.kernels import width
 from scratchgpt.chance import Place
+from scratchgpt.ops.array import Array
 from scratchgpt.ops.dropout import LEVELS
 from scratchgpt.ops.sublayers import Context
+
+THREADS = 128
+"""Of a block."""
+
+ELEMENTS = 4096
+"""Of a sequence, for each block."""
 
 
 class Mask(NamedTuple):
@@ -25,3 +39,25 @@ class Mask(NamedTuple):
         first = context.sequences[0] if len(context.sequences) else 0
         threshold = round(context.dropout * LEVELS)
         return cls(threshold, np.uint64(context.seed), np.uint64(context.step), np.uint64(first), context.layer, place)
+
+
+def blocks(size: int) -> int:
+    """Return how many blocks work on a sequence of `size` elements."""
+    return math.ceil(size / ELEMENTS)
+
+
+def add(device: Device, x: Array, y: Array, bias: Array | None, mask: Mask) -> None:
+    """x += (y + bias) · mask. x (B, T, C), y (B, T, C) or (B · T, C), bias (C,)."""
+    B, T, C = x.shape
+    grid = (blocks(T * C), B)
+    device.launch("dropout_add", y.dtype, width(y.dtype, C), grid, THREADS, x, y, bias, *mask, T * C, C)
+
+
+def backward(device: Device, dx: Array, mask: Mask, dtype: npt.DTypeLike) -> Array:
+    """Return dy = dx · mask (B, T, C), of `dtype`: dx itself if that is the same. dx (B, T, C)."""
+    if mask.threshold == 0 and dx.dtype == dtype:
+        return dx
+    B, T, C = dx.shape
+    dy = device.empty(dx.shape, dtype)
+    device.launch("dropout_backward", dtype, width(dtype, C), (blocks(T * C), B), THREADS, dx, dy, *mask, T * C)
+    return dy

@@ -33,6 +33,10 @@ class Source(NamedTuple):
 SOURCES = {
     "linear": Source(("column_partials", "add_partials"), WIDTHS),
     "layernorm": Source(("layernorm_forward", "layernorm_apply", "layernorm_backward", "layernorm_partials"), WIDTHS),
+    "gelu": Source(("gelu_forward", "gelu_backward"), WIDTHS),
+    "relu": Source(("relu_forward", "relu_backward"), WIDTHS),
+    "dropout": Source(("dropout_add", "dropout_backward"), WIDTHS),
+    "embedding": Source(("embedding_forward", "embedding_add_rows"), WIDTHS),
 }
 """All kernels, by the names of their files."""
 

@@ -1,0 +1,55 @@
+"""Token and position embedding. Kernels and their ladder: ops/embedding.cu."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchgpt.backend.gpu import dropout, linear
+from scratchgpt.backend.gpu.device import Device
+from scratchgpt.backend.gpu.dropout import Mask
+from scratchgpt.backend.gpu.kernels import width
+from scratchgpt.ops.array import Array
+
+CHUNK = 32
+"""Sorted rows that a thread sums before it carries."""
+
+
+def forward(device: Device, tokens: Array, token_table: Array, position_table: Array, mask: Mask) -> Array:
+    """Return the residual stream x (B, T, C), with dropout.
+
+    tokens (B, T) int64, all below V; token_table (V, C), position_table (P, C) with P >= T.
+    """
+    (B, T), C, dtype = tokens.shape, token_table.shape[1], token_table.dtype
+    x = device.empty((B, T, C), np.promote_types(dtype, np.float32))
+    grid = (dropout.blocks(T * C), B)
+    arguments = (tokens, token_table, position_table, x, *mask, T, C)
+    device.launch("embedding_forward", dtype, width(dtype, C), grid, dropout.THREADS, *arguments)
+    return x
+
+
+def backward(
+    device: Device,
+    dx: Array,
+    tokens: Array,
+    mask: Mask,
+    dtoken_table: Array,
+    dposition_table: Array,
+    dtype: npt.DTypeLike,
+) -> None:
+    """Add to dtoken_table (V, C) and dposition_table (P, C). dx (B, T, C); tokens (B, T), tables of `dtype` before."""
+    B, T, C = dx.shape
+    dx = dropout.backward(device, dx, mask, dx.dtype)
+    linear.add_column_sums(device, dx.reshape(B, T * C), dposition_table[:T].reshape(-1))
+
+    order = device.xp.argsort(tokens.reshape(-1), kind="stable")
+    rows, n, stride = dx.reshape(B * T, C), width(dtype, C), 1
+    while True:
+        chunks = math.ceil(len(rows) / CHUNK)
+        carries = device.empty((chunks, C), dx.dtype)
+        grid = math.ceil(chunks * C / (256 * n))
+        arguments = (rows, order, tokens, dtoken_table, carries, stride, len(rows), C)
+        device.launch("embedding_add_rows", dtype, n, grid, 256, *arguments)
+        if chunks == 1:
+            break
+        rows, stride = carries, stride * CHUNK

@@ -1,0 +1,93 @@
+// Token and position embedding with dropout. Mathematics: embedding.md.
+//
+// tokens (B, T) are 64-bit; token_table (V, C), position_table (P, C) are T; x (B, T, C), of the residual stream, and all
+// of the backward's arrays are Wide<T>.
+
+#include "dropout.cuh"
+
+// x = (token_table[tokens] + position_table) * mask. grid (ceil(T C / 4096), B), block 128
+//
+// The ladder is that of dropout.cu: the tiles in which bytes are drawn need not be rows.
+template <class T, int N>
+__global__ void __launch_bounds__(THREADS) embedding_forward(
+    const long long* __restrict__ tokens,
+    const T* __restrict__ token_table,
+    const T* __restrict__ position_table,
+    Wide<T>* __restrict__ x,
+    int threshold,
+    Word seed,
+    Word step,
+    Word sequence,
+    int layer,
+    int place,
+    int sequence_length,
+    int C
+) {
+    using W = Wide<T>;
+    const Dropout dropout{threshold, seed, step, sequence, layer, place};
+    for_each_masked<W, N>(dropout, sequence_length * C, [&](int b, unsigned i, const Pack<W, N>& mask) {
+        const unsigned t = i / C, c = i % C;
+        const size_t row = size_t(b) * sequence_length + t;
+        const Pack<T, N> token = load<N>(token_table + tokens[row] * C + c), position = load<N>(position_table + i);
+        Pack<W, N> out;
+#pragma unroll
+        for (int j = 0; j < N; j++) out.at[j] = (W(token.at[j]) + W(position.at[j])) * mask.at[j];
+        store(x + row * C + c, out);
+    });
+}
+
+// table[token] += the sum of the rows of this token, for each token; rows are sorted by them.
+//
+// Version 1 adds each row to the table by atomics: another order, and another last bit, at every run.
+// Version 2 gives a warp to each token: with few different ones, a handful of warps do all the work.
+// Version 3, this one, cuts the sorted rows into chunks of 32, however long the runs of equal tokens are, and gives a
+//           thread a pack of columns of a chunk. A chunk's first run may have begun before it: its sum goes to
+//           `carries`, a row for each chunk. All other runs begin in the chunk, which alone adds them to the table.
+//           What is carried is sorted as well, so the same kernel adds it: first 16,384 rows, then 512, 16, 1. All
+//           sums are made in the same order at every run.
+//
+// rows (n, C) are dx (B T, C) with stride 1, later the carries of the launch before, each of which stands for `stride`
+// sorted rows. order (B T,): the places of the tokens (B T,), sorted by token. carries (ceil(n / 32), C).
+// grid ceil(ceil(n / 32) C / 256 N), block 256
+constexpr int CHUNK = 32;
+
+template <class T, int N>
+__global__ void __launch_bounds__(256) embedding_add_rows(
+    const Wide<T>* __restrict__ rows,
+    const long long* __restrict__ order,
+    const long long* __restrict__ tokens,
+    Wide<T>* __restrict__ table,
+    Wide<T>* __restrict__ carries,
+    int stride,
+    int n,
+    int C
+) {
+    using W = Wide<T>;
+    const unsigned pack = blockIdx.x * 256 + threadIdx.x, packs = C / N;
+    const int chunk = pack / packs, c = pack % packs * N;
+    const int first = chunk * CHUNK, stop = min(n, first + CHUNK);
+    if (first >= n) return;
+
+    const auto token_of = [&](int i) { return tokens[order[size_t(i) * stride]]; };
+    const auto add = [&](Pack<W, N>& sum, int i) {
+        const Pack<W, N> row = load<N>(rows + (stride == 1 ? order[i] : i) * C + c);
+#pragma unroll
+        for (int j = 0; j < N; j++) sum.at[j] += row.at[j];
+    };
+
+    int i = first;
+    Pack<W, N> sum{};
+    if (chunk > 0) {
+        const long long before = token_of(first - 1);
+        for (; i < stop && token_of(i) == before; i++) add(sum, i);
+    }
+    store(carries + size_t(chunk) * C + c, sum);
+    while (i < stop) {
+        const long long token = token_of(i);
+        W* const total = table + token * C + c;
+        sum = load<N>(total);
+        do add(sum, i++);
+        while (i < stop && token_of(i) == token);
+        store(total, sum);
+    }
+}
