@@ -1,7 +1,7 @@
 // Token and position embedding with dropout. Mathematics: embedding.md.
 //
-// tokens (B, T) are 64-bit; token_table (V, C), position_table (P, C) are T; x (B, T, C), of the residual stream, and all
-// of the backward's arrays are Wide<T>.
+// tokens (B, T) are 64-bit; token_table (V, C), position_table (P, C) are T; x (B, T, C), of the residual stream, and
+// all of the backward's arrays are Wide<T>.
 
 #include "dropout.cuh"
 
@@ -25,14 +25,14 @@ __global__ void __launch_bounds__(THREADS) embedding_forward(
 ) {
     using W = Wide<T>;
     const Dropout dropout{threshold, seed, step, sequence, layer, place};
-    for_each_masked<W, N>(dropout, sequence_length * C, [&](int b, unsigned i, const Pack<W, N>& mask) {
-        const unsigned t = i / C, c = i % C;
-        const size_t row = size_t(b) * sequence_length + t;
-        const Pack<T, N> token = load<N>(token_table + tokens[row] * C + c), position = load<N>(position_table + i);
+    const int size = sequence_length * C;
+    for_each_masked<W, N>(dropout, size, [&](int b, unsigned i, const Pack<W, N>& mask) {
+        const long long token = tokens[size_t(b) * sequence_length + i / C];
+        const Pack<T, N> row = load<N>(token_table + token * C + i % C), position = load<N>(position_table + i);
         Pack<W, N> out;
 #pragma unroll
-        for (int j = 0; j < N; j++) out.at[j] = (W(token.at[j]) + W(position.at[j])) * mask.at[j];
-        store(x + row * C + c, out);
+        for (int j = 0; j < N; j++) out.at[j] = (W(row.at[j]) + W(position.at[j])) * mask.at[j];
+        store(x + size_t(b) * size + i, out);
     });
 }
 
@@ -41,10 +41,10 @@ __global__ void __launch_bounds__(THREADS) embedding_forward(
 // Version 1 adds each row to the table by atomics: another order, and another last bit, at every run.
 // Version 2 gives a warp to each token: with few different ones, a handful of warps do all the work.
 // Version 3, this one, cuts the sorted rows into chunks of 32, however long the runs of equal tokens are, and gives a
-//           thread a pack of columns of a chunk. A chunk's first run may have begun before it: its sum goes to
-//           `carries`, a row for each chunk. All other runs begin in the chunk, which alone adds them to the table.
-//           What is carried is sorted as well, so the same kernel adds it: first 16,384 rows, then 512, 16, 1. All
-//           sums are made in the same order at every run.
+//           thread a pack of columns of a chunk. All runs but a chunk's first begin in it, so nobody else adds to their
+//           rows of the table; the first run may have begun earlier, and its sum goes to `carries`, a row for each
+//           chunk. (Nothing is before chunk 0: it carries 0.) These are sorted as well, so the same kernel adds them:
+//           first 16,384 rows, then 512, 16, 1. All sums are made in the same order at every run.
 //
 // rows (n, C) are dx (B T, C) with stride 1, later the carries of the launch before, each of which stands for `stride`
 // sorted rows. order (B T,): the places of the tokens (B T,), sorted by token. carries (ceil(n / 32), C).
@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(256) embedding_add_rows(
     int i = first;
     Pack<W, N> sum{};
     if (chunk > 0) {
-        const long long before = token_of(first - 1);
-        for (; i < stop && token_of(i) == before; i++) add(sum, i);
+        const long long token = token_of(first);
+        while (i < stop && token_of(i) == token) add(sum, i++);
     }
     store(carries + size_t(chunk) * C + c, sum);
     while (i < stop) {
