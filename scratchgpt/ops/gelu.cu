@@ -4,8 +4,8 @@
 // blocks 256; nothing is shared.
 //
 // Version 1 adds the bias in a kernel of its own: the widest activation of a layer is read and written once more.
-// Version 2 adds it on the fly, in the backward once again, and works on packs of 16 bytes. In half precision there are
-//           then more instructions to issue than bytes to wait for, and most are those of tanh.
+// Version 2 adds it on the fly, in the backward once again, and works on packs of 16 bytes. In half precision the
+//           bytes are then so few that the instructions, most of them tanh's, take longer.
 // Version 3, this one, has the gate g = (1 + tanh u) / 2 = 1 / (1 + exp(-2u)) in place of tanh, and fast instructions
 //           for it.
 
