@@ -1,8 +1,6 @@
 """A device for tests of kernels: NumPy arrays, our launches, the emulator in checked mode."""
 
-import tempfile
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +11,6 @@ from scratchgpt.backend.gpu import kernels
 from scratchgpt.backend.gpu.device import Size
 from scratchgpt.ops.array import Array
 from tests.cuda.emulator import Emulator, Output
-from tests.cuda.emulator.build import CACHE, digest
 
 POISON = 0xFF
 """Each byte of what holds nothing yet: NaN in any float type."""
@@ -21,16 +18,8 @@ POISON = 0xFF
 
 @cache
 def emulated(file: str, names: tuple[str, ...], *, checked: bool) -> Emulator:
-    """Return some kernels of a file, whose lines keep their numbers."""
-    text = kernels.text(file)
-    path = CACHE / digest(text) / f"{file}.cu"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            written = Path(folder) / path.name
-            written.write_text(text, encoding="utf-8")
-            written.replace(path)
-    return Emulator(path, kernels=names, checked=checked)
+    """Return some kernels of a file. Its text says which line of which file is which."""
+    return Emulator(kernels.text(file), kernels=names, checked=checked)
 
 
 class Emulated:
