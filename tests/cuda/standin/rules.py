@@ -54,7 +54,9 @@ RULES: dict[str, Callable[[Any, Any], object]] = {
     "offset of a view": lambda _, x: x[1:, 1:].data.ptr - x.data.ptr,
     "an in-place product": lambda _, x: hasattr(x, "__imatmul__"),
     "module of an array": lambda _, x: type(x).__module__,
-    "numbers of types": lambda cupy, _: [getattr(cupy.cuda.runtime, f"CUDA_R_{kind}") for kind in ("16F", "32F", "64F")],
+    "numbers of types": lambda cupy, _: [
+        getattr(cupy.cuda.runtime, f"CUDA_R_{kind}") for kind in ("16F", "32F", "64F")
+    ],
     "no memory": lambda cupy, _: str(cupy.cuda.memory.OutOfMemoryError(1024, 2048, 4096)),
     "no memory, no limit": lambda cupy, _: str(cupy.cuda.memory.OutOfMemoryError(1024, 2048, 0)),
     "no memory is a MemoryError": lambda cupy, _: issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError),

@@ -250,41 +250,36 @@ class ndarray:
     # ------------------------------------------------------------------------------------ reductions
 
     def _reduced(self, name: str, **options: Any) -> "ndarray":
-        if isinstance(out := options.pop("out", None), ndarray):
-            options["out"] = on_device(out)
-        elif out is not None:
-            raise TypeError(f"out is to be a cupy.ndarray, not {type(out)}")
         with np.errstate(all="ignore"):
-            result = getattr(on_device(self), name)(**options)
-        return new(result) if out is None else out
+            return new(getattr(on_device(self), name)(**options))
 
-    def sum(self, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> "ndarray":
+    def sum(self, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> "ndarray":
         """Return the sum along axes."""
-        return self._reduced("sum", axis=axis, dtype=dtype, out=out, keepdims=keepdims)
+        return self._reduced("sum", axis=axis, dtype=dtype, keepdims=keepdims)
 
-    def mean(self, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> "ndarray":
+    def mean(self, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> "ndarray":
         """Return the mean along axes."""
-        return self._reduced("mean", axis=axis, dtype=dtype, out=out, keepdims=keepdims)
+        return self._reduced("mean", axis=axis, dtype=dtype, keepdims=keepdims)
 
-    def max(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> "ndarray":
+    def max(self, axis: Any = None, keepdims: bool = False) -> "ndarray":
         """Return the largest along axes."""
-        return self._reduced("max", axis=axis, out=out, keepdims=keepdims)
+        return self._reduced("max", axis=axis, keepdims=keepdims)
 
-    def min(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> "ndarray":
+    def min(self, axis: Any = None, keepdims: bool = False) -> "ndarray":
         """Return the smallest along axes."""
-        return self._reduced("min", axis=axis, out=out, keepdims=keepdims)
+        return self._reduced("min", axis=axis, keepdims=keepdims)
 
-    def argmax(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> "ndarray":
+    def argmax(self, axis: Any = None, keepdims: bool = False) -> "ndarray":
         """Return where the largest are along an axis."""
-        return self._reduced("argmax", axis=axis, out=out, keepdims=keepdims)
+        return self._reduced("argmax", axis=axis, keepdims=keepdims)
 
-    def all(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> "ndarray":
+    def all(self, axis: Any = None, keepdims: bool = False) -> "ndarray":
         """Return whether all along axes are true."""
-        return self._reduced("all", axis=axis, out=out, keepdims=keepdims)
+        return self._reduced("all", axis=axis, keepdims=keepdims)
 
-    def any(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> "ndarray":
+    def any(self, axis: Any = None, keepdims: bool = False) -> "ndarray":
         """Return whether any along axes is true."""
-        return self._reduced("any", axis=axis, out=out, keepdims=keepdims)
+        return self._reduced("any", axis=axis, keepdims=keepdims)
 
     # ------------------------------------------------------------------------------------ operators
 
@@ -368,10 +363,8 @@ for name, method in BINARY.items():
     setattr(ndarray, f"__i{method}__", _in_place(ufuncs[name]))
 
 
-def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
+def matmul(a: ndarray, b: ndarray, /, out: ndarray | None = None) -> ndarray:
     """Multiply matrices; halves are summed as float32."""
-    if not isinstance(a, ndarray) or not isinstance(b, ndarray):
-        raise TypeError("both factors are to be cupy.ndarray")
     left, right = on_device(a), on_device(b)
     dtype = np.promote_types(left.dtype, right.dtype)
     if dtype == np.float16:
@@ -405,7 +398,9 @@ def new(host: Any) -> ndarray:
 
 
 def on_device(array: ndarray) -> npt.NDArray[Any]:
-    """Return the array's memory. Raises ValueError if it is not the current device's."""
+    """Return the array's memory. Raises TypeError if it has none, ValueError if that is not the current device's."""
+    if not isinstance(array, ndarray):
+        raise TypeError(f"{type(array)} is no cupy.ndarray")
     if array._memory.block.device_id != runtime.getDevice():
         raise ValueError(
             f"Array device must be same as the current device: array device = {array._memory.block.device_id} "

@@ -107,8 +107,8 @@ def _given(value: Any, name: str, kind: str) -> Any:
         array = on_device(value)
         if not array.flags.c_contiguous:
             raise ValueError(f"{name} is not contiguous, and a kernel would not know")
-        nothing = array.size and (array.reshape(-1).view(np.uint8) == POISON).all()
-        return Output(array) if nothing and kind.startswith("*") else array
+        is_new = array.dtype.kind == "f" and array.size and (array.reshape(-1).view(np.uint8) == POISON).all()
+        return Output(array) if is_new and kind.startswith("*") else array
     if type(value) in {bool, int, float}:
         value = {bool: np.bool_, int: np.int64, float: np.float64}[type(value)](value)
     if not isinstance(value, np.generic):

@@ -13,14 +13,14 @@ class Stream:
     """A sequence of work."""
 
     null: ClassVar["Stream"]
-    made: ClassVar[int] = 0
+    _made: ClassVar[int] = 0
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         """Make a stream of the current device."""
         self.device_id = -1 if null else runtime.getDevice()
         self.is_non_blocking = non_blocking
-        Stream.made += 0 if null else 1
-        self.ptr = 0 if null else 0x57000000 + Stream.made
+        Stream._made += 0 if null else 1
+        self.ptr = 0 if null else 0x57000000 + Stream._made
         self._left: list[Stream] = []
 
     def __enter__(self) -> Self:
@@ -49,7 +49,7 @@ class Stream:
 
     def wait_event(self, event: "Event") -> None:
         """Let the stream wait, not the host. Raises ValueError if nobody recorded the event."""
-        if event.time is None:
+        if event._time is None:
             raise ValueError("the event was never recorded, so nothing would wait for it")
 
 
@@ -62,8 +62,9 @@ class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
         """Make one that was not recorded yet."""
         runtime.getDevice()
-        self.block, self.disable_timing = block, disable_timing
-        self.time: float | None = None
+        del block
+        self._timed = not disable_timing
+        self._time: float | None = None
 
     @property
     def done(self) -> bool:
@@ -73,7 +74,7 @@ class Event:
     def record(self, stream: Stream | None = None) -> None:
         """Note where a stream is, the current one unless told."""
         del stream
-        self.time = time.perf_counter()
+        self._time = time.perf_counter()
 
     def synchronize(self) -> None:
         """Wait for the work before it."""
@@ -88,6 +89,6 @@ def get_current_stream(device_id: int = -1) -> Stream:
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     """Return the milliseconds between two events."""
-    if start_event.time is None or end_event.time is None or start_event.disable_timing or end_event.disable_timing:
+    if start_event._time is None or end_event._time is None or not (start_event._timed and end_event._timed):
         raise ValueError("both events must have been recorded, with timing")
-    return 1000 * (end_event.time - start_event.time)
+    return 1000 * (end_event._time - start_event._time)
