@@ -49,6 +49,32 @@ template <class W> __device__ __forceinline__ W block_sum(W x, W* scratch) {
     return warp_sum(part);
 }
 
+template <class W> __device__ __forceinline__ W block_max(W x, W* scratch) {
+    x = warp_max(x);
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
+    __syncthreads();
+    return warp_max(scratch[threadIdx.x % 32 < blockDim.x / 32 ? threadIdx.x % 32 : 0]);
+}
+
+// A sum of exponentials that cannot overflow, of numbers that are met once: Σ exp(x) = exp(largest) * sum.
+template <class W> struct Exponentials {
+    W largest = W(-3e38);  // below all numbers that matter, and finite: 0 * exp(largest - largest) must be 0
+    W sum = 0;
+
+    // Add the first `count` of a pack, or all if there are fewer.
+    template <class T, int N> __device__ __forceinline__ void add(const Pack<T, N>& x, int count) {
+        W top = largest;
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (i < count) top = max(top, W(x.at[i]));
+        sum *= exp(largest - top);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (i < count) sum += exp(W(x.at[i]) - top);
+        largest = top;
+    }
+};
+
 // ------------------------------------------------------------------------------------------------------- dropout
 //
 // The generator is Philox 4x64-10, as ops/dropout.md states it to the last bit: the masks are those of the CPU.
@@ -68,6 +94,11 @@ struct Dropout {
 
     // What is kept is multiplied by this.
     template <class W> __device__ __forceinline__ W scale() const { return W(256) / W(256 - threshold); }
+
+    // What an element is multiplied by, given its byte.
+    template <class W> __device__ __forceinline__ W factor(unsigned char byte) const {
+        return byte < threshold ? W(0) : scale<W>();
+    }
 
     // The bytes of elements 32 * block .. 32 * block + 31 of sequence b of the batch.
     __device__ __forceinline__ Block draw(int b, Word block) const {

@@ -1,0 +1,110 @@
+// AdamW, and the sum of squares that clipping needs, over flat arrays. Mathematics: adamw.md.
+//
+// params, grads, moments and sums are Wide<T>; T is the type of the rounded copy of the parameters that decay, which
+// there is for __half alone. Arrays begin at multiples of 16 bytes. P may exceed 32 bits.
+//
+// Version 1 clips, updates, decays, zeroes and rounds one after the other: 17 passes over memory for 9 that are needed.
+// Version 2, this one, does all of it with the numbers in registers. A thread takes N neighbours, 16 bytes or more at
+//           once; where the arrays end in a part of a pack, one thread takes its elements one by one.
+
+#include "common.cuh"
+
+constexpr int THREADS = 256;
+
+// partials (blocks,): each block's Σ grads². A thread adds every 256 * blocks'th pack: no order but this one, at any run.
+// grid any number of blocks, block 256
+template <class T, int N>
+__global__ void __launch_bounds__(THREADS)
+sum_of_squares(const Wide<T>* __restrict__ grads, Wide<T>* __restrict__ partials, Word P) {
+    using W = Wide<T>;
+    __shared__ W scratch[32];
+    W sum = 0;
+    for (Word i = (Word(blockIdx.x) * THREADS + threadIdx.x) * N; i < P; i += Word(gridDim.x) * THREADS * N) {
+        if (i + N <= P) {
+            const Pack<W, N> g = load<N>(grads + i);
+#pragma unroll
+            for (int k = 0; k < N; k++) sum += g.at[k] * g.at[k];
+        } else {
+            for (Word k = i; k < P; k++) sum += grads[k] * grads[k];
+        }
+    }
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+}
+
+// out () = Σ partials (count,). grid 1, block 256
+template <class T, int N>
+__global__ void __launch_bounds__(THREADS)
+sum_partials(const Wide<T>* __restrict__ partials, Wide<T>* __restrict__ out, int count) {
+    using W = Wide<T>;
+    __shared__ W scratch[32];
+    W sum = 0;
+    for (int i = threadIdx.x; i < count; i += THREADS) sum += partials[i];
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) *out = sum;
+}
+
+template <class T> struct AdamW {
+    using W = Wide<T>;
+    W *params, *grads, *first, *second;
+    T* rounded;  // null, or (n_decayed,)
+    Word n_decayed;
+    W decay, beta1, beta2, first_gain, second_gain, step, epsilon;
+
+    // Parameters i .. i + N - 1.
+    template <int N> __device__ __forceinline__ void update(Word i) const {
+        Pack<W, N> p = load<N>(params + i), m = load<N>(first + i), v = load<N>(second + i);
+        const Pack<W, N> g = load<N>(grads + i);
+        Pack<T, N> copy;
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            m.at[k] = beta1 * m.at[k] + first_gain * g.at[k];
+            const W small = second_gain * g.at[k];  // before it is squared: g² might overflow
+            v.at[k] = beta2 * v.at[k] + small * small;
+            if (i + k < n_decayed) p.at[k] *= decay;
+            p.at[k] -= step * (m.at[k] / (sqrt(v.at[k]) + epsilon));
+            copy.at[k] = T(p.at[k]);
+        }
+        store(params + i, p);
+        store(first + i, m);
+        store(second + i, v);
+        store(grads + i, Pack<W, N>{});
+        if (!rounded) return;
+        if (i + N <= n_decayed) {
+            store(rounded + i, copy);
+        } else {
+#pragma unroll
+            for (int k = 0; k < N; k++)
+                if (i + k < n_decayed) rounded[i + k] = copy.at[k];
+        }
+    }
+};
+
+// One update, which also zeroes the gradients. grid ceil(P / 256N), block 256
+template <class T, int N>
+__global__ void __launch_bounds__(THREADS, 4) adamw_update(
+    Wide<T>* params,
+    Wide<T>* grads,
+    Wide<T>* first,
+    Wide<T>* second,
+    T* rounded,
+    Word P,
+    Word n_decayed,
+    double decay,
+    double beta1,
+    double beta2,
+    double first_gain,
+    double second_gain,
+    double step,
+    double epsilon
+) {
+    using W = Wide<T>;
+    const AdamW<T> adamw{params,   grads,    first,    second,        rounded,        n_decayed, W(decay),
+                         W(beta1), W(beta2), W(first_gain), W(second_gain), W(step),   W(epsilon)};
+    Word i = (Word(blockIdx.x) * THREADS + threadIdx.x) * N;
+    if (i + N <= P) {
+        adamw.template update<N>(i);
+    } else {
+        for (; i < P; i++) adamw.template update<1>(i);
+    }
+}
