@@ -3,15 +3,15 @@
 // params, grads, moments and sums are Wide<T>; T is the type of the rounded copy of the parameters that decay, which
 // there is for __half alone. Arrays begin at multiples of 16 bytes. P may exceed 32 bits.
 //
-// Version 1 clips, updates, decays, zeroes and rounds one after the other: 17 passes over memory for 9 that are needed.
-// Version 2, this one, does all of it with the numbers in registers. A thread takes N neighbours, 16 bytes or more at
-//           once; where the arrays end in a part of a pack, one thread takes its elements one by one.
+// Version 1 clips, updates, decays, zeroes and rounds one after the other, and so reads or writes an array 17 times.
+// Version 2, this one, does all of it with the numbers in registers: 9 times. A thread takes N neighbours, 16 bytes of
+//           each array; where the arrays end in a part of a pack, one thread takes its elements one by one.
 
 #include "common.cuh"
 
 constexpr int THREADS = 256;
 
-// partials (blocks,): each block's Σ grads². A thread adds every 256 * blocks'th pack: no order but this one, at any run.
+// partials (blocks,): each block's Σ grads². A thread adds every 256 * blocks'th pack: in the same order at every run.
 // grid any number of blocks, block 256
 template <class T, int N>
 __global__ void __launch_bounds__(THREADS)
@@ -25,6 +25,7 @@ sum_of_squares(const Wide<T>* __restrict__ grads, Wide<T>* __restrict__ partials
 #pragma unroll
             for (int k = 0; k < N; k++) sum += g.at[k] * g.at[k];
         } else {
+#pragma unroll 1
             for (Word k = i; k < P; k++) sum += grads[k] * grads[k];
         }
     }
@@ -82,7 +83,7 @@ template <class T> struct AdamW {
 
 // One update, which also zeroes the gradients. grid ceil(P / 256N), block 256
 template <class T, int N>
-__global__ void __launch_bounds__(THREADS, 4) adamw_update(
+__global__ void __launch_bounds__(THREADS) adamw_update(
     Wide<T>* params,
     Wide<T>* grads,
     Wide<T>* first,
@@ -99,12 +100,15 @@ __global__ void __launch_bounds__(THREADS, 4) adamw_update(
     double epsilon
 ) {
     using W = Wide<T>;
-    const AdamW<T> adamw{params,   grads,    first,    second,        rounded,        n_decayed, W(decay),
-                         W(beta1), W(beta2), W(first_gain), W(second_gain), W(step),   W(epsilon)};
+    const AdamW<T> adamw{
+        params, grads, first, second, rounded, n_decayed,
+        W(decay), W(beta1), W(beta2), W(first_gain), W(second_gain), W(step), W(epsilon)
+    };
     Word i = (Word(blockIdx.x) * THREADS + threadIdx.x) * N;
     if (i + N <= P) {
         adamw.template update<N>(i);
     } else {
+#pragma unroll 1
         for (; i < P; i++) adamw.template update<1>(i);
     }
 }

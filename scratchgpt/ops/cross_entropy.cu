@@ -1,8 +1,8 @@
 // Cross-entropy of softmax and its gradient, in one kernel. Mathematics: cross_entropy.md.
 //
-// logits (R, S) are T, of which the first V columns count; S makes rows begin at multiples of 16 bytes. targets (R,) are
-// 64-bit whole numbers below V, losses (R,) Wide<T>. The gradient takes the place of the logits, and zeros that of what
-// lies behind them, so that products may run over all S columns.
+// logits (R, S) are T, of which the first V columns count; S makes rows begin at multiples of 16 bytes. targets (R,)
+// are 64-bit whole numbers below V, losses (R,) Wide<T>. The gradient takes the place of the logits, and zeros that of
+// what lies behind them, so that products may run over all S columns.
 //
 // Version 1 makes passes for the maximum, the sum, the probabilities, the loss and the gradient, and keeps the
 //           probabilities: for GPT-2's vocabulary the largest array of all.

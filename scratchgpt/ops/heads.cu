@@ -1,11 +1,11 @@
 // Between rows, as linear maps know them, and heads, as attention does. What is moved: attention.md.
 //
-// rows (B * length, K * H * D) hold K parts side by side (q, k, v, or one alone), and in each the heads;
-// parts (K, B, H, length, D). Both are T. Packs are of neighbours in D.
+// x (rows, K * H * D), of B * length rows, holds K parts side by side (q, k, v, or one alone), and in each the heads;
+// parts (K, B, H, length, D). Both are T. The neighbours in a pack are of one head.
 //
 // Version 1 gives a thread to each element, and spends its time on 64-bit divisions.
-// Version 2, this one, gives a warp to each row, which reads or writes it in one piece; in `parts`, a pack's neighbours are
-//           those of its head, D numbers in one piece.
+// Version 2, this one, gives a warp to each row, which reads or writes x in one piece, and `parts` in pieces of D. Two
+//           divisions of 32 bits are left for each pack.
 
 #include "common.cuh"
 
@@ -17,7 +17,7 @@ __device__ __forceinline__ size_t place_in_parts(int row, int c, int rows, int H
     return ((size_t(part) * (rows / length) + b) * H + head % H) * length * D + size_t(row % length) * D + c % D;
 }
 
-// parts = rows + bias (K * H * D,), Wide<T>, which may be null. grid ceil(rows / 4), block 128
+// parts = x + bias (K * H * D,), Wide<T>, which may be null. grid ceil(rows / 4), block 128
 template <class T, int N>
 __global__ void __launch_bounds__(32 * WARPS) split_heads(
     const T* __restrict__ x,

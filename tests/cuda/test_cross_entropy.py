@@ -51,10 +51,11 @@ def test_the_vocabulary_of_gpt2(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("levels", [(-1e4, 0, 1e4), (-1e4, -9992)])
 @pytest.mark.parametrize("V", [2, 65, 300])
-def test_large_logits(V: int, dtype: str) -> None:
+def test_large_logits(V: int, levels: tuple[float, ...], dtype: str) -> None:
     rng = np.random.default_rng(V)
-    logits = rng.choice([-1e4, 0, 1e4], size=(9, V)).astype(dtype)
+    logits = rng.choice(levels, size=(9, V)).astype(dtype)
     compare(logits, rng.integers(V, size=9), dtype, seed=1)
 
 

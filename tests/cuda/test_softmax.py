@@ -68,9 +68,10 @@ def compare(B: int, H: int, T: int, dropout: float, dtype: str, seed: int) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_large_scores(dtype: str) -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.choice([-1e4, 0, 1e4], size=(1, 1, 65, 65)).astype(dtype)
+@pytest.mark.parametrize("levels", [(-1e4, 0, 1e4), (-1e4, -9992), (-math.inf, 1)])
+def test_large_scores(levels: tuple[float, ...], dtype: str) -> None:
+    scores = np.random.default_rng(0).choice(levels, size=(1, 1, 65, 65)).astype(dtype)
+    scores[..., 0] = levels[-1]  # in each row, at least one is finite
     expected, _ = reference.forward(np.where(causal(65), scores.astype(float), -math.inf))
     softmax.forward(Emulated(), scores, Mask.of(context(1, 0), Place.ATTENTION))
     assert_close(scores, expected, dtype)

@@ -46,11 +46,10 @@ def update(
     rate, beta1, beta2, weight_decay, epsilon = hyperparameters
     # √(v / (1 - β₂ⁿ)) + ε is (√v + ε root) / root:
     root = math.sqrt(1 - beta2**update_number)
-    dtype = params.dtype if rounded is None else rounded.dtype
-    n = width(dtype)
+    n = width(params.dtype)
     device.launch(
         "adamw_update",
-        dtype,
+        params.dtype if rounded is None else rounded.dtype,
         n,
         math.ceil(params.size / (THREADS * n)),
         THREADS,

@@ -22,8 +22,11 @@ Variants = dict[str, tuple[int, ...]]
 WIDTHS: Variants = {"double": (1, 2), "float": (1, 4), "__half": (1, 8)}
 """n of most kernels: how many neighbours a thread works on at once: 16 bytes, or one where rows are not aligned."""
 
-WIDEST: Variants = {type_name: numbers[-1:] for type_name, numbers in WIDTHS.items()}
-"""n of kernels over flat arrays, which have no rows."""
+ALIGNED: Variants = {type_name: numbers[-1:] for type_name, numbers in WIDTHS.items()}
+"""n of kernels whose rows are always aligned."""
+
+FLAT: Variants = {"double": (2,), "float": (4,), "__half": (4,)}
+"""n of kernels over all parameters at once: 16 bytes of Wide<T>."""
 
 
 class Source(NamedTuple):
@@ -40,8 +43,8 @@ SOURCES = {
     "relu": Source(("relu_forward", "relu_backward"), WIDTHS),
     "dropout": Source(("dropout_add", "dropout_backward"), WIDTHS),
     "embedding": Source(("embedding_forward", "embedding_add_rows"), WIDTHS),
-    "adamw": Source(("sum_of_squares", "sum_partials", "adamw_update"), WIDEST),
-    "cross_entropy": Source(("cross_entropy",), WIDEST),
+    "adamw": Source(("sum_of_squares", "sum_partials", "adamw_update"), FLAT),
+    "cross_entropy": Source(("cross_entropy",), ALIGNED),
     "softmax": Source(("softmax_forward", "softmax_dropped", "softmax_backward"), WIDTHS),
     "heads": Source(("split_heads", "join_heads"), WIDTHS),
 }
