@@ -1,6 +1,9 @@
 """What runs the ops: `select` gives a device's array module and its table of sublayers."""
 
+import importlib.util
+import re
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -9,27 +12,94 @@ import numpy as np
 from scratchgpt.backend import cpu
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
+from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import Table
+
+PRECISIONS = ("fp32", "tf32", "fp16")
+"""How a GPU computes: in float32, in float32 but for the inputs of products, or in float16 with float32 masters."""
 
 
 class Backend(NamedTuple):
     """A device, ready to compute."""
 
-    name: str
+    name: str  # cpu, or gpu:N
     xp: ModuleType  # numpy, or whatever speaks its language
     table: Table
     to_numpy: Callable[[Array], Array]
+    precision: str = "fp32"
+    attention: Callable[[ModelConfig], str] | None = None  # tells how a model's is computed, where there are ways
+
+    @property
+    def is_half(self) -> bool:
+        """Whether matrices are multiplied in float16."""
+        return self.precision == "fp16"
 
 
-def select(device: str, *, block_bytes: int = cpu.BLOCK_BYTES, team: Team | None = None) -> Backend:
-    """Return the backend for `auto`, `cpu` or `gpu`. Raises UsageError if it is not to be had.
+def resolve(device: str) -> str:
+    """Return `cpu` or `gpu:N` for `auto`, `cpu`, `gpu` or `gpu:N`. Raises UsageError, which says what is missing.
+
+    `auto` is the first GPU if there is one that can be used.
+    """
+    if device == "cpu":
+        return "cpu"
+    if device == "auto":
+        try:
+            return resolve("gpu:0") if importlib.util.find_spec("cupy") else "cpu"
+        except UsageError:
+            return "cpu"
+    match = re.fullmatch("gpu(?::([0-9]{1,3}))?", device)
+    if not match:
+        raise UsageError(f"There is no device {device!r}; choose auto, cpu, gpu or gpu:N.")
+    number = int(match[1] or 0)
+    try:
+        from scratchgpt.backend.gpu import cuda  # noqa: PLC0415 - CuPy is needed for a GPU only
+    except ImportError as error:
+        raise UsageError(
+            f"A GPU needs CuPy, which cannot be imported ({error}): pip install 'scratchgpt[gpu]', or use --device cpu."
+        ) from error
+    cuda.require(number)
+    return f"gpu:{number}"
+
+
+def require_precision(device: str, precision: str) -> None:
+    """Raise UsageError if `cpu` or `gpu:N` does not compute in this precision."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"There is no precision {precision!r}; choose {', '.join(PRECISIONS)}.")
+    if device == "cpu" and precision != "fp32":
+        raise UsageError(f"A CPU computes in fp32, not in {precision}; leave out --precision.")
+
+
+def free_memory(device: str) -> int:
+    """Return how many bytes are free on `gpu:N`."""
+    from scratchgpt.backend.gpu import cuda  # noqa: PLC0415
+
+    return cuda.free_memory(int(device.removeprefix("gpu:")))
+
+
+def pool_bytes() -> int:
+    """Return how many bytes CuPy holds on the GPU in use."""
+    from scratchgpt.backend.gpu import cuda  # noqa: PLC0415
+
+    return cuda.pool_bytes()
+
+
+def select(
+    device: str, *, block_bytes: int = cpu.BLOCK_BYTES, team: Team | None = None, precision: str = "fp32"
+) -> Backend:
+    """Return the backend for `auto`, `cpu`, `gpu` or `gpu:N`. Raises UsageError if it is not to be had.
 
     On a CPU, `block_bytes` of numbers are worked on at once, and a `team` is one of lanes that divide the vocabulary.
+    On a GPU, `precision` is one of PRECISIONS.
     """
-    if device in ("auto", "cpu"):
+    name = resolve(device)
+    require_precision(name, precision)
+    if name == "cpu":
         return Backend("cpu", np, cpu.table(Workspace(), block_bytes=block_bytes, team=team), np.asarray)
-    if device == "gpu":
-        raise UsageError("The GPU backend is not there yet; use --device cpu.")
-    raise UsageError(f"There is no device {device!r}; choose auto, cpu or gpu.")
+    from scratchgpt.backend import gpu  # noqa: PLC0415
+    from scratchgpt.backend.gpu.cuda import Cuda  # noqa: PLC0415
+
+    cuda = Cuda(int(name.removeprefix("gpu:")), tf32=precision == "tf32")
+    attention = partial(gpu.attention_of, cuda, precision)
+    return Backend(name, cuda.xp, gpu.table(cuda), cuda.xp.asnumpy, precision, attention)

@@ -54,7 +54,8 @@ class Workload:
     model: ModelConfig
     batch_size: int
     seed: int = 1337
-    device: str = "auto"
+    device: str = "cpu"  # or gpu:N
+    precision: str = "fp32"
     lanes: int = 0  # of ours; 0: as many as suit
     profile: bool = False
 

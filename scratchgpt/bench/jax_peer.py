@@ -14,7 +14,7 @@ Params = dict[str, jax.Array]
 
 def build(workload: Workload) -> Contender:
     """Return the model, ready to train."""
-    if workload.device != "gpu":
+    if workload.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     config = workload.model
     B, T, C, H = workload.batch_size, config.block_size, config.n_embd, config.n_head

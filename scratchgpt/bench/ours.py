@@ -11,7 +11,7 @@ import numpy as np
 
 from scratchgpt.backend import select
 from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
-from scratchgpt.model.lanes import Lanes
+from scratchgpt.model.engine import engine
 from scratchgpt.model.params import Layout
 from scratchgpt.model.plan import Plan, cache_sequences, default_lanes
 from scratchgpt.ops.adamw import Moments
@@ -24,17 +24,17 @@ def build(workload: Workload) -> Contender:
     seconds: dict[str, float] = {}
     layout = Layout(workload.model)
     moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
-    plan = Plan(
-        lanes=min(workload.lanes or default_lanes(), workload.batch_size),
-        micro_batch=cache_sequences(workload.model),
-    )
-    model = Lanes(
+    if workload.device == "cpu":
+        lanes = min(workload.lanes or default_lanes(), workload.batch_size)
+        plan = Plan(lanes, micro_batch=cache_sequences(workload.model))
+    else:
+        plan = Plan(1, workload.batch_size, device=workload.device, precision=workload.precision)
+    model = engine(
         workload.model,
         layout.initial(workload.seed),
         moments,
         plan,
         n_tokens=workload.batch_size * workload.model.block_size,
-        device=workload.device,
     )
     backend = model.gpt.backend
     if workload.profile:
@@ -53,9 +53,13 @@ def build(workload: Workload) -> Contender:
         return loss
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    version = f"NumPy {np.__version__}, {blas['name']} {blas['version']}"
+    if workload.device != "cpu":
+        version = f"CuPy {backend.xp.__version__}"
     about = {
-        "version": f"NumPy {np.__version__}, {blas['name']} {blas['version']}",
+        "version": version,
         "device": backend.name,
+        "precision": plan.precision,
         "lanes": plan.lanes,
         "parameters": layout.size,
     }
@@ -90,8 +94,7 @@ def _timed(table: Table, seconds: dict[str, float]) -> Table:
 
 def build_product(workload: Workload) -> Contender:
     """Return a float32 matrix product, large enough to take a thirtieth of a second on all cores."""
-    backend = None if workload.device in ("auto", "cpu") else select(workload.device)
-    xp = backend.xp if backend else np
+    xp = select(workload.device).xp
     size, took = 512, 0.0
     while took < 1 / 30:
         size *= 2

@@ -22,7 +22,8 @@ def build_compiled(workload: Workload) -> Contender:
 
 def build(workload: Workload, *, compiled: bool = False) -> Contender:
     """Return the model, ready to train."""
-    device = "cuda" if workload.device == "gpu" else "cpu"
+    device = "cpu" if workload.device == "cpu" else workload.device.replace("gpu", "cuda")
+    torch.backends.cuda.matmul.allow_tf32 = workload.precision == "tf32"
     config = workload.model
     B, T, C, H = workload.batch_size, config.block_size, config.n_embd, config.n_head
     # PyTorch's linear maps are (out, in).
@@ -70,14 +71,19 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
         fused=True,  # on a CPU too it is the fastest, or as fast as foreach
     )
     loss_function = torch.compile(loss) if compiled else loss
+    is_half = workload.precision == "fp16"
+    scaler = torch.amp.GradScaler("cuda", enabled=is_half)  # without half precision it does nothing
 
     def step(tokens: Array, targets: Array) -> float:
-        result = loss_function(torch.from_numpy(tokens).to(device), torch.from_numpy(targets).to(device))
-        result.backward()
+        with torch.autocast("cuda", torch.float16, enabled=is_half):
+            result = loss_function(torch.from_numpy(tokens).to(device), torch.from_numpy(targets).to(device))
+        scaler.scale(result).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(params.values(), CLIP)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
-        if device == "cuda":
+        if device != "cpu":
             torch.cuda.synchronize()
         return result.item()
 

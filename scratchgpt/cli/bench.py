@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from scratchgpt.cli.options import config_options, lanes_option, typed
+from scratchgpt.cli.options import config_options, device_options, lanes_option, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, load_preset
 from scratchgpt.errors import UsageError
 
@@ -27,7 +27,7 @@ IDLE_CPU = 0.1
 @click.option("--vocab-size", type=int, help="Number of different tokens (V); by default as the preset is used.")
 @lanes_option
 @click.option("--seed", type=click.IntRange(min=0), default=1337, show_default=True, help="Of weights and tokens.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
+@device_options
 @click.option("--profile", "is_profile", is_flag=True, help="Show where our time goes, too.")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line for each contender, ours last.")
 @config_options(ModelConfig)
@@ -42,6 +42,7 @@ def command(
     lanes: int | None,
     seed: int,
     device: str,
+    precision: str | None,
     is_profile: bool,
     is_json: bool,
     **settings: Any,
@@ -51,10 +52,13 @@ def command(
     With --vs, the very same model in other frameworks takes turns with ours, each in a process of its own; that all
     compute the same losses is checked first.
     """
+    from scratchgpt import backend
     from scratchgpt.bench import Workload, measure
 
     peers = list(dict.fromkeys(name.strip() for name in vs.split(",") if name.strip()))
     measure.check_peers(peers)
+    device = backend.resolve(device)
+    backend.require_precision(device, precision or "fp32")
     recipe = load_preset(preset)
     used_with = WORD_PIECES if preset.startswith("gpt-") else CHARACTERS
     model = {"vocab_size": used_with} | dict(recipe.model) | {"dropout": 0.0} | typed(ModelConfig, settings)
@@ -66,6 +70,7 @@ def command(
         batch_size=batch_size or min(recipe.train["batch_size"], max(1, MOST_TOKENS // config.block_size)),
         seed=seed,
         device=device,
+        precision=precision or "fp32",
         lanes=lanes or 0,
     )
     if peers and workload.model.dropout:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from scratchgpt.cli.options import device_option
+
 
 @click.command("generate", short_help="Make text with a trained model.")
 @click.argument("model", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
@@ -20,7 +22,7 @@ import click
 @click.option(
     "--samples", "n_samples", type=click.IntRange(min=1), default=1, show_default=True, help="How many texts."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
+@device_option
 def command(
     *,
     model: Path | None,

@@ -55,6 +55,18 @@ def _lanes(_: click.Context, __: click.Parameter, typed: str | None) -> int | No
     return max(int(typed), 1)
 
 
+def device_options(function: Function) -> Function:
+    """Give a command that trains --device and --precision."""
+    precision = click.option(
+        "--precision", metavar="NAME", help="On a GPU: fp32, tf32 or fp16 (fp32 masters); by default fp32."
+    )
+    return device_option(precision(function))
+
+
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, gpu or gpu:N; auto is a GPU if there is one."
+)
+
 lanes_option = click.option(
     "--lanes",
     metavar="auto|N",

@@ -8,11 +8,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from scratchgpt.cli.options import config_options, lanes_option, typed
+from scratchgpt.cli.options import config_options, device_options, lanes_option, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, TrainConfig, load_preset
 from scratchgpt.errors import DataError, UsageError
 
@@ -32,7 +32,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--run", metavar="DIR", type=FOLDER, help="Where to keep the run; by default a new folder in runs/.")
 @click.option("--resume", metavar="DIR", type=FOLDER, help="Go on with a run from its last checkpoint, or a named one.")
 @click.option("--force", is_flag=True, help="Replace the run in --run, or what came after --resume.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu.")
+@device_options
 @lanes_option
 @click.option(
     "--tune/--no-tune",
@@ -52,6 +52,7 @@ def command(
     resume: Path | None,
     force: bool,
     device: str,
+    precision: str | None,
     lanes: int | None,
     tune: bool,
     verbose: bool,
@@ -64,16 +65,32 @@ def command(
     """
     from scratchgpt import backend
 
-    device = backend.select(device).name
+    computing = _Computing(backend.resolve(device), precision, lanes)
+    if lanes and computing.device != "cpu":
+        raise UsageError("Lanes are a CPU's: use --device cpu with --lanes.")
     if resume is None:
         name = preset or DEFAULT_PRESET
-        with _start(name, data, run, settings, device, lanes=lanes, tune=tune, force=force) as trainer:
+        with _start(name, data, run, settings, computing, tune=tune, force=force) as trainer:
             _train(ctx, trainer, verbose=verbose)
     elif preset or run:
         raise UsageError("--resume goes on with a run as it is; leave out --preset and --run.")
     else:
-        with _resume(resume, data, settings, device, lanes=lanes, force=force) as trainer:
+        with _resume(resume, data, settings, computing, force=force) as trainer:
             _train(ctx, trainer, verbose=verbose)
+
+
+class _Computing(NamedTuple):
+    """How it was asked to compute; None where it was not."""
+
+    device: str  # cpu or gpu:N
+    precision: str | None
+    lanes: int | None
+
+    def plan(self, model: ModelConfig, train: TrainConfig) -> "Plan":
+        """Return the default plan. Raises UsageError for what does not go together."""
+        from scratchgpt.model.plan import default_plan
+
+        return default_plan(model, train, lanes=self.lanes, device=self.device, precision=self.precision or "fp32")
 
 
 @contextlib.contextmanager
@@ -82,16 +99,14 @@ def _start(
     data: Path | None,
     run: Path | None,
     settings: dict[str, Any],
-    device: str,
+    computing: _Computing,
     *,
-    lanes: int | None,
     tune: bool,
     force: bool,
 ) -> Iterator["Trainer"]:
     """Yield the trainer of a new run in a folder that is locked. An older run in it stays unless `force`."""
     from scratchgpt.cli.render import waiting
     from scratchgpt.data.dataset import Dataset
-    from scratchgpt.model.plan import default_plan
     from scratchgpt.model.tuning import tuned_plan
     from scratchgpt.training.checkpoint import Checkpoints, fresh
     from scratchgpt.training.lock import RunLock
@@ -105,12 +120,12 @@ def _start(
     dataset.require(model.block_size)
     if run and not force:
         _require_empty(run)  # before anything that takes time
-    snapshot = fresh(model, train, dataset, default_plan(model, train, lanes=lanes))
-    if tune:
+    snapshot = fresh(model, train, dataset, computing.plan(model, train))
+    if tune and computing.device == "cpu":
         with waiting("Measuring what suits this machine ..."):
-            snapshot = snapshot._replace(plan=tuned_plan(model, train, lanes=lanes))
+            snapshot = snapshot._replace(plan=tuned_plan(model, train, lanes=computing.lanes))
     run = run or _unused_run(f"{dataset.folder.name}-{preset}")
-    trainer = Trainer(snapshot, dataset, run, device)
+    trainer = Trainer(snapshot, dataset, run)
     del snapshot  # whose arrays the trainer has copied
     run.mkdir(parents=True, exist_ok=True)
     with RunLock(run):
@@ -126,9 +141,8 @@ def _resume(
     resume: Path,
     data: Path | None,
     settings: dict[str, Any],
-    device: str,
+    computing: _Computing,
     *,
-    lanes: int | None,
     force: bool,
 ) -> Iterator["Trainer"]:
     """Yield the trainer of a run that goes on. Later checkpoints than a named one stay unless `force`."""
@@ -151,14 +165,14 @@ def _resume(
             raise UsageError(
                 f"{run} has later checkpoints, {names}; use --force to drop them and go on from {folder.name}."
             )
-        snapshot = _with_changes(read(folder), settings, lanes=lanes)
+        snapshot = _with_changes(read(folder), settings, computing)
         if checkpoints.pointed("best") in (None, *later):
             snapshot = snapshot._replace(best_loss=None)
         dataset = Dataset.open(data or Path(snapshot.data_folder))
         if dataset.digest != snapshot.data_digest:
             raise DataError(f"{dataset.folder} is not the data that {run} was trained on; name that with --data.")
         snapshot = snapshot._replace(data_folder=dataset.folder.as_posix())
-        trainer = Trainer(snapshot, dataset, run, device)
+        trainer = Trainer(snapshot, dataset, run)
         del snapshot  # whose arrays the trainer has copied
         checkpoints.rewind(folder)
         yield trainer
@@ -187,20 +201,26 @@ def _unused_run(name: str) -> Path:
     return next(run for n in itertools.count(1) if not (run := RUNS / f"{name}-{n}").exists())
 
 
-def _with_changes(snapshot: "Snapshot", settings: dict[str, Any], *, lanes: int | None) -> "Snapshot":
-    """Return the snapshot with the recipe changed as typed. Raises UsageError for what cannot change in a run."""
-    from scratchgpt.model.plan import default_plan
+def _with_changes(snapshot: "Snapshot", settings: dict[str, Any], computing: _Computing) -> "Snapshot":
+    """Return the snapshot with the recipe changed as typed. Raises UsageError for what cannot change in a run.
 
+    What a run is computed by may change, and its last bits with it.
+    """
     fixed = typed(ModelConfig, settings) | {key: settings[key] for key in ("seed",) if settings[key] is not None}
     current = dataclasses.asdict(snapshot.model) | dataclasses.asdict(snapshot.train)
     for name, value in fixed.items():
         if value != current[name]:
             raise UsageError(f"A resumed run keeps its {name} of {current[name]}; it cannot become {value}.")
     train = TrainConfig.from_mapping(dataclasses.asdict(snapshot.train) | typed(TrainConfig, settings))
-    default = default_plan(snapshot.model, train, lanes=lanes or snapshot.plan.lanes)
-    plan = snapshot.plan._replace(lanes=default.lanes)
-    if train.micro_batch != snapshot.train.micro_batch:
+    plan = snapshot.plan
+    moved = (plan.device == "cpu") != (computing.device == "cpu")
+    default = computing._replace(
+        precision=computing.precision or (None if moved else plan.precision),
+        lanes=computing.lanes or (None if moved else plan.lanes),
+    ).plan(snapshot.model, train)
+    if moved or train.micro_batch != snapshot.train.micro_batch:
         plan = plan._replace(micro_batch=default.micro_batch)
+    plan = plan._replace(lanes=default.lanes, device=default.device, precision=default.precision)
     return snapshot._replace(train=train, plan=plan)
 
 
@@ -215,11 +235,12 @@ def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
         click.echo(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} --steps N")
         return
     click.echo(
-        f"{run}: {model.layout.size:,} parameters on {model.backend.name}, {_count(trainer.lanes.plan.lanes, 'lane')}, "
+        f"{run}: {model.layout.size:,} parameters on {_device(trainer.engine.plan)}, "
         f"{config.steps:,} steps of {config.batch_size * model.config.block_size:,} tokens, seed {config.seed}"
     )
     if verbose:
-        click.echo(_engine(trainer.lanes.plan))
+        attention = model.backend.attention
+        click.echo(_engine(trainer.engine.plan, attention and attention(model.config)))
     trainer.checkpoints.clean()
     log = Log(run / "log.jsonl", step=trainer.step)
     with _signals(trainer) as received:
@@ -250,10 +271,16 @@ def _count(n: int, what: str) -> str:
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
-def _engine(plan: "Plan") -> str:
+def _device(plan: "Plan") -> str:
+    return f"cpu, {_count(plan.lanes, 'lane')}" if plan.device == "cpu" else f"{plan.device} in {plan.precision}"
+
+
+def _engine(plan: "Plan", attention: str | None) -> str:
     """Tell how the run computes."""
     from scratchgpt.backend.cpu import blas
 
+    if plan.device != "cpu":
+        return f"{plan.device} computes {_count(plan.micro_batch, 'sequence')} at once, attention {attention}."
     products = "adds products in place" if blas.can_add_products() else "cannot add products in place, which is slower"
     return (
         f"Each lane computes {_count(plan.micro_batch, 'sequence')} at once, single numbers in blocks of "

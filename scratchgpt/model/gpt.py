@@ -26,12 +26,20 @@ class GPT:
     """A model: its configuration, its flat parameters and gradients, and the device that computes."""
 
     def __init__(self, config: ModelConfig, backend: Backend, params: Array) -> None:
-        """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device."""
+        """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device.
+
+        Where the backend multiplies in float16, matrices are used as a copy that each update renews.
+        """
         self.config = config
         self.backend = backend
         self.layout = Layout(config)
         self.params = backend.xp.asarray(params)
-        self.tree = self.layout.tree(self.params)
+        self._rounded: Array | None = None
+        if backend.is_half:
+            self._rounded = self.params[: self.layout.n_decayed].astype("float16")
+            self.tree = self.layout.tree(self._rounded, self.params[self.layout.n_decayed :])
+        else:
+            self.tree = self.layout.tree(self.params)
         self._grads: Array | None = None
 
     @property
@@ -52,18 +60,21 @@ class GPT:
         first_sequence: int = 0,
         n_targets: int = 0,
         n_micro_batches: int = 0,
+        loss_scale: float = 1.0,
         grads: Params | None = None,
     ) -> float:
         """Return the mean loss in nats and add its gradient to `grads`. Raises UsageError if T is above block_size.
 
         tokens, targets (B, T) on any device. At most `micro_batch` sequences are computed at once (0: all); the
-        result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout.
+        result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout. The gradient,
+        and not the loss, is multiplied by `loss_scale`.
 
         Where this is a lane's part of a larger batch, `first_sequence` tells where in it, the loss is divided by its
         `n_targets`, there are at least `n_micro_batches`, if need be of no sequences, since lanes have to meet, and
         `grads` are the lane's and not the model's own.
         """
         B = len(tokens)
+        tokens, targets = self._move(tokens), self._move(targets)
         size = micro_batch or max(B, 1)
         grads = grads or self.layout.tree(self.grads)
         table = self.backend.table
@@ -75,15 +86,14 @@ class GPT:
                 step=step,
                 sequences=range(first_sequence + start, first_sequence + min(start + size, B)),
                 n_targets=n_targets or targets.size,
+                loss_scale=loss_scale,
             )
-            x, embed_saved = table.embed.forward(self._move(tokens[start : start + size]), self.tree.embed, context)
+            x, embed_saved = table.embed.forward(tokens[start : start + size], self.tree.embed, context)
             saved = []
             for layer, block in enumerate(self.tree.blocks):
                 here = context.at(layer)
                 saved.append((table.attention.forward(x, block.attention, here), table.mlp.forward(x, block.mlp, here)))
-            part, dx = table.head_loss(
-                x, self._move(targets[start : start + size]), self.tree.head, grads.head, context
-            )
+            part, dx = table.head_loss(x, targets[start : start + size], self.tree.head, grads.head, context)
             for layer in reversed(range(self.config.n_layer)):
                 here = context.at(layer)
                 attention_saved, mlp_saved = saved.pop()
@@ -95,11 +105,19 @@ class GPT:
         return float(loss)
 
     def update(
-        self, moments: adamw.Moments, hyperparameters: adamw.Hyperparameters, *, clip: float, update_number: int
+        self,
+        moments: adamw.Moments,
+        hyperparameters: adamw.Hyperparameters,
+        *,
+        clip: float,
+        update_number: int,
+        loss_scale: float = 1.0,
     ) -> float:
-        """Clip and apply the gradients, then zero them; return their norm before clipping."""
-        norm = adamw.norm(self.grads)
-        self.backend.table.update(
+        """Divide the gradients by the scale, clip and apply them, then zero them; return their norm before clipping."""
+        table = self.backend.table
+        norm = table.norm(self.grads) / loss_scale
+        renewed = {} if self._rounded is None else {"rounded": self._rounded}
+        table.update(
             self.params,
             self.grads,
             moments,
@@ -108,6 +126,8 @@ class GPT:
             norm=norm,
             clip=clip,
             update_number=update_number,
+            loss_scale=loss_scale,
+            **renewed,
         )
         return norm
 

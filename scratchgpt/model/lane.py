@@ -8,6 +8,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -98,15 +99,13 @@ def _reserve(size: int) -> int:
 class Lane:
     """One lane's part of the work. The same in every process."""
 
-    def __init__(
-        self, model: ModelConfig, arrays: SharedArrays, plan: Plan, *, index: int, barrier: Barrier, device: str = "cpu"
-    ) -> None:
+    def __init__(self, model: ModelConfig, arrays: SharedArrays, plan: Plan, *, index: int, barrier: Barrier) -> None:
         """Take the share number `index` of the plan's lanes, which meet at the `barrier`."""
         self.arrays, self.index, self.plan = arrays, index, plan
         layout = Layout(model)
         P, S, C, n_lanes = layout.size, layout.n_split, model.n_embd, plan.lanes
         team = Team(index, n_lanes, barrier, arrays.shared)
-        self._backend = functools.cache(functools.partial(select, device, team=team if S and n_lanes > 1 else None))
+        self._backend = functools.cache(functools.partial(select, "cpu", team=team if S and n_lanes > 1 else None))
         self.gpt = GPT(model, self._backend(block_bytes=plan.block_bytes), arrays["params"])
         self._private_grads = arrays["grads"][S:].reshape(n_lanes, P - S)
         self._grads = layout.tree(arrays["grads"][:S], self._private_grads[index])
@@ -118,7 +117,7 @@ class Lane:
         first, stop = ((P - S) * i // n_lanes // line * line for i in (index, index + 1))
         self._rest = slice(first, stop if index < n_lanes - 1 else P - S)
 
-    def adopt(self, **plan: int) -> None:
+    def adopt(self, **plan: Any) -> None:
         """Compute by another plan from now on. It is of as many lanes."""
         self.plan = Plan(**plan)
         self.gpt.backend = self._backend(block_bytes=self.plan.block_bytes)
@@ -156,7 +155,7 @@ class Lane:
             total += other
             other.fill(0)
         owned = (self.arrays["grads"][part] for part in self._owned)
-        return math.fsum(adamw.norm(part) ** 2 for part in (*owned, total))
+        return math.fsum(self.gpt.backend.table.norm(part) ** 2 for part in (*owned, total))
 
     def update(self, *, norm: float, clip: float, update_number: int, hyperparameters: list[float]) -> None:
         """Update this lane's part of the parameters."""

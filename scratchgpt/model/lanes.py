@@ -37,6 +37,7 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.errors import LaneError
 from scratchgpt.model.gpt import Score
 from scratchgpt.model.lane import Barrier, Lane, SharedArrays
+from scratchgpt.model.loss_scale import LossScale
 from scratchgpt.model.params import Layout
 from scratchgpt.model.plan import Plan
 from scratchgpt.ops import adamw
@@ -170,16 +171,16 @@ class Lanes:
         plan: Plan,
         *,
         n_tokens: int,
-        device: str = "cpu",
     ) -> None:
         """Copy the state into memory of the lanes', for batches of up to `n_tokens`. Raises MemoryError."""
         self.plan = plan
+        self.loss_scale: LossScale | None = None  # all is in float32
         self.note = ""  # why the lanes are threads, if they are
         self._n_tokens = n_tokens
         self._arrays = self._lay_out(model)
         for name, values in (("params", params), ("first", moments.first), ("second", moments.second)):
             self._arrays[name][...] = values
-        self._lane = self._make(model, 0, self._barrier, device)
+        self._lane = self._make(model, 0, self._barrier)
         self._workers: list[_Worker] = []
         self.gpt = self._lane.gpt
         self.moments = adamw.Moments(self._arrays["first"], self._arrays["second"])
@@ -204,8 +205,8 @@ class Lanes:
     def _use_threads(self, reason: str) -> None:
         self.note = f"Lanes are threads and not processes, which is slower: {reason}."
 
-    def _make(self, model: ModelConfig, index: int, barrier: Barrier, device: str = "cpu") -> Lane:
-        return Lane(model, self._arrays, self.plan, index=index, barrier=barrier, device=device)
+    def _make(self, model: ModelConfig, index: int, barrier: Barrier) -> Lane:
+        return Lane(model, self._arrays, self.plan, index=index, barrier=barrier)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -255,6 +256,9 @@ class Lanes:
         norm = math.sqrt(math.fsum(self._do("reduce")))
         self._do("update", norm=norm, clip=clip, update_number=update_number, hyperparameters=list(hyperparameters))
         return norm
+
+    def device_bytes(self) -> None:
+        """Lanes have no memory of their own that a system could not tell of."""
 
     def score(self, tokens: Array, targets: Array) -> Score:
         """Predict without dropout: tokens, targets (B, T) -> the sums over all targets. Raises LaneError."""

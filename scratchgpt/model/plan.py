@@ -6,7 +6,9 @@ A plan is part of a run: it is recorded in the run's first checkpoint, and a res
 import math
 from typing import NamedTuple
 
+from scratchgpt.backend import free_memory, require_precision
 from scratchgpt.backend.cpu import BLOCK_BYTES
+from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.machine import available_memory, usable_cores
 from scratchgpt.model.params import Layout
@@ -20,12 +22,18 @@ WIDE = 384
 """With so many channels, twice as many rows: a step of baby-gpt is 3% shorter, as large gradients are added to less."""
 
 
+SPARE = 0.9
+"""Of a GPU's free memory, what a plan may use: some is lost between arrays, some is taken by libraries."""
+
+
 class Plan(NamedTuple):
-    """How the work of a step is divided."""
+    """How the work of a step is divided, and what does it."""
 
     lanes: int  # that share it
     micro_batch: int  # sequences that a lane computes at once
     block_bytes: int = BLOCK_BYTES  # of what is done to single numbers, at once
+    device: str = "cpu"  # or gpu:N
+    precision: str = "fp32"
 
 
 def default_lanes() -> int:
@@ -39,14 +47,32 @@ def cache_sequences(model: ModelConfig) -> int:
     return max(1, rows // model.block_size)
 
 
-def default_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = None) -> Plan:
+def default_plan(
+    model: ModelConfig, train: TrainConfig, *, lanes: int | None = None, device: str = "cpu", precision: str = "fp32"
+) -> Plan:
     """Return the plan that suits most machines, with as many lanes as this one has cores unless told otherwise.
 
-    There are never more lanes than sequences in a batch.
+    There are never more lanes than sequences in a batch. A GPU computes as many sequences at once as fit. Raises
+    UsageError for a precision that the device does not have.
     """
+    require_precision(device, precision)
+    if device != "cpu":
+        return Plan(
+            1, train.micro_batch or _fitting(model, train, device, precision), device=device, precision=precision
+        )
     lanes = min(lanes or default_lanes(), train.batch_size)
     share = math.ceil(train.batch_size / lanes)
     return Plan(lanes, micro_batch=train.micro_batch or min(share, cache_sequences(model)))
+
+
+def _fitting(model: ModelConfig, train: TrainConfig, device: str, precision: str) -> int:
+    """Return how many sequences fit into the free memory of a GPU at once: the batch, or half of it, ..."""
+    is_half = precision == "fp16"
+    room = SPARE * free_memory(device) - state_bytes(Layout(model).size, is_half=is_half)
+    size = train.batch_size
+    while size > 1 and activation_bytes(model, size * model.block_size, is_half=is_half) > room:
+        size = math.ceil(size / 2)
+    return size
 
 
 def require_memory(model: ModelConfig, plan: Plan) -> None:
@@ -55,6 +81,13 @@ def require_memory(model: ModelConfig, plan: Plan) -> None:
     Without this, the system would grant it and end some program later, most likely this one, without a word.
     """
     layout = Layout(model)
+    if plan.device != "cpu":
+        needed, free = state_bytes(layout.size, is_half=plan.precision == "fp16"), free_memory(plan.device)
+        if needed > free:
+            raise MemoryError(
+                f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained, and "
+                f"{free / 1e9:,.1f} GB are free on {plan.device}."
+            )
     # Parameters and moments of the snapshot, the same in the memory of the lanes, and gradients:
     copies = 6 * layout.size + layout.n_split + plan.lanes * (layout.size - layout.n_split)
     needed, available = 4 * copies, available_memory()

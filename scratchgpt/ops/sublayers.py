@@ -71,6 +71,7 @@ class Context:
     step: int = 0
     sequences: Sequence[int] = ()  # the number of each of the B sequences within the whole step
     n_targets: int = 1  # the number of predictions in the whole step: the loss is their mean
+    loss_scale: float = 1.0  # what the gradient is multiplied by, so that in float16 little of it becomes 0
     layer: int = 0
 
     def at(self, layer: int) -> Self:
@@ -238,6 +239,7 @@ def head_loss(x: Array, targets: Array, params: HeadParams, grads: HeadParams, c
 
     x (B, T, C), which may be overwritten, targets (B, T) -> loss (), dx (B, T, C). The loss is the sum
     over these targets divided by the whole step's `context.n_targets`: micro-batches add up to the mean.
+    All gradients, and only these, are multiplied by `context.loss_scale`.
     """
     xp = array_module(x)
     normed, norm_saved = layernorm.forward(x, params.gain, params.bias)
@@ -245,7 +247,7 @@ def head_loss(x: Array, targets: Array, params: HeadParams, grads: HeadParams, c
     rows = logits.reshape(-1, logits.shape[-1])
     losses, loss_saved = cross_entropy.forward(rows, targets.reshape(-1))
     scale = 1 / context.n_targets
-    dlogits = cross_entropy.backward(xp.full_like(losses, scale), loss_saved)
+    dlogits = cross_entropy.backward(xp.full_like(losses, context.loss_scale * scale), loss_saved)
     dnormed, dweight, _ = linear.backward(dlogits.reshape(logits.shape), linear_saved, params.weight.T)
     accumulate(grads.weight, dweight.T)
     dx, dgain, dbias = layernorm.backward(dnormed, norm_saved, params.gain)
@@ -267,14 +269,16 @@ def update(
     norm: float,
     clip: float,
     update_number: int,
+    loss_scale: float = 1.0,
 ) -> None:
-    """Clip by the norm of all gradients, move the parameters by AdamW, zero the gradients.
+    """Divide by the loss scale, clip by the norm of all gradients, move the parameters by AdamW, zero the gradients.
 
     params, grads (P,) and moments of (P,), or a slice of each: the first `n_decayed` parameters, the matrices, decay.
-    A norm that is not finite leaves parameters and moments as they were.
+    The norm is that of the gradients divided by the scale. One that is not finite leaves parameters and moments as
+    they were.
     """
     if norm < math.inf:
-        grads *= adamw.clip_scale(norm, clip)
+        grads *= adamw.clip_scale(norm, clip) / loss_scale
         no_decay = hyperparameters._replace(weight_decay=0.0)
         for part, settings in ((slice(n_decayed), hyperparameters), (slice(n_decayed, None), no_decay)):
             part_moments = adamw.Moments(moments.first[part], moments.second[part])
@@ -301,6 +305,7 @@ class Table:
     attention: Sublayer
     mlp: Sublayer
     head_loss: Callable[..., tuple[Array, Array]]
+    norm: Callable[[Array], float]
     update: Callable[..., None]
 
 
@@ -309,5 +314,6 @@ REFERENCE = Table(
     attention=Sublayer(attention_forward, attention_backward),
     mlp=Sublayer(mlp_forward, mlp_backward),
     head_loss=head_loss,
+    norm=adamw.norm,
     update=update,
 )

@@ -24,12 +24,13 @@ from scratchgpt.data.dataset import Dataset
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
+from scratchgpt.model.loss_scale import LARGEST, LossScale
 from scratchgpt.model.params import Layout
 from scratchgpt.model.plan import MOST_LANES, Plan, default_plan, require_memory
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 
-FORMAT = 2
+FORMAT = 3
 TRAINER = "trainer.json"
 OPTIMIZER = "optimizer.safetensors"
 FILES = (*model_files.FILES, *tokenizers.FILES, OPTIMIZER)
@@ -48,6 +49,7 @@ class Snapshot(NamedTuple):
     data_folder: str
     data_digest: str
     plan: Plan  # part of the arithmetic: another one sums in another order
+    loss_scale: LossScale = LossScale()  # in half precision, for the next step
 
 
 def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset, plan: Plan | None = None) -> Snapshot:
@@ -221,6 +223,12 @@ def read(folder: Path) -> Snapshot:
                 lanes=_whole_number(content["plan"]["lanes"], 1, MOST_LANES),
                 micro_batch=_whole_number(content["plan"]["micro_batch"], 1, 2**31),
                 block_bytes=_whole_number(content["plan"]["block_bytes"], 2**10, 2**31),
+                device=str(content["plan"]["device"]),
+                precision=str(content["plan"]["precision"]),
+            ),
+            loss_scale=LossScale(
+                value=_number(content["loss_scale"]["value"], 0.5, LARGEST),
+                n_good=_whole_number(content["loss_scale"]["n_good"], 0, 2**31),
             ),
         )
     except (KeyError, TypeError, ValueError, UsageError) as error:
@@ -230,6 +238,12 @@ def read(folder: Path) -> Snapshot:
 def _whole_number(value: Any, smallest: int, largest: int) -> int:
     if type(value) is not int or not smallest <= value <= largest:
         raise ValueError(f"{value!r} is no whole number from {smallest} to {largest}")
+    return value
+
+
+def _number(value: Any, smallest: float, largest: float) -> float:
+    if type(value) is not float or not smallest <= value <= largest:
+        raise ValueError(f"{value!r} is no number from {smallest:g} to {largest:g}")
     return value
 
 
@@ -283,6 +297,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) ->
         "train": dataclasses.asdict(snapshot.train),
         "data": {"folder": snapshot.data_folder, "digest": snapshot.data_digest},
         "plan": snapshot.plan._asdict(),
+        "loss_scale": snapshot.loss_scale._asdict(),
         "files": {name: file_record(folder / name) for name in FILES},
     }
     write_json(folder / TRAINER, content)

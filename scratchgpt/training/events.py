@@ -15,6 +15,7 @@ class StepDone:
     grad_norm: float  # before clipping
     seconds: float
     n_tokens: int
+    device_bytes: int | None = None  # memory that a GPU's pool holds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ def row(event: Event) -> dict[str, Any] | None:
     """Return what the log says of an event, or None if it says nothing."""
     match event:
         case StepDone():
+            device = {} if event.device_bytes is None else {"device_mb": round(event.device_bytes / 1e6, 1)}
             return {
                 "step": event.step,
                 "loss": event.loss,
@@ -20,7 +21,7 @@ def row(event: Event) -> dict[str, Any] | None:
                 "grad_norm": event.grad_norm,
                 "step_ms": round(event.seconds * 1e3, 3),
                 "tokens_per_s": round(event.n_tokens / event.seconds, 1),
-            }
+            } | device
         case Evaluated():
             return {
                 "step": event.step,

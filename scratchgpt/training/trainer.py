@@ -11,8 +11,8 @@ import numpy as np
 
 from scratchgpt.data.dataset import Batch, Dataset
 from scratchgpt.errors import LaneError, TrainingError
-from scratchgpt.model.lanes import Lanes
-from scratchgpt.ops import adamw
+from scratchgpt.model.engine import engine
+from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.training.checkpoint import Checkpoints, Snapshot
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
 from scratchgpt.training.schedule import learning_rate
@@ -21,7 +21,7 @@ from scratchgpt.training.schedule import learning_rate
 class Trainer:
     """One run, from its snapshot to its last step."""
 
-    def __init__(self, snapshot: Snapshot, dataset: Dataset, run: Path, device: str = "auto") -> None:
+    def __init__(self, snapshot: Snapshot, dataset: Dataset, run: Path) -> None:
         """Take over the snapshot's state; checkpoints go to `run`.
 
         Raises UsageError if the data is too short or there is no such device, MemoryError if there is not enough.
@@ -31,12 +31,17 @@ class Trainer:
         self.step = snapshot.step
         self.run = run
         n_tokens = snapshot.train.batch_size * snapshot.model.block_size
-        self.lanes = Lanes(
-            snapshot.model, snapshot.params, snapshot.moments, snapshot.plan, n_tokens=n_tokens, device=device
+        self.engine = engine(
+            snapshot.model,
+            snapshot.params,
+            snapshot.moments,
+            snapshot.plan,
+            n_tokens=n_tokens,
+            loss_scale=snapshot.loss_scale,
         )
-        self.model = self.lanes.gpt
+        self.model = self.engine.gpt
         self.checkpoints = Checkpoints(run)
-        self._snapshot = snapshot._replace(params=self.model.params, moments=self.lanes.moments)
+        self._snapshot = snapshot._replace(params=self.model.params, moments=self.engine.moments)
         self._dataset = dataset
         self._best_loss = snapshot.best_loss
         self._stopping = False
@@ -49,7 +54,7 @@ class Trainer:
         """Train to the last step, or until `stop`. Raises TrainingError, CheckpointError and MemoryError."""
         try:
             # Numbers that overflow are found where the loss is looked at.
-            with np.errstate(all="ignore"), self.lanes.running():
+            with np.errstate(all="ignore"), self.engine.running():
                 yield from self._run()
         except LaneError as error:
             raise TrainingError(
@@ -58,13 +63,13 @@ class Trainer:
             ) from error
 
     def _run(self) -> Iterator[Event]:
-        if self.lanes.note:
-            yield Noted(self.lanes.note)
+        if self.engine.note:
+            yield Noted(self.engine.note)
         if self.step == 0:
             yield from self.save()  # a full disk shows now, not after an hour
             yield from self._evaluate_windows()
         while self.step < self.config.steps and not self._stopping:
-            yield self._train_step()
+            yield from self._train_step()
             is_last = self.step == self.config.steps
             if is_last or self._is_due(self.config.eval_every):
                 yield from self._evaluate_windows()
@@ -80,26 +85,47 @@ class Trainer:
         last = self.checkpoints.pointed("last")
         if last is not None and last.name == f"step-{self.step:06d}":
             return
-        snapshot = self._snapshot._replace(step=self.step, best_loss=self._best_loss)
+        state = self._snapshot
+        to_numpy = self.model.backend.to_numpy
+        snapshot = state._replace(
+            params=to_numpy(state.params),
+            moments=Moments(*map(to_numpy, state.moments)),
+            step=self.step,
+            best_loss=self._best_loss,
+            loss_scale=self.engine.loss_scale or state.loss_scale,
+        )
         yield Saved(self.step, self.checkpoints.save(snapshot, self._dataset.tokenizer))
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _train_step(self) -> StepDone:
+    def _train_step(self) -> Iterator[Event]:
         started = time.perf_counter()
         config = self.config
         block_size = self.model.config.block_size
         batch = self._dataset.batch(
             seed=config.seed, step=self.step, batch_size=config.batch_size, block_size=block_size
         )
-        loss = self.lanes.loss_and_grad(*batch, seed=config.seed, step=self.step)
+        try:
+            loss = self.engine.loss_and_grad(*batch, seed=config.seed, step=self.step)
+        except MemoryError as error:
+            yield from self.save()
+            last = self.checkpoints.pointed("last")
+            raise MemoryError(f"{error} The run is saved in {last}; go on with --resume.") from error
         rate = learning_rate(config, self.step)
-        hyperparameters = adamw.Hyperparameters(rate, config.beta1, config.beta2, config.weight_decay)
-        grad_norm = self.lanes.update(hyperparameters, clip=config.grad_clip, update_number=self.step + 1)
-        self._require_finite(self.step + 1, loss, grad_norm)
+        hyperparameters = Hyperparameters(rate, config.beta1, config.beta2, config.weight_decay)
+        grad_norm = self.engine.update(hyperparameters, clip=config.grad_clip, update_number=self.step + 1)
+        scale = self.engine.loss_scale
+        if scale is None or scale.is_exhausted:
+            self._require_finite(self.step + 1, loss, grad_norm)
         self.step += 1
-        return StepDone(self.step, loss, rate, grad_norm, time.perf_counter() - started, batch.tokens.size)
+        seconds = time.perf_counter() - started
+        yield StepDone(self.step, loss, rate, grad_norm, seconds, batch.tokens.size, self.engine.device_bytes())
+        if scale is not None and not math.isfinite(grad_norm):
+            yield Noted(
+                f"step {self.step:,}: gradients overflowed in half precision; the weights stay as they were, and the "
+                f"next gradients are scaled by {scale.value:,g}"
+            )
 
     def _require_finite(self, step: int, *numbers: float) -> None:
         """Raise TrainingError if the run has come to numbers that are none."""
@@ -136,7 +162,7 @@ class Trainer:
 
     @property
     def _evaluation_batch(self) -> int:
-        return min(self.lanes.plan.lanes * self.lanes.plan.micro_batch, self.config.batch_size)
+        return min(self.engine.plan.lanes * self.engine.plan.micro_batch, self.config.batch_size)
 
     def _evaluate(
         self, batches: Iterator[Batch], n_batches: int, *, is_whole: bool
@@ -144,7 +170,7 @@ class Trainer:
         """Yield the progress of an evaluation; return its result."""
         loss, n_correct, n_targets = 0.0, 0, 0
         for done, batch in enumerate(batches, start=1):
-            score = self.lanes.score(*batch)
+            score = self.engine.score(*batch)
             loss, n_correct, n_targets = loss + score.loss, n_correct + score.n_correct, n_targets + score.n_targets
             yield Evaluating(self.step, done, n_batches)
         return Evaluated(self.step, loss / max(n_targets, 1), n_correct / max(n_targets, 1), n_targets, is_whole)

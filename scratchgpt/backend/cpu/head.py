@@ -59,7 +59,7 @@ def head_loss(
         exps = workspace.take("logits", (n, len(weight)), dtype)
         sums, chunk_losses = _exponentials(chunk, weight, exps, part.start, team, block_bytes)
         losses.append(float(chunk_losses[chunk.own].sum()))
-        factors = (scale / sums)[:, None]
+        factors = (context.loss_scale * scale / sums)[:, None]
         np.matmul(exps, weight, out=parts[team.rank, :n])
         chunk.rows[...] *= factors
         _add_transposed_product(exps, chunk.rows, dweight, workspace)

@@ -19,14 +19,15 @@ def update(
     norm: float,
     clip: float,
     update_number: int,
+    loss_scale: float = 1.0,
     workspace: Workspace,
     block_bytes: int,
 ) -> None:
-    """Do what the reference does: clip, AdamW, zero the gradients."""
+    """Do what the reference does: divide, clip, AdamW, zero the gradients."""
     if not norm < math.inf:
         grads.fill(0)
         return
-    scale = adamw.clip_scale(norm, clip)
+    scale = adamw.clip_scale(norm, clip) / loss_scale
     rate, beta1, beta2, weight_decay, epsilon = hyperparameters
     # √(v / (1 - β₂ⁿ)) + ε is (√v + ε root) / root:
     root = math.sqrt(1 - beta2**update_number)

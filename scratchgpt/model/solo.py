@@ -1,0 +1,86 @@
+"""One device that computes a step by itself: what lanes are for the cores of a CPU, a GPU is alone."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+
+from scratchgpt.backend import Backend, pool_bytes
+from scratchgpt.config import ModelConfig
+from scratchgpt.model.gpt import GPT, Score
+from scratchgpt.model.loss_scale import LossScale
+from scratchgpt.model.plan import Plan
+from scratchgpt.ops import adamw
+from scratchgpt.ops.array import Array
+
+
+class Solo:
+    """A model and the optimizer's moments on one device."""
+
+    note = ""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        params: Array,
+        moments: adamw.Moments,
+        plan: Plan,
+        *,
+        backend: Backend,
+        loss_scale: LossScale,
+    ) -> None:
+        """Copy the state to the device. Raises MemoryError."""
+        self.plan = plan
+        self.loss_scale = loss_scale if backend.is_half else None
+        self.gpt = GPT(model, backend, params)
+        self.moments = adamw.Moments(*map(backend.xp.asarray, moments))
+
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        """Nobody else has to be started."""
+        return contextlib.nullcontext()
+
+    def loss_and_grad(self, tokens: Array, targets: Array, *, seed: int, step: int) -> float:
+        """Return the mean loss in nats of tokens, targets (B, T), and add its gradient. Raises MemoryError."""
+        compute = functools.partial(self.gpt.loss_and_grad, seed=seed, step=step, loss_scale=self._scale)
+        try:
+            return compute(tokens, targets, micro_batch=self.plan.micro_batch)
+        except MemoryError as error:
+            reason = str(error).rstrip(".")
+        # Only here, where the error is gone, is the memory free again that its traceback held.
+        fitting = self._fitting(compute, tokens, targets)
+        self.gpt.grads.fill(0)
+        advice = f"{fitting} at a time would fit: use --micro-batch {fitting}" if fitting else "not even one would fit"
+        raise MemoryError(
+            f"{self.gpt.backend.name} cannot compute {min(self.plan.micro_batch, len(tokens))} sequences at once "
+            f"({reason}); {advice}."
+        )
+
+    def _fitting(self, compute: Callable[[Array, Array], float], tokens: Array, targets: Array) -> int:
+        """Return how many sequences can be computed at once, found by trying; 0 if not even one."""
+        size = min(self.plan.micro_batch, len(tokens)) // 2
+        while size:
+            with contextlib.suppress(MemoryError):
+                compute(tokens[:size], targets[:size])
+                return size
+            size //= 2
+        return 0
+
+    def update(self, hyperparameters: adamw.Hyperparameters, *, clip: float, update_number: int) -> float:
+        """Clip and apply the gradients, then zero them; return their norm before clipping."""
+        norm = self.gpt.update(
+            self.moments, hyperparameters, clip=clip, update_number=update_number, loss_scale=self._scale
+        )
+        if self.loss_scale is not None:
+            self.loss_scale = self.loss_scale.after(norm)
+        return norm
+
+    def device_bytes(self) -> int:
+        """Return how much memory the device's pool holds."""
+        return pool_bytes()
+
+    def score(self, tokens: Array, targets: Array) -> Score:
+        """Predict without dropout: tokens, targets (B, T) -> the sums over all targets."""
+        return self.gpt.score(tokens, targets)
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 if self.loss_scale is None else self.loss_scale.value

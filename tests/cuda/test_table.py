@@ -1,0 +1,70 @@
+"""The GPU's table against the reference: the same losses, gradients and updates, launched as on a GPU."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scratchgpt.backend import Backend, gpu
+from scratchgpt.config import ModelConfig
+from scratchgpt.model.gpt import GPT
+from scratchgpt.model.params import Layout
+from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import REFERENCE
+from tests.cuda.checks import needs_emulator
+from tests.cuda.device import Emulated
+
+pytestmark = needs_emulator
+
+SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_head": 3, "n_embd": 12}
+
+CASES: list[dict[str, Any]] = [
+    {},
+    {"dropout": 0.2},
+    {"bias": False, "tie_word_embeddings": False, "dropout": 0.5},
+    {"activation": "relu", "n_embd": 15, "n_head": 3, "dropout": 0.1},
+    {"n_embd": 32, "n_head": 2, "block_size": 33, "vocab_size": 67, "dropout": 0.2},
+    {"n_embd": 48, "n_head": 1, "block_size": 65, "n_layer": 1, "dropout": 0.2},
+]
+
+TOLERANCES = {"fp64": 1e-9, "fp32": 1e-4, "fp16": 2e-2}
+
+
+def step(model: GPT, *, loss_scale: float = 1.0) -> tuple[float, Array, Array]:
+    """Return the loss and the gradients, added to random numbers, of two micro-batches; then the updated parameters."""
+    rng = np.random.default_rng(5)
+    prefill = rng.normal(size=model.layout.size).astype(model.params.dtype) * 1e-3
+    model.grads[...] = prefill * loss_scale
+    tokens, targets = rng.integers(0, model.config.vocab_size, (2, 3, model.config.block_size))
+    loss = model.loss_and_grad(tokens, targets, seed=2**40, step=3, micro_batch=2, loss_scale=loss_scale)
+    grads = model.grads / loss_scale - prefill
+    moments = Moments(np.zeros_like(model.params), np.zeros_like(model.params))
+    settings = Hyperparameters(0.1, epsilon=1e-2)
+    model.update(moments, settings, clip=1.0, update_number=1, loss_scale=loss_scale)
+    assert not model.grads.any()
+    return loss, grads, model.params
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32", "fp16"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_step(case: dict[str, Any], precision: str) -> None:
+    config = ModelConfig(**(SIZES | case))
+    params = np.random.default_rng(4).normal(size=Layout(config).size) * 0.2
+    expected = step(GPT(config, Backend("cpu", np, REFERENCE, np.asarray), params.copy()))
+    device = Emulated()
+    backend = Backend("gpu:0", np, gpu.table(device), np.asarray, precision)
+    own = params if precision == "fp64" else params.astype(np.float32)
+    model = GPT(config, backend, own)
+    loss, grads, updated = step(model, loss_scale=256.0 if precision == "fp16" else 1.0)
+    tolerance = TOLERANCES[precision]
+    assert abs(loss - expected[0]) <= tolerance * expected[0]
+    views, largest = model.layout.views, np.abs(expected[1]).max()
+    for name, gradient in views(grads).items():
+        error = np.abs(gradient - views(expected[1])[name]).max()
+        assert error <= tolerance * largest, name
+    assert np.abs(updated - expected[2]).max() <= 2 * tolerance
+    if precision == "fp16":
+        rounded = model.tree.embed.token_table
+        assert rounded.dtype == np.float16
+        assert np.array_equal(rounded, views(model.params)["transformer.wte.weight"].astype(np.float16))
