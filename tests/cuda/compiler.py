@@ -71,7 +71,10 @@ def missing() -> str | None:
 @cache
 def _part(package: str, name: str) -> Path:
     """Return where a package's file is. Raises PackageNotFoundError."""
-    return next(Path(str(file.locate())) for file in files(package) or () if file.name == name)
+    for file in files(package) or ():
+        if file.name == name:
+            return Path(str(file.locate()))
+    raise PackageNotFoundError(package)
 
 
 def header_folder() -> Path:
@@ -107,7 +110,7 @@ def _text(program: ctypes.c_void_p, what: str) -> str:
 
 def compiled(source: str, names: Sequence[str], architecture: int) -> list[Compiled]:
     """Compile the source for one architecture; return the kernels with these C++ names. Raises CompileError."""
-    options = ["--std=c++17", f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"]
+    options = [*kernels.OPTIONS, f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v"]
     made_by = (*map(version, PARTS), Path(__file__).read_text(encoding="utf-8"))
     key = hashlib.sha256(repr((source, names, options, made_by)).encode()).hexdigest()[:24]
     path = CACHE / f"{key}.json"

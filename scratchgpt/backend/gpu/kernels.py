@@ -17,6 +17,9 @@ OPS = Path(__file__).parents[2] / "ops"
 TYPES = {np.dtype(np.float64): "double", np.dtype(np.float32): "float", np.dtype(np.float16): "__half"}
 """In C++ by their names in NumPy."""
 
+OPTIONS = ("--std=c++17",)
+"""Of the compiler, for all of them."""
+
 Variants = dict[str, tuple[int, ...]]
 
 WIDTHS: Variants = {"double": (1, 2), "float": (1, 4), "__half": (1, 8)}
