@@ -198,22 +198,25 @@ def _opcodes(cubin: bytes) -> dict[str, Counter[str]]:
     }
 
 
-@cache
-def _begin() -> dict[tuple[str, int], Future[list[Compiled]]]:
-    """Begin to compile everything, on all cores."""
-    pool = ThreadPoolExecutor(usable_cores())
-    return {
-        (file, architecture): pool.submit(compiled, kernels.text(file), names_in(file), architecture)
-        for file in kernels.SOURCES
-        for architecture in ARCHITECTURES
-    }
-
-
 def names_in(file: str) -> list[str]:
     """Return the C++ names of all kernels of a file."""
     return [name for _, _, names in kernels.instances(file) for name in names]
 
 
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(usable_cores())  # NVRTC gives Python's lock back while it works
+
+
+@cache
+def _begin(file: str) -> dict[int, Future[list[Compiled]]]:
+    source, names = kernels.text(file), names_in(file)
+    return {architecture: _pool().submit(compiled, source, names, architecture) for architecture in ARCHITECTURES}
+
+
 def compiled_file(file: str, architecture: int) -> list[Compiled]:
-    """Return all kernels of one of our files. The first call begins to compile every file. Raises CompileError."""
-    return _begin()[file, architecture].result()
+    """Return all kernels of one of our files. The first call compiles it for all architectures, on all cores.
+
+    Raises CompileError.
+    """
+    return _begin(file)[architecture].result()

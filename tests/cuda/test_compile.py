@@ -22,18 +22,18 @@ pytestmark = pytest.mark.skipif(compiler.missing() is not None, reason=str(compi
 
 ROOT = Path(__file__).parents[2]
 
-# Kernels that do little more than to read and write live on bandwidth: on many threads and on wide accesses.
+# Kernels that work on packs of 16 bytes, not on whole heads, live on bandwidth: on many threads and on wide accesses.
 STREAMING = {
     file
     for file, source in kernels.SOURCES.items()
-    if all(set(numbers) <= set(kernels.WIDTHS[type_name]) for type_name, numbers in source.variants.items())
+    if all(max(numbers) <= max(kernels.WIDTHS[type_name]) for type_name, numbers in source.variants.items())
 }
 STREAMS = {name for file in STREAMING for name in compiler.names_in(file)}
 WIDEST = {
     name
     for file in STREAMING
     for type_name, n, names in kernels.instances(file)
-    if n == max(kernels.WIDTHS[type_name])
+    if n == max(kernels.SOURCES[file].variants[type_name])
     for name in names
 }
 TENSOR_CORES = {
