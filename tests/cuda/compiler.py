@@ -203,6 +203,11 @@ def names_in(file: str) -> list[str]:
     return [name for _, _, names in kernels.instances(file) for name in names]
 
 
+def architectures_of(file: str) -> list[int]:
+    """Return those that a file is for."""
+    return [architecture for architecture in ARCHITECTURES if architecture >= kernels.SOURCES[file].arch]
+
+
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(usable_cores())  # NVRTC gives Python's lock back while it works
@@ -211,11 +216,13 @@ def _pool() -> ThreadPoolExecutor:
 @cache
 def _begin(file: str) -> dict[int, Future[list[Compiled]]]:
     source, names = kernels.text(file), names_in(file)
-    return {architecture: _pool().submit(compiled, source, names, architecture) for architecture in ARCHITECTURES}
+    return {
+        architecture: _pool().submit(compiled, source, names, architecture) for architecture in architectures_of(file)
+    }
 
 
 def compiled_file(file: str, architecture: int) -> list[Compiled]:
-    """Return all kernels of one of our files. The first call compiles it for all architectures, on all cores.
+    """Return all kernels of one of our files. The first call compiles it for all its architectures, on all cores.
 
     Raises CompileError.
     """

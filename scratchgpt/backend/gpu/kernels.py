@@ -37,6 +37,7 @@ class Source(NamedTuple):
 
     kernels: tuple[str, ...]
     variants: Variants  # the n that each type is compiled for
+    arch: int = 70  # the least compute capability, times ten
 
 
 SOURCES = {
@@ -75,7 +76,7 @@ def instance(kernel: str, dtype: npt.DTypeLike, n: int) -> str:
 
 def instances(file: str) -> Iterator[tuple[str, int, list[str]]]:
     """Yield each type and number that a file is compiled for, with the C++ names of its kernels."""
-    kernels, variants = SOURCES[file]
+    kernels, variants, _ = SOURCES[file]
     for type_name, numbers in variants.items():
         for n in numbers:
             yield type_name, n, [f"{kernel}<{type_name}, {n}>" for kernel in kernels]
