@@ -48,7 +48,7 @@ def require(number: int = 0) -> None:
         )
     try:
         cupy.cuda.nvrtc.getVersion()
-        cupy.cuda.cublas.getVersion  # noqa: B018 - the library is loaded by looking for what is in it
+        cupy.cuda.cublas.gemmStridedBatchedEx  # noqa: B018 - the library is loaded by looking for what is in it
     except (ImportError, AttributeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
@@ -109,7 +109,7 @@ class Cuda:
         file = kernels.file_of(kernel)
         names = {name: kernels.instance(name, dtype, n) for name in kernels.SOURCES[file].kernels}
         module = cupy.RawModule(
-            code=kernels.text(file), options=("--std=c++17",), name_expressions=tuple(names.values())
+            code=kernels.text(file), options=kernels.OPTIONS, name_expressions=tuple(names.values())
         )
         for name, instance in names.items():
             self._functions[name, dtype, n] = module.get_function(instance)

@@ -18,6 +18,17 @@ def has_driver() -> bool:
     return bool(number("STANDIN_DRIVER", 1))
 
 
+def driver_major() -> int:
+    """STANDIN_DRIVER=11: the CUDA that the driver is made for; 12 unless told."""
+    setting = number("STANDIN_DRIVER", 1)
+    return 12 if setting == 1 else setting
+
+
+def has_toolkit() -> bool:
+    """STANDIN_TOOLKIT=0: CUDA's compiler and cuBLAS are not installed."""
+    return bool(number("STANDIN_TOOLKIT", 1))
+
+
 def n_devices() -> int:
     """STANDIN_DEVICES: how many GPUs there are, one unless told."""
     return number("STANDIN_DEVICES", 1)

@@ -1,7 +1,9 @@
 """cupy.cuda: devices, streams, memory."""
 
-from .. import _cublas as cublas
-from . import compiler, device, driver, memory, pinned_memory, runtime, stream
+from typing import Any
+
+from .. import _cublas, _settings
+from . import compiler, device, driver, memory, nvrtc, pinned_memory, runtime, stream
 from .device import Device
 from .memory import MemoryPointer, MemoryPool
 from .pinned_memory import PinnedMemoryPointer, alloc_pinned_memory
@@ -24,7 +26,17 @@ __all__ = [
     "get_elapsed_time",
     "is_available",
     "memory",
+    "nvrtc",
     "pinned_memory",
     "runtime",
     "stream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load cuBLAS when it is first looked for, as CuPy does. Raises ImportError if it is not installed."""
+    if name != "cublas":
+        raise AttributeError(f"module 'cupy.cuda' has no attribute {name!r}")
+    if not _settings.has_toolkit():
+        raise ImportError('Failure finding "libcublasLt.so.12"')
+    return _cublas

@@ -85,7 +85,7 @@ def runtimeGetVersion() -> int:
 
 def driverGetVersion() -> int:
     """Return the version of CUDA that the driver is made for; 0 if there is no driver."""
-    return 12090 if _settings.has_driver() else 0
+    return 1000 * _settings.driver_major() + 90 if _settings.has_driver() else 0
 
 
 def is_available() -> bool:
