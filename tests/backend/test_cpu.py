@@ -38,7 +38,7 @@ def gradients(table: Table, config: ModelConfig, *, B: int, T: int, scale: float
     model.grads[...] = prefill
     tokens, targets = rng.integers(0, config.vocab_size, (2, B, T))
     with np.errstate(over="ignore", under="ignore"):
-        loss = model.loss_and_grad(tokens, targets, seed=seed, step=3, micro_batch=2)
+        loss = model.loss_and_grad(tokens, targets, seed=seed, step=3, micro_batch=2, loss_scale=3.0)
     return loss, model.grads - prefill
 
 
@@ -151,6 +151,7 @@ def test_updates(n: int, share: float, norm: float) -> None:
             norm=norm,
             clip=1.0,
             update_number=7,
+            loss_scale=4.0,
         )
         assert not grads.any()
         results.append(np.concatenate([params, first, second]))

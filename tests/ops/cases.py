@@ -278,14 +278,15 @@ def head_loss(
     C: int = 4,
     V: int = 5,
     n_targets: int = 11,
+    loss_scale: float = 3.0,
     bias: bool = True,
     seed: int = 0,
 ) -> Case:
-    """The gradient comes with the loss; a dy other than 1 multiplies it."""
+    """The gradient comes with the loss, times its scale; a dy other than 1 multiplies it."""
     rng = np.random.default_rng(seed)
     x, targets = values(rng, (B, T, C)), _numbers(rng, V, (B, T))
     params = HeadParams(values(rng, (C,)), values(rng, (C,)) if bias else None, values(rng, (V, C)))
-    context = _context(module, B, seed, n_targets=n_targets)
+    context = _context(module, B, seed, n_targets=n_targets, loss_scale=loss_scale)
 
     def forward(x: Array, *leaves: Array) -> Any:
         grads = _filled(params, _prefilled(leaves))
@@ -300,7 +301,7 @@ def head_loss(
 
     return Case(
         forward,
-        lambda dy, saved, *_: tuple(dy * gradient for gradient in saved),
+        lambda dy, saved, *_: tuple(dy / loss_scale * gradient for gradient in saved),
         function,
         [x, *_leaves(params)],
         rng,

@@ -164,7 +164,9 @@ def check_adamw(adamw: ModuleType, seed: int = 0) -> None:
         assert np.array_equal(grads, given)
 
 
-def check_update(sublayers: ModuleType, *, n_decayed: int = 3, clip: float = 1.0, seed: int = 0) -> None:
+def check_update(
+    sublayers: ModuleType, *, n_decayed: int = 3, clip: float = 1.0, loss_scale: float = 8.0, seed: int = 0
+) -> None:
     """Three updates equal those of a loop over scalars, clipped, the first `n_decayed` parameters decaying."""
     rng = np.random.default_rng(seed)
     params, moments = rng.normal(size=5), Moments(np.zeros(5), np.zeros(5))
@@ -177,8 +179,17 @@ def check_update(sublayers: ModuleType, *, n_decayed: int = 3, clip: float = 1.0
             settings = SETTINGS if i < n_decayed else SETTINGS._replace(weight_decay=0.0)
             moved = plain.adamw([param], [grad], [first], [second], settings, update_number=update_number)
             expected.append(np.ravel(moved))
+        grads *= loss_scale
         sublayers.REFERENCE.update(
-            params, grads, moments, SETTINGS, n_decayed=n_decayed, norm=norm, clip=clip, update_number=update_number
+            params,
+            grads,
+            moments,
+            SETTINGS,
+            n_decayed=n_decayed,
+            norm=norm,
+            clip=clip,
+            update_number=update_number,
+            **{"loss_scale": loss_scale} if loss_scale != 1 else {},
         )
         assert_close(np.array([params, *moments]).T, np.array(expected))
         assert not grads.any()
@@ -200,6 +211,7 @@ def check_context(sublayers: ModuleType) -> None:
     """By default a model has GPT-2's activation and is used, not trained: no dropout, one prediction."""
     context = sublayers.Context(2)
     assert (context.n_head, context.activation, context.dropout, context.n_targets) == (2, "gelu_new", 0, 1)
+    assert context.loss_scale == 1
     assert (context.seed, context.step, context.sequences, context.layer) == (0, 0, (), 0)
     moved = sublayers.Context(2, seed=3).at(4)
     assert (moved.n_head, moved.seed, moved.layer) == (2, 3, 4)

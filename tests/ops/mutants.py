@@ -44,7 +44,7 @@ OTHERS: dict[str, tuple[Check, ...]] = {
         partial(checks.check_broken_update, broken=math.inf),
         partial(checks.check_broken_update, broken=math.nan),
         checks.check_update,
-        partial(checks.check_update, clip=0.0, n_decayed=0),
+        partial(checks.check_update, clip=0.0, n_decayed=0, loss_scale=1.0),
     ),
 }
 """What is checked of a module besides its cases."""

@@ -13,6 +13,8 @@ from tests.ops import cases, checks
 from tests.ops.checks import check
 from tests.strategies import rates, seeds, sizes
 
+loss_scales = st.sampled_from((1.0, 0.5, 65536.0))
+
 
 @given(B=sizes(3), T=sizes(4), C=sizes(3), V=sizes(5), unused=sizes(2, smallest=0), rate=rates, seed=seeds)
 def test_embed(**drawn: Any) -> None:
@@ -37,12 +39,21 @@ def test_mlp(**drawn: Any) -> None:
     check(cases.mlp_sublayer(sublayers, **drawn))
 
 
-@given(B=sizes(3), T=sizes(4), C=sizes(4), V=sizes(5), n_targets=sizes(20), bias=st.booleans(), seed=seeds)
+@given(
+    B=sizes(3),
+    T=sizes(4),
+    C=sizes(4),
+    V=sizes(5),
+    n_targets=sizes(20),
+    loss_scale=loss_scales,
+    bias=st.booleans(),
+    seed=seeds,
+)
 def test_head_loss(**drawn: Any) -> None:
     check(cases.head_loss(sublayers, **drawn))
 
 
-@given(n_decayed=sizes(5, smallest=0), clip=st.sampled_from((0.0, 0.5, 100.0)), seed=seeds)
+@given(n_decayed=sizes(5, smallest=0), clip=st.sampled_from((0.0, 0.5, 100.0)), loss_scale=loss_scales, seed=seeds)
 def test_update(**drawn: Any) -> None:
     checks.check_update(sublayers, **drawn)
 

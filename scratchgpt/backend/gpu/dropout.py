@@ -36,8 +36,10 @@ class Mask(NamedTuple):
     @classmethod
     def of(cls, context: Context, place: Place) -> "Mask":
         """Return the mask for a place of the context's layer."""
-        first = context.sequences[0] if len(context.sequences) else 0
         threshold = round(context.dropout * LEVELS)
+        first = context.sequences[0] if threshold else 0
+        if threshold and context.sequences != range(first, first + len(context.sequences)):
+            raise ValueError("on a GPU, the sequences of a batch are to be numbered one after the other")
         return cls(threshold, np.uint64(context.seed), np.uint64(context.step), np.uint64(first), context.layer, place)
 
 
