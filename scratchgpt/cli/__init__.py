@@ -10,6 +10,8 @@ from scratchgpt import __version__
 from scratchgpt.errors import ScratchGPTError, did_you_mean
 
 COMMANDS = ("prepare", "train", "generate", "bench")
+GPU_LIBRARIES = ("cupy", "cupy_backends")
+"""Whose errors are about a GPU: one that hangs, or is taken away, or a compiler that is too old."""
 
 
 class _Failure(click.ClickException):
@@ -44,6 +46,11 @@ class _CLI(click.Group):
             raise  # the reader of our output has gone: click ends quietly
         except OSError as error:
             raise _Failure(f"{error.strerror}: {error.filename}" if error.filename else str(error), 1) from error
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in GPU_LIBRARIES:
+                raise  # a bug of ours, which a traceback helps to find
+            first_line = str(error).partition("\n")[0]
+            raise _Failure(f"The GPU failed: {type(error).__name__}: {first_line}; see --device cpu.", 1) from error
 
 
 @click.command(cls=_CLI, context_settings={"help_option_names": ["-h", "--help"]})
