@@ -42,6 +42,10 @@ class Source(NamedTuple):
 
 SOURCES = {
     "linear": Source(("column_partials", "add_partials"), WIDTHS),
+    "attention": Source(
+        ("attention_forward", "attention_delta", "attention_backward_keys", "attention_backward_queries"),
+        {"double": (16, 32, 64), "float": (16, 32, 48, 64, 96, 128)},
+    ),
     "layernorm": Source(("layernorm_forward", "layernorm_apply", "layernorm_backward", "layernorm_partials"), WIDTHS),
     "gelu": Source(("gelu_forward", "gelu_backward"), WIDTHS),
     "relu": Source(("relu_forward", "relu_backward"), WIDTHS),
