@@ -1,33 +1,37 @@
-// Causal attention in float and double, without an array of T x T numbers. Mathematics: attention.md.
+// Causal attention in float and double, without an array of T x T numbers. Mathematics: attention.md, in the section
+// "Attention without its matrix".
 //
-// qkv, dqkv (B, T, 3C) hold q, k, v side by side, and each of these its H heads of D: C = H D. qkv lacks its bias (3C,),
-// or null: that is added whenever rows are read. heads, dheads are (B, T, C), lse and delta (B, H, T). Here T, the type,
-// is its own Wide<T>; T, the length of sequences, is called `length`.
+// qkv, dqkv (B, T, 3C) hold q, k, v side by side, and each of these its H heads of D: C = H D. qkv lacks its bias,
+// (3C,) or null: that is added whenever rows are read. heads, dheads are (B, T, C), lse and delta (B, H, T). Here the
+// type T is its own Wide<T>, and the length T is called `length`. H and B are at most 65535.
 //
-// Version 1 gives a thread to each query: it walks over the keys, with q and the result in registers, and reads 2 D
-//           numbers from global memory for 2 D multiplications and additions.
-// Version 2 lets the threads of a block share tiles of keys and values in shared memory. That still is one read (from
-//           there) for each multiplication, and shared memory delivers too little: 32 numbers a cycle to a
-//           multiprocessor that multiplies 64 or 128.
-// Version 3, this one, gives each thread a small tile of the products, R x S: for R + S numbers read, R S
-//           multiplications. The probabilities go through shared memory once, to be the left factor of the next product.
+// Version 1 gives a thread to each query: it walks over the keys, with q and its sums in registers, and reads a number
+//           from global memory for every multiplication.
+// Version 2 lets the threads of a block share tiles of keys and values in shared memory. A multiplication still takes
+//           one read, now from there: 32 numbers a cycle, for a multiprocessor that multiplies 64 or 128.
+// Version 3, this one, gives each thread a tile of the products in registers, R x S: R + S reads for R S
+//           multiplications. The probabilities go through shared memory once, to be the next product's left factor.
 //
-// All three kernels with tiles are one scheme. A block *owns* M rows and walks over the others, in tiles of N: those that
-// are above the diagonal are never visited. Its 128 threads are 16 x 8: thread (down, across) computes
+// All three kernels with tiles are one scheme. A block *owns* M rows and walks over the others, in tiles of N; tiles
+// above the diagonal are never visited. Its 128 threads are 16 x 8: thread (down, across) computes
 //
-//     products[r][s] of owned row down + 16 r and other row across + 8 s,
-//     sums[r][.] of owned row down + 16 r and D / 8 columns,
+//     products[r][s]  of owned row down + 16 r and other row across + 8 s,
+//     sums[r][.]      of owned row down + 16 r and D / 8 columns.
 //
-// so that a row belongs to 8 lanes of one warp from its products to its sums: maxima need shuffles, probabilities only
-// __syncwarp. Reads of 16 bytes meet no bank conflicts: rows are an odd number of these apart.
+// So a row belongs to 8 lanes of one warp from its products to its sums: maxima take shuffles, and probabilities no
+// more than __syncwarp. Rows are padded to an odd number of 16 bytes: reads of 16 bytes meet no bank conflicts.
 //
-//                       owns M           walks over N    sums      M and N for a row of D numbers of
-//                                                                 <= 128 B   256 B    384 B    512 B
-//     forward           queries          keys, values    heads    64*, 32    64*, 32  32, 32   32, 16    * double: 32
-//     backward_keys     keys, values     queries, dheads dk, dv   32, 32     32, 32   32, 16   32, 8
-//     backward_queries  queries, dheads  keys, values    dq       32, 32     32, 32   32, 16   32, 8
+//                         owns M            walks over N      sums      M, N where a row of D numbers has
+//                                                                      <= 128 B  256 B   384 B   512 B
+//     attention_forward   queries           keys, values      heads     64, 32   64, 32  32, 32  32, 16
+//     attention_keys      keys, values      queries, dheads   dk, dv    32, 32   32, 32  32, 16  32,  8
+//     attention_queries   queries, dheads   keys, values      dq        32, 32   32, 32  32, 16  32,  8
 //
-// No atomics: dk, dv and dq have one owner each, at the price of computing the probabilities twice in the backward.
+// and M = 32 for double. In shared memory: the rows owned, the tile walked over, M x N probabilities and, for each
+// query, two words of dropout's bits: 15 to 45 KB. In registers: products and sums; with what is under way, 125 to 167
+// a thread on sm_80, where a multiprocessor holds 3 or 4 blocks.
+//
+// No atomics: dq, dk and dv have one owner each, at the price of computing the probabilities twice in the backward.
 
 #include "common.cuh"
 
@@ -41,7 +45,7 @@ template <class T, int D> constexpr int FORWARD_OTHERS = D * sizeof(T) <= 384 ? 
 constexpr int BACKWARD_OWNED = 32;
 template <class T, int D> constexpr int BACKWARD_OTHERS = D * sizeof(T) <= 256 ? 32 : D * sizeof(T) <= 384 ? 16 : 8;
 
-// Of a thread's D / 8 columns, so many are neighbours: column s is ACROSS * (s - s % NEIGHBOURS) + first + s % NEIGHBOURS.
+// So many of a thread's D / 8 columns are neighbours: sums[.][s + v] is of column ACROSS * s + across * NEIGHBOURS + v.
 template <class T, int D> constexpr int NEIGHBOURS = D / ACROSS % PACK<T> == 0 ? PACK<T> : 2;
 
 template <class T, int M, int N> struct alignas(16) Tile {
@@ -135,7 +139,7 @@ __device__ __forceinline__ void accumulate(
     }
 }
 
-// to[.] = factor * sums[.], a thread's part of one row
+// to = factor * sums, a thread's part of one row
 template <int D, class T>
 __device__ __forceinline__ void write(T* to, const T (&sums)[D / ACROSS], T factor, int across) {
     constexpr int V = NEIGHBOURS<T, D>;
@@ -161,8 +165,9 @@ template <class T> __device__ __forceinline__ T row_max(T x) {
     return x;
 }
 
-// Which probabilities dropout keeps, of M queries and up to 32 keys: a bit for each. They are element (h T + i) T + j of
-// their sequence, and 32 elements of these are drawn at once. Where a row's keys begin is anywhere within its first 32.
+// Which probabilities dropout keeps, of M queries and up to 32 keys: a bit for each. A probability is element
+// (h T + i) T + j of its sequence, and 32 elements are drawn at once: unless T is a multiple of 32, a query's first key
+// is anywhere among these, and its last one among the next.
 template <int M> struct Kept {
     unsigned drawn[2][M];
 
@@ -273,8 +278,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) attention_forward(
     }
 }
 
-// delta = the sum over a head of dheads * heads: what each row of the scores' gradient is to be lessened by, with dropout
-// as without.
+// delta_i = dheads_i . heads_i, over each head. Softmax's backward asks for the sum over j of dP_ij P_ij. With dropout
+// dP_ij = mask_ij (dheads_i . v_j); that sum is dheads_i . (the sum over j of mask_ij P_ij v_j), and this is heads_i.
 // grid ceil(B T H / 16), block 128: 8 lanes for each head of each row
 template <class T, int D>
 __global__ void __launch_bounds__(THREADS) attention_delta(
@@ -301,7 +306,7 @@ __global__ void __launch_bounds__(THREADS) attention_delta(
 
 // dk and dv. grid (ceil(T / BACKWARD_OWNED), H, B), block 128
 template <class T, int D>
-__global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward_keys(
+__global__ void __launch_bounds__(THREADS, BLOCKS) attention_keys(
     const T* __restrict__ qkv,
     const T* __restrict__ bias,
     const T* __restrict__ dheads,
@@ -384,7 +389,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward_keys(
 
 // dq. grid (ceil(T / BACKWARD_OWNED), H, B), block 128
 template <class T, int D>
-__global__ void __launch_bounds__(THREADS, BLOCKS) attention_backward_queries(
+__global__ void __launch_bounds__(THREADS, BLOCKS) attention_queries(
     const T* __restrict__ qkv,
     const T* __restrict__ bias,
     const T* __restrict__ dheads,

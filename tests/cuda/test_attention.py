@@ -55,12 +55,11 @@ def check_random(B: int, T: int, H: int, D: int, dtype: str, dropout: float, see
     check(qkv, bias, dheads, context(B, H, dropout), seed)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.25])
 @pytest.mark.parametrize(
     ("dtype", "D"), [(dtype, D) for dtype in ("float32", "float64") for D in HEAD_SIZES if attention.supports(dtype, D)]
 )
-def test_head_sizes(dtype: str, D: int, dropout: float) -> None:
-    check_random(1, 37 if D > 32 else 65, 2 if D < 64 else 1, D, dtype, dropout)
+def test_head_sizes(dtype: str, D: int) -> None:
+    check_random(1, 37 if D > 32 else 65, 2 if D < 64 else 1, D, dtype, dropout=0.25)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -78,7 +77,7 @@ def test_head_sizes(dtype: str, D: int, dropout: float) -> None:
         (1, 65, 1, 64, 0.1),
         (1, 127, 2, 16, 0.1),
         (1, 127, 1, 16, 0.0),
-        (1, 200, 1, 32, 0.2),
+        (1, 200, 1, 16, 0.2),
     ],
 )
 def test_lengths(B: int, T: int, H: int, D: int, dropout: float, dtype: str) -> None:
@@ -95,14 +94,11 @@ def test_large_scores(dtype: str, factor: int) -> None:
     check(qkv, None, dheads, context(1, 1, 0.0))
 
 
-def test_kernels_are_the_same_at_every_run() -> None:
+def test_every_run_is_the_same() -> None:
     """Whatever the order of threads."""
     rng, at = np.random.default_rng(0), context(2, 2, 0.25)
-    qkv, dheads, mask = (
-        draw(rng, (2, 70, 96), "float32"),
-        draw(rng, (2, 70, 32), "float32"),
-        Mask.of(at, Place.ATTENTION),
-    )
+    qkv, dheads = draw(rng, (2, 70, 96), "float32"), draw(rng, (2, 70, 32), "float32")
+    mask = Mask.of(at, Place.ATTENTION)
     runs = []
     for seed in SEEDS:
         device = Emulated(seed=seed, checked=False)

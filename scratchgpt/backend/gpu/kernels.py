@@ -42,10 +42,6 @@ class Source(NamedTuple):
 
 SOURCES = {
     "linear": Source(("column_partials", "add_partials"), WIDTHS),
-    "attention": Source(
-        ("attention_forward", "attention_delta", "attention_backward_keys", "attention_backward_queries"),
-        {"double": (16, 32, 64), "float": (16, 32, 48, 64, 96, 128)},
-    ),
     "layernorm": Source(("layernorm_forward", "layernorm_apply", "layernorm_backward", "layernorm_partials"), WIDTHS),
     "gelu": Source(("gelu_forward", "gelu_backward"), WIDTHS),
     "relu": Source(("relu_forward", "relu_backward"), WIDTHS),
@@ -55,6 +51,10 @@ SOURCES = {
     "cross_entropy": Source(("cross_entropy",), ALIGNED),
     "softmax": Source(("softmax_forward", "softmax_dropped", "softmax_backward"), WIDTHS),
     "heads": Source(("split_heads", "join_heads"), WIDTHS),
+    "attention": Source(
+        ("attention_forward", "attention_delta", "attention_keys", "attention_queries"),
+        {"double": (16, 32, 64), "float": (16, 32, 48, 64, 96, 128)},
+    ),
 }
 """All kernels, by the names of their files."""
 
