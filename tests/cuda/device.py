@@ -26,6 +26,7 @@ class Emulated:
     """Every launch is checked: races, reads of what nobody wrote, accesses out of bounds raise EmulatorError."""
 
     xp: ModuleType = np
+    tf32 = False
 
     def __init__(self, *, seed: int = 0, checked: bool = True, tensor_cores: bool = True) -> None:
         """Draw the order of threads from the seed."""

@@ -42,7 +42,7 @@ def test_attention(B: int, T: int, H: int, D: int, dropout: float, dtype: str, s
 
     y, saved = products.forward(device, qkv, bias if has_bias else None, H, mask)
     assert_close(y, merge_heads(expected), dtype)
-    dqkv = products.backward(device, dy, saved, mask)
+    dqkv = products.backward(device, dy, saved, None, H, mask)
     assert_close(dqkv, np.concatenate([merge_heads(part) for part in expected_parts], axis=-1), dtype)
 
 
@@ -55,4 +55,4 @@ def test_gradient(dropout: float) -> None:
         return products.forward(Emulated(), qkv, None, 2, mask)[0]
 
     _, saved = products.forward(Emulated(), qkv, None, 2, mask)
-    gradcheck.check(attend, [qkv], dy, [products.backward(Emulated(), dy, saved, mask)], rng)
+    gradcheck.check(attend, [qkv], dy, [products.backward(Emulated(), dy, saved, None, 2, mask)], rng)

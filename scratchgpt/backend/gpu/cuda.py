@@ -81,6 +81,7 @@ class Cuda:
         device = cupy.cuda.Device(number)
         device.use()
         self.tensor_cores = int(device.compute_capability) >= TENSOR_CORES
+        self.tf32 = tf32
         self._compute_32f = COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F
         self._functions: dict[tuple[str, npt.DTypeLike, int], Callable[..., None]] = {}
         self._constants: dict[tuple[float, np.dtype[Any]], Array] = {}

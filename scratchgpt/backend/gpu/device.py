@@ -15,6 +15,7 @@ class Device(Protocol):
 
     xp: ModuleType  # cupy, or what speaks its language
     tensor_cores: bool  # whether kernels for these (compute capability 8.0 and later) can run
+    tf32: bool  # whether the inputs of float32 products are rounded to 10 bits
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Return an array that holds nothing yet."""

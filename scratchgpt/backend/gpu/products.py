@@ -34,14 +34,21 @@ def forward(device: Device, qkv: Array, bias: Array | None, n_head: int, mask: M
     return heads.join(device, y), Saved(parts, scores)
 
 
-def backward(device: Device, dy: Array, saved: Saved, mask: Mask) -> Array:
-    """dy (B, T, C) -> dqkv (B, T, 3C)."""
+def backward(
+    device: Device,
+    dy: Array,
+    saved: Saved,
+    bias: Array | None,  # noqa: ARG001 - it has been added to what is saved
+    n_head: int,
+    mask: Mask,
+) -> Array:
+    """dy (B, T, C) -> dqkv (B, T, 3C). The other arguments are those of the forward."""
     parts, probabilities = saved
     _, B, H, T, D = parts.shape
     q, k, v = parts.reshape(3, B * H, T, D)
     dparts = device.empty(parts.shape, parts.dtype)
     dq, dk, dv = dparts.reshape(3, B * H, T, D)
-    dheads = heads.split(device, dy, None, 1, H).reshape(B * H, T, D)
+    dheads = heads.split(device, dy, None, 1, n_head).reshape(B * H, T, D)
 
     weights = softmax.dropped(device, probabilities, mask).reshape(B * H, T, T)
     device.matmul(weights.swapaxes(-1, -2), dheads, dv)

@@ -5,16 +5,24 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from scratchgpt.backend.gpu import products
+from scratchgpt.backend.gpu import attention, products
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.config import ModelConfig
 
-NAMES = {products: "by products of matrices"}
+NAMES = {attention: "by one kernel (flash attention)", products: "by products of matrices"}
 
 
-def way(device: Device, dtype: npt.DTypeLike, D: int) -> ModuleType:  # noqa: ARG001 - to be used
-    """Return the module that computes attention of a type for heads of size D."""
-    return products
+def way(device: Device, dtype: npt.DTypeLike, D: int) -> ModuleType:
+    """Return the module that computes attention of a type for heads of size D.
+
+    Flash attention where there is a kernel for it, as it alone needs no memory that grows with T². Its float32 sums are
+    exact products: where those may be rounded to TF32, cuBLAS's products run on tensor cores and are the faster way.
+    """
+    if np.dtype(dtype) == np.float16:
+        suits = device.tensor_cores and attention.supports(dtype, D)
+    else:
+        suits = not device.tf32 and attention.supports(dtype, D)
+    return attention if suits else products
 
 
 def attention_of(device: Device, precision: str, config: ModelConfig) -> str:
