@@ -226,7 +226,8 @@ def _with_changes(snapshot: "Snapshot", settings: dict[str, Any], computing: _Co
 
 def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
     """Run the trainer, with log and display, until it ends or a signal asks it to."""
-    from scratchgpt.cli.render import for_console
+    from scratchgpt.cli.render import for_console, waiting
+    from scratchgpt.model.solo import Solo
     from scratchgpt.training.logs import Log
 
     config, model, run = trainer.config, trainer.model, trainer.run
@@ -241,6 +242,9 @@ def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
     if verbose:
         attention = model.backend.attention
         click.echo(_engine(trainer.engine.plan, attention and attention(model.config)))
+    if isinstance(trainer.engine, Solo):
+        with waiting("Compiling kernels, unless CuPy has kept them from an earlier run ..."):
+            trainer.engine.warm_up()
     trainer.checkpoints.clean()
     log = Log(run / "log.jsonl", step=trainer.step)
     with _signals(trainer) as received:

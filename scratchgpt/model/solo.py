@@ -4,6 +4,8 @@ import contextlib
 import functools
 from collections.abc import Callable
 
+import numpy as np
+
 from scratchgpt.backend import Backend, pool_bytes
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT, Score
@@ -37,6 +39,13 @@ class Solo:
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Nobody else has to be started."""
         return contextlib.nullcontext()
+
+    def warm_up(self) -> None:
+        """Compute something, so that all kernels are compiled. Raises MemoryError."""
+        tokens = np.zeros((1, self.gpt.config.block_size), np.int64)
+        self.gpt.loss_and_grad(tokens, tokens)
+        self.gpt.backend.table.norm(self.gpt.grads)
+        self.gpt.grads.fill(0)
 
     def loss_and_grad(self, tokens: Array, targets: Array, *, seed: int, step: int) -> float:
         """Return the mean loss in nats of tokens, targets (B, T), and add its gradient. Raises MemoryError."""
