@@ -1,6 +1,8 @@
 // What the emulator must find: each kernel is right, or, with -DBUG=1, wrong in one way. An arrow marks the lines that
 // findings may name, of which a race has two. test_emulator.py holds the emulator to them.
 
+#include "tensor_cores.h"
+
 #define SIZE 64  // threads in a block: two warps
 
 extern "C" __global__ void read_past_the_end(const float* x, float* out, int n) {
@@ -279,4 +281,64 @@ extern "C" __global__ void shuffle_in_a_ragged_loop(const float* x, float* out, 
     for (int i = t; (BUG ? i : i - t) < n; i += SIZE)
         sum += __shfl_xor_sync(0xffffffff, i < n ? x[i] : 0, 1);  // <-
     out[t] = sum;
+}
+
+// Here and below, matrices of 8 x 8 halves are read by a warp from a tile that holds some of x.
+extern "C" __global__ void matrix_misaligned(const float* x, float* out) {
+    __shared__ __align__(16) __half tile[32 * 9];
+    const int t = threadIdx.x;
+    for (int i = t; i < 32 * 9; i += SIZE) tile[i] = x[i % SIZE];
+    __syncthreads();
+    unsigned fragment[4];
+    ldmatrix(fragment, tile + t % 32 * (8 + BUG));  // <-
+    out[t] = fragment[0];
+}
+
+extern "C" __global__ void matrix_out_of_bounds(const float* x, float* out) {
+    __shared__ __align__(16) __half tile[32 * 8];
+    const int t = threadIdx.x;
+    for (int i = t; i < 32 * 8; i += SIZE) tile[i] = x[i % SIZE];
+    __syncthreads();
+    unsigned fragment[4];
+    ldmatrix_transposed(fragment, tile + (t % 32 + BUG) * 8);  // <-
+    out[t] = fragment[0];
+}
+
+extern "C" __global__ void matrix_in_global_memory(const float* x, float* out) {
+    __shared__ __align__(16) __half tile[32 * 8];
+    const int t = threadIdx.x;
+    for (int i = t; i < 32 * 8; i += SIZE) tile[i] = x[i % SIZE];
+    __syncthreads();
+    unsigned fragment[4];
+    ldmatrix(fragment, BUG ? reinterpret_cast<const __half*>(x) : tile);  // <-
+    out[t] = fragment[0];
+}
+
+extern "C" __global__ void matrix_never_written(const float* x, float* out) {
+    __shared__ __align__(16) __half tile[32 * 8];
+    const int t = threadIdx.x;
+    for (int i = t; i < 32 * 8 - BUG; i += SIZE) tile[i] = x[i % SIZE];
+    __syncthreads();
+    unsigned fragment[4];
+    ldmatrix(fragment, tile + t % 32 * 8);  // <-
+    out[t] = fragment[3];
+}
+
+extern "C" __global__ void matrix_read_too_early(const float* x, float* out) {
+    __shared__ __align__(16) __half tile[32 * 8];
+    const int t = threadIdx.x;
+    for (int i = t; i < 32 * 8; i += SIZE) tile[i] = x[i % SIZE];  // <-
+    if (!BUG) __syncthreads();
+    unsigned fragment[4];
+    ldmatrix(fragment, tile + t % 32 * 8);  // <-
+    out[t] = fragment[0];
+}
+
+extern "C" __global__ void product_in_a_branch(const float* x, float* out) {
+    const int t = threadIdx.x;
+    const unsigned a[4] = {};
+    float d[4] = {x[t], x[t], x[t], x[t]};
+    if (!BUG || t % 32 < 16)
+        mma(d, a, 0, 0);  // <-
+    out[t] = d[0];
 }

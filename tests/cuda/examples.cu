@@ -1,6 +1,7 @@
 // Small correct kernels that use all that the emulator offers. test_emulator.py knows what each computes.
 
 #include "cuda_fp16.h"
+#include "tensor_cores.h"
 
 extern "C" __global__ void add(const float* x, const float* y, float* out, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -161,4 +162,51 @@ extern "C" __global__ void interpret(const int* operations, const int* places, c
         if (waits[step] == 1) __syncwarp();
         if (waits[step] == 2) __syncthreads();
     }
+}
+
+// Arithmetic of pairs of halves, one result a row of out (6, n).
+extern "C" __global__ void half_pairs(const __half2* x, const __half2* y, __half2* out, int n) {
+    const int i = threadIdx.x;
+    const float2 wide = __half22float2(x[i]);
+    out[i] = __hadd2(x[i], y[i]);
+    out[n + i] = __hsub2(x[i], y[i]);
+    out[2 * n + i] = __hmul2(x[i], y[i]);
+    out[3 * n + i] = __hfma2(x[i], y[i], __float2half2_rn(0.1f));
+    out[4 * n + i] = __floats2half2_rn(wide.x / 3, __expf(wide.y));
+    out[5 * n + i] = __halves2half2(__high2half(x[i]), __low2half(__half2half2(__low2half(y[i]))));
+}
+
+// d (32, 4) += the product of a (32, 4) and b (32, 2), each a warp's lanes.
+extern "C" __global__ void product(const unsigned* a, const unsigned* b, float* d) {
+    const int lane = threadIdx.x;
+    unsigned left[4];
+    float sums[4];
+    for (int i = 0; i < 4; i++) {
+        left[i] = a[4 * lane + i];
+        sums[i] = d[4 * lane + i];
+    }
+    mma(sums, left, b[2 * lane], b[2 * lane + 1]);
+    for (int i = 0; i < 4; i++) d[4 * lane + i] = sums[i];
+}
+
+// Lane l gives the address of row rows[l] of x (40, 8); out (2, 32, 4) is what the lanes get, plain and transposed.
+extern "C" __global__ void matrices(const __half* x, const int* rows, unsigned* out) {
+    __shared__ __align__(16) __half tile[40 * 8];
+    const int lane = threadIdx.x;
+    for (int i = lane; i < 40 * 8; i += 32) tile[i] = x[i];
+    __syncwarp();
+    unsigned plain[4], transposed[4];
+    ldmatrix(plain, tile + 8 * rows[lane]);
+    ldmatrix_transposed(transposed, tile + 8 * rows[lane]);
+    for (int i = 0; i < 4; i++) {
+        out[4 * lane + i] = plain[i];
+        out[128 + 4 * lane + i] = transposed[i];
+    }
+}
+
+extern "C" __global__ void
+numbers(const float* x, const unsigned* low, const unsigned* high, float* powers, unsigned* out) {
+    const int i = threadIdx.x;
+    powers[i] = exp2_flushed(x[i]);
+    out[i] = __funnelshift_r(low[i], high[i], i);
 }

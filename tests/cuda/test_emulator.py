@@ -137,6 +137,68 @@ def test_half_rounds_what_it_stores() -> None:
     assert np.array_equal(y, expected)
 
 
+def test_pairs_of_halves() -> None:
+    x, y = normal(32, 2, dtype=np.float16), normal(32, 2, dtype=np.float16)[::-1].copy()
+    out = np.empty((6, 32, 2), np.float16)
+    with pytest.raises(TypeError, match="n of half_pairs"):
+        example("half_pairs")(1, 32, [x, y, x, np.float32(1)])
+    example("half_pairs")(1, 32, [x, y, Output(out), np.int32(32)])
+    wide, other = x.astype(np.float64), y.astype(np.float64)
+    last = np.stack([wide[:, 0] / 3, np.exp(wide[:, 1])], axis=1), np.stack([x[:, 1], y[:, 0]], axis=1)
+    expected = [wide + other, wide - other, wide * other, wide * other + np.float16(0.1), *last]
+    assert np.array_equal(out, np.array(expected).astype(np.float16))
+
+
+def test_numbers() -> None:
+    x = np.linspace(-140, 20, 64, dtype=np.float32)
+    low, high = np.random.default_rng(1).integers(0, 2**32, (2, 64), dtype=np.uint32)
+    powers, out = np.empty(64, np.float32), np.empty(64, np.uint32)
+    example("numbers")(1, 64, [x, low, high, Output(powers), Output(out)])
+    assert np.allclose(powers, np.where(x < -126, 0, np.exp2(x)), rtol=1e-6, atol=0)
+    pairs = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
+    assert np.array_equal(out, (pairs >> np.arange(64, dtype=np.uint64) % np.uint64(32)).astype(np.uint32))
+
+
+LANES = np.arange(32)[:, None]
+GROUP, PAIR = LANES // 4, LANES % 4 * 2
+I8, I4 = np.arange(8), np.arange(4)
+# Row and column of each lane's elements, as PTX's manual writes them down for mma.m16n8k16.
+A_PLACES = np.where(I8 // 2 % 2 == 0, GROUP, GROUP + 8), PAIR + I8 % 2 + np.where(I8 < 4, 0, 8)
+B_PLACES = PAIR + I4 % 2 + np.where(I4 < 2, 0, 8), GROUP + 0 * I4
+D_PLACES = np.where(I4 < 2, GROUP, GROUP + 8), PAIR + I4 % 2
+
+
+@MODES
+def test_product_of_tensor_cores(checked: bool) -> None:  # noqa: FBT001
+    a, b, d = normal(16, 16, dtype=np.float16), normal(16, 8, dtype=np.float16), normal(16, 8)
+    lanes = d[D_PLACES]
+    multiply = example("product", checked=checked)
+    multiply(1, 32, [a[A_PLACES].view(np.uint32), b[B_PLACES].view(np.uint32), lanes])
+    product = np.empty((16, 8), np.float32)
+    product[D_PLACES] = lanes
+    assert np.allclose(product, d + a.astype(np.float32) @ b.astype(np.float32), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matrices_from_shared_memory(seed: int) -> None:
+    x, rows = normal(40, 8, dtype=np.float16), np.random.default_rng(seed).integers(0, 40, 32, dtype=np.int32)
+    out = np.empty((2, 32, 4), np.uint32)
+    example("matrices")(1, 32, [x, rows, Output(out)], seed=seed)
+    for lane in range(32):
+        for i, matrix in enumerate(x[rows].reshape(4, 8, 8)):
+            row, column = lane // 4, 2 * (lane % 4)
+            assert np.array_equal(out[0, lane, i : i + 1].view(np.float16), matrix[row, column : column + 2])
+            assert np.array_equal(out[1, lane, i : i + 1].view(np.float16), matrix[column : column + 2, row])
+
+
+@pytest.mark.parametrize("threads", [31, 33])
+def test_tensor_cores_need_whole_warps(threads: int) -> None:
+    halves, sums = np.zeros((64, 4), np.uint32), np.zeros((64, 4), np.float32)
+    [found] = example("product")(1, threads, [halves, halves, sums], collect=True)
+    assert found.kind == "divergence"
+    assert "an instruction of the tensor cores" in found.detail
+
+
 @pytest.mark.parametrize("bias", [None, np.full(1, 2, np.float32)])
 def test_constants_locals_and_null(bias: npt.NDArray[np.float32] | None) -> None:
     x, out = normal(40), np.empty(40, np.float32)
@@ -217,6 +279,12 @@ TABLE = [
     Bug("misaligned_update", "misaligned", "out", "misaligned", (1, 1)),
     Bug("vector_past_the_end", "out of bounds", "x", "NaN", (62, 64), (np.int32(62),), block=16),
     Bug("local_of_another_thread", "out of bounds", ""),
+    Bug("matrix_misaligned", "misaligned", "tile", "misaligned"),
+    Bug("matrix_out_of_bounds", "out of bounds", "tile", "out of bounds"),
+    Bug("matrix_in_global_memory", "out of bounds", "x", "out of bounds"),
+    Bug("matrix_never_written", "uninitialised", "tile"),
+    Bug("matrix_read_too_early", "race", "tile"),
+    Bug("product_in_a_branch", "divergence", "", "divergence"),
     Bug("too_much_local_memory", "stack overflow", "", "stack overflow", (1, 1), block=1),
 ]
 TABLES = pytest.mark.parametrize("bug", TABLE, ids=lambda bug: bug.name)

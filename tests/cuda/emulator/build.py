@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-HEADERS = ("cuda_emulator.h", "cuda_fp16.h")
+HEADERS = ("cuda_emulator.h", "cuda_fp16.h", "tensor_cores.h")
 CACHE = HERE.parents[2] / "build" / "emulator"
 TOOLS = ("g++", "readelf", "c++filt", "addr2line")
 

@@ -3,7 +3,7 @@
 
 struct __half {
     _Float16 value;
-    __half() = default;
+    constexpr __half() : value(0) {}  // with "= default", g++ would construct shared arrays when they are first used
     __half(float x) : value(static_cast<_Float16>(x)) {}
     __half(double x) : value(static_cast<_Float16>(x)) {}
     __half(int x) : value(static_cast<_Float16>(x)) {}
@@ -24,6 +24,10 @@ inline __half2 __halves2half2(__half x, __half y) { return {x, y}; }
 inline float2 __half22float2(__half2 x) { return {x.x, x.y}; }
 inline float __low2float(__half2 x) { return x.x; }
 inline float __high2float(__half2 x) { return x.y; }
+inline __half __low2half(__half2 x) { return x.x; }
+inline __half __high2half(__half2 x) { return x.y; }
+inline __half2 __half2half2(__half x) { return {x, x}; }
+inline __half2 __float2half2_rn(float x) { return {x, x}; }
 
 // Between two halves; what mixes them with other types is float arithmetic, by conversion.
 #define EMULATOR_HALF(op)                                                                          \
@@ -39,6 +43,11 @@ inline __half __hsub(__half a, __half b) { return a - b; }
 inline __half __hmul(__half a, __half b) { return a * b; }
 inline __half __hdiv(__half a, __half b) { return a / b; }
 inline __half __hfma(__half a, __half b, __half c) { return fmaf(a, b, c); }
+
+inline __half2 __hadd2(__half2 a, __half2 b) { return {a.x + b.x, a.y + b.y}; }
+inline __half2 __hsub2(__half2 a, __half2 b) { return {a.x - b.x, a.y - b.y}; }
+inline __half2 __hmul2(__half2 a, __half2 b) { return {a.x * b.x, a.y * b.y}; }
+inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) { return {__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y)}; }
 
 namespace emulator {
 template <> struct parameter<__half> { static constexpr char pointer = '.', kind = 'f', size = '2'; };

@@ -50,7 +50,7 @@ constexpr size_t STACK = 128 << 10;
 
 // ---- Fibers ----
 
-enum State { RUNNABLE, BARRIER, SYNCWARP, SHUFFLE, BALLOT, EXITED };
+enum State { RUNNABLE, BARRIER, SYNCWARP, SHUFFLE, BALLOT, TOGETHER, EXITED };
 
 struct Fiber {
     void* stack_pointer;
@@ -60,6 +60,7 @@ struct Fiber {
     unsigned mask;        // whom it waits for
     int source;           // the lane whose value it wants
     uint64_t value;       // what it brings
+    void (*compute)(void* const*);  // what is to be made of what all lanes bring, if they do something together
     uint64_t result;      // what it takes away
     unsigned number;      // within its block
     uint3 index;
@@ -201,6 +202,14 @@ extern "C" unsigned emulator_ballot(unsigned mask, int predicate, int line) {
     return unsigned(wait(BALLOT, line, __builtin_return_address(0)));
 }
 
+// All 32 lanes bring what the tensor cores are to work on; when they have met, `compute` is called once for the warp.
+extern "C" void emulator_together(void (*compute)(void* const*), void* brought, int line) {
+    self->mask = ~0u;
+    self->value = reinterpret_cast<uint64_t>(brought);
+    self->compute = compute;
+    wait(TOGETHER, line, __builtin_return_address(0));
+}
+
 extern "C" int emulator_lane() { return int(self->number % WARP); }
 
 static void order(Warp& warp, unsigned mask) {
@@ -215,25 +224,31 @@ static void order(Warp& warp, unsigned mask) {
         }
 }
 
-// Lets those lanes go on that all those have met whom they wait for. Only __syncwarp orders memory accesses: shuffles
-// and votes wait for lanes, but not for what these have written.
+// Lets those lanes go on that all those have met whom they wait for. Only __syncwarp orders memory accesses: the
+// others wait for lanes, but not for what these have written.
 static bool meet(Warp& warp) {
     bool progress = false;
     for (unsigned l = 0; l < warp.count; l++) {
         const Fiber first = warp.lanes[l];
-        if (first.state != SYNCWARP && first.state != SHUFFLE && first.state != BALLOT) continue;
+        if (first.state == RUNNABLE || first.state == BARRIER || first.state == EXITED) continue;
         unsigned mask = first.mask, votes = 0;
         if (warp.count < WARP) mask &= (1u << warp.count) - 1;  // a warp's lanes that never were may be named
-        bool complete = mask >> l & 1;
+        bool complete = mask >> l & 1 && (first.state != TOGETHER || warp.count == WARP);
         for (unsigned m = 0; m < warp.count; m++)
             if (mask >> m & 1) {
                 const Fiber& other = warp.lanes[m];
                 complete &= other.state == first.state && other.line == first.line && other.mask == first.mask;
+                complete &= first.state != TOGETHER || other.compute == first.compute;
                 votes |= unsigned(other.value & 1) << m;
             }
         if (!complete) continue;
         progress = true;
         if (first.state == SYNCWARP) order(warp, mask);
+        if (first.state == TOGETHER) {
+            void* brought[WARP];
+            for (unsigned m = 0; m < WARP; m++) brought[m] = reinterpret_cast<void*>(warp.lanes[m].value);
+            first.compute(brought);
+        }
         for (unsigned m = 0; m < warp.count; m++)
             if (mask >> m & 1) {
                 Fiber& fiber = warp.lanes[m];
@@ -268,7 +283,8 @@ static bool pass_barrier() {
 }
 
 static void report_divergence() {
-    static const char* const names[] = {"", "__syncthreads", "__syncwarp", "a shuffle", "a vote", ""};
+    static const char* const names[] = {"", "__syncthreads", "__syncwarp", "a shuffle", "a vote",
+                                        "an instruction of the tensor cores", ""};
     const Fiber* shown = nullptr;  // what waits within a warp tells more than what waits for all
     unsigned at_barrier = 0, in_warp = 0, exited = 0, others = 0;
     for (unsigned t = 0; t < thread_count; t++) {
@@ -463,6 +479,23 @@ extern "C" void emulator_atomic(const void* address, unsigned size, void* caller
         abandon();
     }
     access(const_cast<void*>(address), size, true, true, caller);
+}
+
+// ldmatrix takes rows of 16 bytes, and from shared memory only.
+extern "C" void emulator_matrix_row(const void* pointer) {
+    const char* row = static_cast<const char*>(pointer);
+    uint64_t code = relative(__builtin_return_address(0));
+    Region* region = region_of(row);
+    if (!region) return out_of_bounds(row, 16, false, code);
+    uint32_t number = uint32_t(region - launch->regions);
+    if (reinterpret_cast<uintptr_t>(row) % 16)
+        report(MISALIGNED, number, code, 0, "row of a matrix, by thread %u of block %u", self->number, block_number);
+    else if (!region->shared)
+        report(OUT_OF_BOUNDS, number, code, 0, "row of a matrix that is not in shared memory, by thread %u of block %u",
+               self->number, block_number);
+    else
+        return;
+    abandon();
 }
 
 // What g++ -fsanitize=thread calls before every access. None of ThreadSanitizer itself is linked.
