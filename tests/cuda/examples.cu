@@ -204,9 +204,4 @@ extern "C" __global__ void matrices(const __half* x, const int* rows, unsigned* 
     }
 }
 
-extern "C" __global__ void
-numbers(const float* x, const unsigned* low, const unsigned* high, float* powers, unsigned* out) {
-    const int i = threadIdx.x;
-    powers[i] = exp2_flushed(x[i]);
-    out[i] = __funnelshift_r(low[i], high[i], i);
-}
+extern "C" __global__ void powers(const float* x, float* out) { out[threadIdx.x] = exp2_flushed(x[threadIdx.x]); }

@@ -76,6 +76,7 @@ EXCEPTIONS = {
     ("sum_of_squares", "wide stores"): (0, "writes one number a block"),
     ("sum_partials", "wide loads"): (0, "reads a few numbers, in one block"),
     ("sum_partials", "wide stores"): (0, "the same"),
+    ("attention_half_delta", "HMMA"): (0, "sums of rows: there is no product of matrices"),
 }
 """Where a kernel (or just one instance of it) is something else, and why: exactly this, on every architecture."""
 

@@ -1,4 +1,7 @@
-"""Flash attention: no array of T × T numbers anywhere. Kernels and their ladder: ops/attention.cu."""
+"""Flash attention: no array of T × T numbers anywhere. Kernels and their ladders: ops/attention.cu, attention_half.cu.
+
+Half precision has kernels of its own, for tensor cores. Their lse is float32, and so is the bias that they are given.
+"""
 
 import math
 from typing import NamedTuple
@@ -73,4 +76,6 @@ def _sizes(qkv: Array) -> tuple[int, int, int]:
 
 def _owned(dtype: npt.DTypeLike, D: int) -> tuple[int, int]:
     """Return how many rows a block owns, as the kernels' file has it: in the forward, in the backward."""
+    if np.dtype(dtype) == np.float16:
+        return (128, 128) if D <= 64 else (64, 64)
     return 64 if np.dtype(dtype).itemsize == 4 and D <= 64 else 32, 32

@@ -42,6 +42,11 @@ class Source(NamedTuple):
 
 SOURCES = {
     "linear": Source(("column_partials", "add_partials"), WIDTHS),
+    "attention_half": Source(
+        ("attention_half_forward", "attention_half_delta", "attention_half_keys", "attention_half_queries"),
+        {"__half": (16, 32, 48, 64, 96, 128)},
+        arch=80,  # ldmatrix and mma.m16n8k16
+    ),
     "layernorm": Source(("layernorm_forward", "layernorm_apply", "layernorm_backward", "layernorm_partials"), WIDTHS),
     "gelu": Source(("gelu_forward", "gelu_backward"), WIDTHS),
     "relu": Source(("relu_forward", "relu_backward"), WIDTHS),

@@ -188,9 +188,6 @@ inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y)
     return static_cast<unsigned long long>((static_cast<unsigned __int128>(x) * y) >> 64);
 }
 inline int __mulhi(int x, int y) { return int((int64_t(x) * y) >> 32); }
-inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
-    return unsigned((uint64_t(high) << 32 | low) >> shift % 32);
-}
 
 namespace emulator {
 template <class To, class From> To bits(From value) {
