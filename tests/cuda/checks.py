@@ -1,5 +1,6 @@
 """What tests of kernels have in common."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,11 @@ import pytest
 from scratchgpt.ops.array import Array
 from tests.cuda.emulator import missing
 
-needs_emulator = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+IS_REAL = os.environ.get("SCRATCHGPT_CUDA") == "real"
+"""Whether the tests of kernels are to run on a GPU, through CuPy, instead of the emulator."""
+
+needs_emulator = pytest.mark.skipif(not IS_REAL and missing() is not None, reason=str(missing()))
+"""Or the GPU in its place, for tests of kernels."""
 
 DTYPES = ("float64", "float32", "float16")
 SEEDS = (0, 1)
