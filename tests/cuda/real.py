@@ -23,9 +23,10 @@ def cuda() -> Any:
 class Real(Emulated):
     """Takes NumPy's arrays, as tests of kernels have them: copies go to the GPU and back at each launch."""
 
-    def __init__(self, *, seed: int = 0, checked: bool = True, tensor_cores: bool = True) -> None:
-        """Neither order nor checks are for anybody to choose on a GPU."""
-        super().__init__(seed=seed, checked=checked, tensor_cores=tensor_cores and cuda().tensor_cores)
+    def __init__(self, **settings: Any) -> None:
+        """Of the settings, order and checks are for nobody to choose on a GPU."""
+        super().__init__(**settings)
+        self.tensor_cores = self.tensor_cores and cuda().tensor_cores
 
     def launch(
         self,

@@ -55,6 +55,29 @@ def test_parts_that_fail_are_told_and_stop_no_others(tmp_path: Path, monkeypatch
     assert "Out of memory" in report
 
 
+SANITIZER = """#!/bin/sh
+tool=$2
+while case $1 in --*) ;; *) false ;; esac; do shift 2; done
+"$@"
+[ $tool = memcheck ] || { echo a hazard; exit 9; }
+"""
+"""Runs what it is given, and finds something unless asked for memcheck."""
+
+
+@needs_emulator
+@pytest.mark.slow
+def test_the_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "compute-sanitizer").write_text(SANITIZER, encoding="utf-8")
+    (tmp_path / "compute-sanitizer").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    done = gpu_check("--emulated", "--part", "sanitizer")
+    assert done.returncode == 1
+    assert "| memcheck | nothing found |" in done.stdout
+    assert "3 passed" in done.stdout
+    assert done.stdout.count("a hazard") == 3
+    assert "**Failed:** racecheck, initcheck, synccheck found something." in done.stdout
+
+
 def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path) -> None:
     done = gpu_check(tmp_path / "report.md")
     if done.returncode == 0:

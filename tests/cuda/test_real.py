@@ -26,8 +26,12 @@ def missing() -> str:
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
+UNPADDED = {"vocab_size": 64, "block_size": 33, "n_layer": 1, "n_head": 2, "n_embd": 32, "dropout": 0.2}
+"""For compute-sanitizer: other rows of logits are read beyond their end, in packs, where nobody has written."""
+
+
 @pytest.mark.parametrize("precision", ["fp64", "fp32", "tf32", "fp16"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, pytest.param(UNPADDED, id="unpadded")])
 def test_a_step(case: dict[str, Any], precision: str) -> None:
     if precision == "fp64":
         from scratchgpt.backend.gpu.cuda import Cuda  # noqa: PLC0415 - CuPy is needed for a GPU only

@@ -5,7 +5,7 @@ from typing import Any
 from .. import _cublas, _settings
 from . import compiler, device, driver, memory, nvrtc, pinned_memory, runtime, stream
 from .device import Device
-from .memory import MemoryPointer, MemoryPool
+from .memory import MemoryPointer, MemoryPool, set_allocator
 from .pinned_memory import PinnedMemoryPointer, alloc_pinned_memory
 from .runtime import is_available
 from .stream import Event, Stream, get_current_stream, get_elapsed_time
@@ -29,6 +29,7 @@ __all__ = [
     "nvrtc",
     "pinned_memory",
     "runtime",
+    "set_allocator",
     "stream",
 ]
 
