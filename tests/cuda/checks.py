@@ -1,6 +1,8 @@
 """What tests of kernels have in common."""
 
 import os
+from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,10 @@ TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 5e-3}
 """Of the largest error, in parts of the largest number expected."""
 
 
+errors: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+"""What was found by `assert_close`, in parts of the largest number expected, by file of tests and type."""
+
+
 def wide(dtype: str) -> str:
     """Return the type that sums are kept in."""
     return "float64" if dtype == "float64" else "float32"
@@ -38,5 +44,7 @@ def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: npt.DTypeLike)
 def assert_close(got: Array, expected: npt.NDArray[Any], dtype: str) -> None:
     """Assert that a kernel of this type has computed what the float64 reference has."""
     assert got.shape == expected.shape
-    error = np.abs(got.astype(np.float64) - expected).max()
-    assert error <= TOLERANCES[dtype] * np.abs(expected).max(), f"{error:.2g}"
+    error, largest = np.abs(got.astype(np.float64) - expected).max(), np.abs(expected).max()
+    assert error <= TOLERANCES[dtype] * largest, f"{error:.2g}"
+    file = Path(os.environ["PYTEST_CURRENT_TEST"].partition("::")[0]).stem.removeprefix("test_")
+    errors[file, dtype].append(error / largest if largest else 0.0)
