@@ -41,10 +41,14 @@ def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: npt.DTypeLike)
     return drawn
 
 
-def assert_close(got: Array, expected: npt.NDArray[Any], dtype: str) -> None:
-    """Assert that a kernel of this type has computed what the float64 reference has."""
+def assert_close(got: Array, expected: npt.NDArray[Any], dtype: str, largest: float | None = None) -> None:
+    """Assert that a kernel of this type has computed what the float64 reference has.
+
+    The error is in parts of the `largest` number expected, unless told otherwise.
+    """
     assert got.shape == expected.shape
-    error, largest = np.abs(got.astype(np.float64) - expected).max(), np.abs(expected).max()
+    error = np.abs(got.astype(np.float64) - expected).max()
+    largest = np.abs(expected).max() if largest is None else largest
     assert error <= TOLERANCES[dtype] * largest, f"{error:.2g}"
     file = Path(os.environ["PYTEST_CURRENT_TEST"].partition("::")[0]).stem.removeprefix("test_")
     errors[file, dtype].append(error / largest if largest else 0.0)

@@ -8,7 +8,7 @@ from scratchgpt.backend.gpu import cross_entropy
 from scratchgpt.ops import cross_entropy as reference
 from scratchgpt.ops.array import Array
 from tests import gradcheck
-from tests.cuda.checks import DTYPES, SEEDS, draw, needs_emulator, wide
+from tests.cuda.checks import DTYPES, SEEDS, assert_close, draw, needs_emulator, wide
 from tests.cuda.device import Emulated
 
 pytestmark = needs_emulator
@@ -31,8 +31,8 @@ def compare(logits: Array, targets: npt.NDArray[np.int64], dtype: str, seed: int
     rows = padded(logits)
     losses = cross_entropy.forward_backward(Emulated(seed=seed), rows, V, targets, SCALE)
     assert losses.dtype == wide(dtype)
-    assert np.abs(losses - expected).max() <= (1e-10 if dtype == "float64" else 1e-5) * max(1, np.abs(expected).max())
-    assert np.abs(rows[:, :V] - expected_gradient).max() <= {"float64": 1e-10, "float32": 1e-5}.get(dtype, 5e-3) * SCALE
+    assert_close(losses, expected, wide(dtype), largest=max(1, np.abs(expected).max()))
+    assert_close(rows[:, :V], expected_gradient, dtype, largest=SCALE)
     assert not rows[:, V:].any()
 
 
