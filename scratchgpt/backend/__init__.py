@@ -78,6 +78,14 @@ def free_memory(device: str) -> int:
     return cuda.free_memory(int(device.removeprefix("gpu:")))
 
 
+def has_fused_attention(device: str, precision: str, model: ModelConfig) -> bool:
+    """Return whether `gpu:N` computes a model's attention without an array of T × T numbers."""
+    from scratchgpt.backend import gpu  # noqa: PLC0415
+    from scratchgpt.backend.gpu.cuda import Cuda  # noqa: PLC0415
+
+    return gpu.is_fused(Cuda(int(device.removeprefix("gpu:")), tf32=precision == "tf32"), precision, model)
+
+
 def pool_bytes() -> int:
     """Return how many bytes CuPy holds on the GPU in use."""
     from scratchgpt.backend.gpu import cuda  # noqa: PLC0415

@@ -77,7 +77,6 @@ class GPT:
         tokens, targets = self._move(tokens), self._move(targets)
         size = micro_batch or max(B, 1)
         grads = grads or self.layout.tree(self.grads)
-        table = self.backend.table
         loss = self.backend.xp.zeros((), self.params.dtype)
         for start in range(0, max(B, n_micro_batches * size), size):
             context = self._context(
@@ -88,21 +87,27 @@ class GPT:
                 n_targets=n_targets or targets.size,
                 loss_scale=loss_scale,
             )
-            x, embed_saved = table.embed.forward(tokens[start : start + size], self.tree.embed, context)
-            saved = []
-            for layer, block in enumerate(self.tree.blocks):
-                here = context.at(layer)
-                saved.append((table.attention.forward(x, block.attention, here), table.mlp.forward(x, block.mlp, here)))
-            part, dx = table.head_loss(x, targets[start : start + size], self.tree.head, grads.head, context)
-            for layer in reversed(range(self.config.n_layer)):
-                here = context.at(layer)
-                attention_saved, mlp_saved = saved.pop()
-                block, grad = self.tree.blocks[layer], grads.blocks[layer]
-                table.mlp.backward(dx, mlp_saved, block.mlp, grad.mlp, here)
-                table.attention.backward(dx, attention_saved, block.attention, grad.attention, here)
-            table.embed.backward(dx, embed_saved, grads.embed)
-            loss += part
+            chunk = slice(start, start + size)
+            loss += self._micro_batch(tokens[chunk], targets[chunk], grads, context)
         return float(loss)
+
+    def _micro_batch(self, tokens: Array, targets: Array, grads: Params, context: Context) -> Array:
+        """Return the loss () and add its gradient. All that is kept for the backward is gone before the next begins."""
+        table = self.backend.table
+        x, embed_saved = table.embed.forward(tokens, self.tree.embed, context)
+        saved = []
+        for layer, block in enumerate(self.tree.blocks):
+            here = context.at(layer)
+            saved.append((table.attention.forward(x, block.attention, here), table.mlp.forward(x, block.mlp, here)))
+        loss, dx = table.head_loss(x, targets, self.tree.head, grads.head, context)
+        for layer in reversed(range(self.config.n_layer)):
+            here = context.at(layer)
+            attention_saved, mlp_saved = saved.pop()
+            block, grad = self.tree.blocks[layer], grads.blocks[layer]
+            table.mlp.backward(dx, mlp_saved, block.mlp, grad.mlp, here)
+            table.attention.backward(dx, attention_saved, block.attention, grad.attention, here)
+        table.embed.backward(dx, embed_saved, grads.embed)
+        return loss
 
     def update(
         self,

@@ -6,7 +6,7 @@ A plan is part of a run: it is recorded in the run's first checkpoint, and a res
 import math
 from typing import NamedTuple
 
-from scratchgpt.backend import free_memory, require_precision
+from scratchgpt.backend import free_memory, has_fused_attention, require_precision
 from scratchgpt.backend.cpu import BLOCK_BYTES
 from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
 from scratchgpt.config import ModelConfig, TrainConfig
@@ -67,10 +67,10 @@ def default_plan(
 
 def _fitting(model: ModelConfig, train: TrainConfig, device: str, precision: str) -> int:
     """Return how many sequences fit into the free memory of a GPU at once: the batch, or half of it, ..."""
-    is_half = precision == "fp16"
+    is_half, is_fused = precision == "fp16", has_fused_attention(device, precision, model)
     room = SPARE * free_memory(device) - state_bytes(Layout(model).size, is_half=is_half)
     size = train.batch_size
-    while size > 1 and activation_bytes(model, size * model.block_size, is_half=is_half) > room:
+    while size > 1 and activation_bytes(model, size * model.block_size, is_half=is_half, is_fused=is_fused) > room:
         size = math.ceil(size / 2)
     return size
 

@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from scratchgpt.backend.gpu import sublayers
 from scratchgpt.backend.gpu.device import Device
-from scratchgpt.backend.gpu.ways import attention_of
+from scratchgpt.backend.gpu.ways import attention_of, is_fused
 from scratchgpt.ops.sublayers import Sublayer, Table
 
-__all__ = ["attention_of", "table"]
+__all__ = ["attention_of", "is_fused", "table"]
 
 T = TypeVar("T")
 

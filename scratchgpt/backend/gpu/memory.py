@@ -1,12 +1,24 @@
 """How much memory training takes on a GPU, by counting what the sublayers keep."""
 
+import math
+
 from scratchgpt.config import ModelConfig
 
 LOGIT_BYTES = 2**26
 """Of logits that exist at once: rows enough to keep a GPU busy with their products."""
 
+ALIGNMENT = 8
+"""Rows of logits begin at multiples of so many, 16 bytes at least."""
+
 WIDE = 4
 """Bytes of a number of the residual stream, and of a parameter."""
+
+PARTIALS = 16
+"""Every so many rows, at most, sums of columns leave a row of their own."""
+
+
+UNIT = 512
+"""Bytes: CuPy's pool gives multiples of it."""
 
 
 def state_bytes(n_parameters: int, *, is_half: bool) -> int:
@@ -14,14 +26,28 @@ def state_bytes(n_parameters: int, *, is_half: bool) -> int:
     return n_parameters * (4 * WIDE + (2 if is_half else 0))
 
 
-def activation_bytes(model: ModelConfig, n_tokens: int, *, is_half: bool, is_fused: bool = True) -> int:
+def logits_shape(n_tokens: int, V: int, itemsize: int) -> tuple[int, int]:
+    """Return of how many tokens the logits exist at once, and how many numbers apart they begin."""
+    stride = math.ceil(V / ALIGNMENT) * ALIGNMENT
+    return min(n_tokens, max(1, LOGIT_BYTES // (stride * itemsize))), stride
+
+
+def activation_bytes(model: ModelConfig, n_tokens: int, *, is_half: bool, is_fused: bool) -> int:
     """Return the bytes of what exists at once, at most, while so many tokens are computed.
 
-    Each layer keeps xhat and qkv, heads, xhat and hidden (1 + 3 + 1 + 1 + 4 rows of C), and without fused attention
-    the probabilities. On top are the residual stream, its gradient, and what the backward of one MLP works on.
+    Each layer keeps xhat, qkv, heads, xhat and hidden (1 + 3 + 1 + 1 + 4 rows of C), two reciprocal deviations, and of
+    attention a number for each head or, where it is not fused, all probabilities. On top are the token and its target,
+    the residual stream and its gradient, and what the head or the backward of one MLP or attention works on. At the end
+    of each array some bytes stay unused.
     """
-    C, H, T, size = model.n_embd, model.n_head, model.block_size, 2 if is_half else WIDE
-    probabilities = 0 if is_fused else H * T * size
-    kept = model.n_layer * (10 * C * size + probabilities + (2 + H) * WIDE)
-    working = 11 * C * size + 2 * C * WIDE + 3 * probabilities
-    return n_tokens * (kept + working) + LOGIT_BYTES
+    C, H, size = model.n_embd, model.n_head, 2 if is_half else WIDE
+    probabilities = 0 if is_fused else H * model.block_size * size
+    kept = model.n_layer * (10 * C * size + (2 + H) * WIDE + probabilities)
+    rows, stride = logits_shape(n_tokens, model.vocab_size, size)
+    working = max(
+        n_tokens * 3 * C * size + rows * stride * size,
+        n_tokens * 11 * C * size,
+        n_tokens * (9 * C * size + 2 * probabilities),
+    )
+    unused = UNIT * (6 * model.n_layer + 20)
+    return n_tokens * (16 + kept + 2 * C * WIDE + C * WIDE // PARTIALS) + working + unused

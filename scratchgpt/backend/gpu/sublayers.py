@@ -13,14 +13,11 @@ import numpy.typing as npt
 from scratchgpt.backend.gpu import activation, adamw, cross_entropy, dropout, embedding, layernorm, linear, ways
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.dropout import Mask
-from scratchgpt.backend.gpu.memory import LOGIT_BYTES
+from scratchgpt.backend.gpu.memory import logits_shape
 from scratchgpt.chance import Place
 from scratchgpt.ops.adamw import Hyperparameters, Moments, clip_scale
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import AttentionParams, Context, EmbedParams, HeadParams, MLPParams
-
-ALIGNMENT = 8
-"""Rows of logits begin at multiples of so many, 16 bytes at least."""
 
 
 def rows(x: Array) -> Array:
@@ -142,8 +139,7 @@ def head_loss(
     V, dtype = len(weight), weight.dtype
     normed, norm_saved = layernorm.forward(device, rows(x), params.gain, params.bias, dtype)
     R, answers = len(normed), targets.reshape(-1)
-    stride = math.ceil(V / ALIGNMENT) * ALIGNMENT
-    n = min(R, max(1, LOGIT_BYTES // (stride * dtype.itemsize)))
+    n, stride = logits_shape(R, V, dtype.itemsize)
     buffer, dnormed = device.empty((n, stride), dtype), device.empty(normed.shape, dtype)
     losses = []
     for start in range(0, R, n):

@@ -25,7 +25,16 @@ def way(device: Device, dtype: npt.DTypeLike, D: int) -> ModuleType:
     return attention if suits else products
 
 
+def is_fused(device: Device, precision: str, config: ModelConfig) -> bool:
+    """Return whether the attention of a model is computed without an array of T × T numbers."""
+    return _way_of(device, precision, config) is not products
+
+
 def attention_of(device: Device, precision: str, config: ModelConfig) -> str:
     """Tell which way the attention of a model is computed."""
+    return NAMES[_way_of(device, precision, config)]
+
+
+def _way_of(device: Device, precision: str, config: ModelConfig) -> ModuleType:
     dtype = np.float16 if precision == "fp16" else np.float32
-    return NAMES[way(device, dtype, config.n_embd // config.n_head)]
+    return way(device, dtype, config.n_embd // config.n_head)
