@@ -63,12 +63,12 @@ class Solo:
             f"({reason}); {advice}."
         )
 
-    def _fitting(self, compute: Callable[[Array, Array], float], tokens: Array, targets: Array) -> int:
+    def _fitting(self, compute: Callable[..., float], tokens: Array, targets: Array) -> int:
         """Return how many sequences can be computed at once, found by trying; 0 if not even one."""
         size = min(self.plan.micro_batch, len(tokens)) // 2
         while size:
             with contextlib.suppress(MemoryError):
-                compute(tokens[:size], targets[:size])
+                compute(tokens, targets, micro_batch=size)
                 return size
             size //= 2
         return 0

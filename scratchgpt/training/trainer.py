@@ -109,9 +109,7 @@ class Trainer:
         try:
             loss = self.engine.loss_and_grad(*batch, seed=config.seed, step=self.step)
         except MemoryError as error:
-            yield from self.save()
-            last = self.checkpoints.pointed("last")
-            raise MemoryError(f"{error} The run is saved in {last}; go on with --resume.") from error
+            raise (yield from self._saved_before(error)) from error
         rate = learning_rate(config, self.step)
         hyperparameters = Hyperparameters(rate, config.beta1, config.beta2, config.weight_decay)
         grad_norm = self.engine.update(hyperparameters, clip=config.grad_clip, update_number=self.step + 1)
@@ -124,8 +122,14 @@ class Trainer:
         if scale is not None and not math.isfinite(grad_norm):
             yield Noted(
                 f"step {self.step:,}: gradients overflowed in half precision; the weights stay as they were, and the "
-                f"next gradients are scaled by {scale.value:,g}"
+                f"next gradients are scaled by {scale.value:,.0f}"
             )
+
+    def _saved_before(self, error: MemoryError) -> Generator[Event, None, MemoryError]:
+        """Save, so that no steps are lost, and return the error with what to do about it."""
+        yield from self.save()
+        last = self.checkpoints.pointed("last")
+        return MemoryError(f"{str(error).rstrip('.')}. The run is saved in {last}; go on with --resume.")
 
     def _require_finite(self, step: int, *numbers: float) -> None:
         """Raise TrainingError if the run has come to numbers that are none."""
@@ -170,7 +174,10 @@ class Trainer:
         """Yield the progress of an evaluation; return its result."""
         loss, n_correct, n_targets = 0.0, 0, 0
         for done, batch in enumerate(batches, start=1):
-            score = self.engine.score(*batch)
+            try:
+                score = self.engine.score(*batch)
+            except MemoryError as error:
+                raise (yield from self._saved_before(error)) from error
             loss, n_correct, n_targets = loss + score.loss, n_correct + score.n_correct, n_targets + score.n_targets
             yield Evaluating(self.step, done, n_batches)
         return Evaluated(self.step, loss / max(n_targets, 1), n_correct / max(n_targets, 1), n_targets, is_whole)
