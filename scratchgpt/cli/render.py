@@ -1,6 +1,7 @@
 """What a person sees while something runs: a live line in a terminal, plain lines anywhere else."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, Self
@@ -127,8 +128,10 @@ class Live:
             self._progress.console.print(line)
         match event:
             case StepDone():
-                self._loss = event.loss if self._loss is None else 0.9 * self._loss + 0.1 * event.loss
-                self._status = f"loss {self._loss:.3f}  {event.n_tokens / event.seconds / 1000:,.1f}k tokens/s"
+                if math.isfinite(event.loss):  # else it would never be finite again
+                    self._loss = event.loss if self._loss is None else 0.9 * self._loss + 0.1 * event.loss
+                loss = "?" if self._loss is None else f"{self._loss:.3f}"
+                self._status = f"loss {loss}  {event.n_tokens / event.seconds / 1000:,.1f}k tokens/s"
                 self._progress.update(self._task, completed=event.step, status=self._status)
             case Evaluating():
                 self._progress.update(self._task, status=f"evaluating {event.done} of {event.total}")
