@@ -16,6 +16,10 @@ class UsageError(ScratchGPTError):
     exit_code = 2
 
 
+class NoGPUError(UsageError):
+    """There is no GPU, or nobody has installed what uses one."""
+
+
 class DataError(ScratchGPTError):
     """A text, a prepared data folder or a vocabulary is unusable."""
 

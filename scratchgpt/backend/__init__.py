@@ -1,6 +1,5 @@
 """What runs the ops: `select` gives a device's array module and its table of sublayers."""
 
-import importlib.util
 import re
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +12,7 @@ from scratchgpt.backend import cpu
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import NoGPUError, UsageError
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import Table
 
@@ -37,17 +36,19 @@ class Backend(NamedTuple):
         return self.precision == "fp16"
 
 
-def resolve(device: str) -> str:
+def resolve(device: str, *, tell: Callable[[str], None] | None = None) -> str:
     """Return `cpu` or `gpu:N` for `auto`, `cpu`, `gpu` or `gpu:N`. Raises UsageError, which says what is missing.
 
-    `auto` is the first GPU if there is one that can be used.
+    `auto` is the first GPU if there is one that can be used. What is missing to use it is told.
     """
     if device == "cpu":
         return "cpu"
     if device == "auto":
         try:
-            return resolve("gpu:0") if importlib.util.find_spec("cupy") else "cpu"
-        except UsageError:
+            return resolve("gpu:0")
+        except UsageError as error:
+            if tell and not isinstance(error, NoGPUError):
+                tell(str(error))
             return "cpu"
     match = re.fullmatch("gpu(?::([0-9]{1,3}))?", device)
     if not match:
@@ -56,7 +57,7 @@ def resolve(device: str) -> str:
     try:
         from scratchgpt.backend.gpu import cuda  # noqa: PLC0415 - CuPy is needed for a GPU only
     except ImportError as error:
-        raise UsageError(
+        raise NoGPUError(
             f"A GPU needs CuPy, which cannot be imported ({error}): pip install 'scratchgpt[gpu]', or use --device cpu."
         ) from error
     cuda.require(number)

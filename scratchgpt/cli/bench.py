@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from scratchgpt.cli.options import config_options, device_options, lanes_option, typed
+from scratchgpt.cli.options import config_options, device_options, lanes_option, require_cpu_for, resolved, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, load_preset
 from scratchgpt.errors import UsageError
 
@@ -41,7 +41,7 @@ def command(
     vocab_size: int | None,
     lanes: int | None,
     seed: int,
-    device: str,
+    device: str | None,
     precision: str | None,
     is_profile: bool,
     is_json: bool,
@@ -57,8 +57,9 @@ def command(
 
     peers = list(dict.fromkeys(name.strip() for name in vs.split(",") if name.strip()))
     measure.check_peers(peers)
-    device = backend.resolve(device)
+    device = resolved(device or "auto")
     backend.require_precision(device, precision or "fp32")
+    require_cpu_for(lanes, device)
     recipe = load_preset(preset)
     used_with = WORD_PIECES if preset.startswith("gpt-") else CHARACTERS
     model = {"vocab_size": used_with} | dict(recipe.model) | {"dropout": 0.0} | typed(ModelConfig, settings)

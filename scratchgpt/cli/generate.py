@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from scratchgpt.cli.options import device_option
+from scratchgpt.cli.options import device_option, resolved
 
 
 @click.command("generate", short_help="Make text with a trained model.")
@@ -33,7 +33,7 @@ def command(
     top_p: float | None,
     seed: int,
     n_samples: int,
-    device: str,
+    device: str | None,
 ) -> None:
     """Continue a prompt with the model of RUN (a run or a checkpoint), by default the newest in runs/."""
     from scratchgpt import backend
@@ -44,7 +44,7 @@ def command(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
     config, params, vocabulary = checkpoint.read_model(folder)
-    gpt = GPT(config, backend.select(device), params)
+    gpt = GPT(config, backend.select(resolved(device or "auto")), params)
     if prompt is None:
         prompt = "\n" if "\n" in vocabulary else vocabulary.decode([0])
     ids = vocabulary.encode(prompt).tolist()

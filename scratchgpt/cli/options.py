@@ -63,9 +63,21 @@ def device_options(function: Function) -> Function:
     return device_option(precision(function))
 
 
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, gpu or gpu:N; auto is a GPU if there is one."
-)
+device_option = click.option("--device", help="auto, cpu, gpu or gpu:N; by default auto: a GPU if there is one.")
+
+
+def resolved(device: str) -> str:
+    """Return cpu or gpu:N; say so if there is a GPU that `auto` cannot use. Raises UsageError."""
+    from scratchgpt import backend
+
+    return backend.resolve(device, tell=lambda reason: click.echo(f"Computing on the CPU. {reason}", err=True))
+
+
+def require_cpu_for(lanes: int | None, device: str) -> None:
+    """Raise UsageError if lanes were asked for where there are none."""
+    if lanes and device != "cpu":
+        raise UsageError("Lanes are a CPU's: use --device cpu with --lanes.")
+
 
 lanes_option = click.option(
     "--lanes",

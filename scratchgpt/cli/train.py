@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from scratchgpt.cli.options import config_options, device_options, lanes_option, typed
+from scratchgpt.cli.options import config_options, device_options, lanes_option, require_cpu_for, resolved, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, TrainConfig, load_preset
 from scratchgpt.errors import DataError, UsageError
 
@@ -51,7 +51,7 @@ def command(
     run: Path | None,
     resume: Path | None,
     force: bool,
-    device: str,
+    device: str | None,
     precision: str | None,
     lanes: int | None,
     tune: bool,
@@ -63,14 +63,10 @@ def command(
     Every setting of the preset can be changed by an option. Ctrl-C saves and ends; --resume goes on from there to the
     very bit, with as many steps and at what learning rate an option says.
     """
-    from scratchgpt import backend
-
-    computing = _Computing(backend.resolve(device), precision, lanes)
-    if lanes and computing.device != "cpu":
-        raise UsageError("Lanes are a CPU's: use --device cpu with --lanes.")
+    computing = _Computing(device, precision, lanes)
     if resume is None:
         name = preset or DEFAULT_PRESET
-        with _start(name, data, run, settings, computing, tune=tune, force=force) as trainer:
+        with _start(name, data, run, settings, computing.on("auto"), tune=tune, force=force) as trainer:
             _train(ctx, trainer, verbose=verbose)
     elif preset or run:
         raise UsageError("--resume goes on with a run as it is; leave out --preset and --run.")
@@ -82,15 +78,22 @@ def command(
 class _Computing(NamedTuple):
     """How it was asked to compute; None where it was not."""
 
-    device: str  # cpu or gpu:N
+    device: str | None
     precision: str | None
     lanes: int | None
+
+    def on(self, device: str) -> "_Computing":
+        """Return it with the device that was asked for, or this one, as cpu or gpu:N. Raises UsageError."""
+        device = resolved(self.device or device)
+        require_cpu_for(self.lanes, device)
+        return self._replace(device=device)
 
     def plan(self, model: ModelConfig, train: TrainConfig) -> "Plan":
         """Return the default plan. Raises UsageError for what does not go together."""
         from scratchgpt.model.plan import default_plan
 
-        return default_plan(model, train, lanes=self.lanes, device=self.device, precision=self.precision or "fp32")
+        device = self.device or "cpu"
+        return default_plan(model, train, lanes=self.lanes, device=device, precision=self.precision or "fp32")
 
 
 @contextlib.contextmanager
@@ -121,7 +124,7 @@ def _start(
     if run and not force:
         _require_empty(run)  # before anything that takes time
     snapshot = fresh(model, train, dataset, computing.plan(model, train))
-    if tune and computing.device == "cpu":
+    if tune and snapshot.plan.device == "cpu":
         with waiting("Measuring what suits this machine ..."):
             snapshot = snapshot._replace(plan=tuned_plan(model, train, lanes=computing.lanes))
     run = run or _unused_run(f"{dataset.folder.name}-{preset}")
@@ -204,7 +207,8 @@ def _unused_run(name: str) -> Path:
 def _with_changes(snapshot: "Snapshot", settings: dict[str, Any], computing: _Computing) -> "Snapshot":
     """Return the snapshot with the recipe changed as typed. Raises UsageError for what cannot change in a run.
 
-    What a run is computed by may change, and its last bits with it.
+    What a run is computed by may change, and its last bits with it: it does if that is typed. A run that moves between
+    a CPU and a GPU leaves behind what suited the other: its lanes, its precision, its micro-batch unless typed.
     """
     fixed = typed(ModelConfig, settings) | {key: settings[key] for key in ("seed",) if settings[key] is not None}
     current = dataclasses.asdict(snapshot.model) | dataclasses.asdict(snapshot.train)
@@ -213,6 +217,7 @@ def _with_changes(snapshot: "Snapshot", settings: dict[str, Any], computing: _Co
             raise UsageError(f"A resumed run keeps its {name} of {current[name]}; it cannot become {value}.")
     train = TrainConfig.from_mapping(dataclasses.asdict(snapshot.train) | typed(TrainConfig, settings))
     plan = snapshot.plan
+    computing = computing.on(plan.device)
     moved = (plan.device == "cpu") != (computing.device == "cpu")
     default = computing._replace(
         precision=computing.precision or (None if moved else plan.precision),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from scratchgpt.backend.gpu import kernels
 from scratchgpt.backend.gpu.device import Size
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import NoGPUError, UsageError
 from scratchgpt.ops.array import Array
 
 OLDEST = 70
@@ -25,11 +25,14 @@ DEFAULT_ALGORITHM = -1
 
 
 def require(number: int = 0) -> None:
-    """Raise UsageError if there is no such GPU, or something is missing to use it: it says what, and what to do."""
+    """Raise UsageError if there is no such GPU, or something is missing to use it: it says what, and what to do.
+
+    It is a NoGPUError if there is none at all.
+    """
     runtime = cupy.cuda.runtime
     driver, built_for = runtime.driverGetVersion() // 1000, runtime.runtimeGetVersion() // 1000
     if not driver:
-        raise UsageError("There is no NVIDIA driver on this machine; install one, or use --device cpu.")
+        raise NoGPUError("There is no NVIDIA driver on this machine; install one, or use --device cpu.")
     if driver < built_for:
         raise UsageError(
             f"The NVIDIA driver is made for CUDA {driver}, CuPy for CUDA {built_for}; update the driver, install "
@@ -38,7 +41,7 @@ def require(number: int = 0) -> None:
     try:
         n_devices = runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:
-        raise UsageError(f"The NVIDIA driver finds no GPU ({error}); use --device cpu.") from error
+        raise NoGPUError(f"The NVIDIA driver finds no GPU ({error}); use --device cpu.") from error
     if number >= n_devices:
         there = ", ".join(f"gpu:{n}" for n in range(n_devices)) or "none"
         raise UsageError(f"There is no GPU number {number} (there are: {there}); choose another, or --device cpu.")
