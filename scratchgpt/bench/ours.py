@@ -37,8 +37,13 @@ def build(workload: Workload) -> Contender:
         n_tokens=workload.batch_size * workload.model.block_size,
     )
     backend = model.gpt.backend
+
+    def wait() -> None:
+        """Let a device that computes on after a call come to the end of its work."""
+        backend.to_numpy(model.gpt.params[:1])
+
     if workload.profile:
-        model.gpt.backend = backend._replace(table=_timed(backend.table, seconds))
+        model.gpt.backend = backend._replace(table=_timed(backend.table, seconds, wait))
     running = contextlib.ExitStack()
     running.enter_context(model.running())
     atexit.register(running.close)
@@ -49,7 +54,7 @@ def build(workload: Workload) -> Contender:
         loss = model.loss_and_grad(tokens, targets, seed=workload.seed, step=n_done)
         n_done += 1
         model.update(HYPERPARAMETERS, clip=CLIP, update_number=n_done)
-        backend.to_numpy(model.gpt.params[:1])  # a device may compute on after `update`: wait for it
+        wait()
         return loss
 
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
@@ -66,13 +71,14 @@ def build(workload: Workload) -> Contender:
     return Contender(step, about, seconds)
 
 
-def _timed(table: Table, seconds: dict[str, float]) -> Table:
-    """Return the table with every entry adding to its own sum of `seconds`."""
+def _timed(table: Table, seconds: dict[str, float], wait: Callable[[], None]) -> Table:
+    """Return the table with every entry adding to its own sum of `seconds`, after a wait for what it has started."""
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()
             result = function(*args, **kwargs)
+            wait()
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
             return result
 
