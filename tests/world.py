@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from scratchgpt.backend import select
@@ -43,17 +44,19 @@ def make_trainer(folder: Path, **changes: float) -> Trainer:
     return Trainer(make_snapshot(dataset, **changes), dataset, folder / "run")
 
 
-def scratchgpt(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def scratchgpt(
+    *arguments: str | Path, cwd: Path, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
     """Run the real command line in `cwd`, where reading or writing text without a named encoding is an error."""
     settings = {
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONWARNDEFAULTENCODING": "1",
-        "PYTHONWARNINGS": "error::EncodingWarning",
+        "PYTHONWARNINGS": "error::EncodingWarning,ignore::EncodingWarning:cupy._environment",
     }
     return subprocess.run(
         [sys.executable, "-m", "scratchgpt", *arguments],
         cwd=cwd,
-        env=os.environ | settings,
+        env={**environment, **settings},
         capture_output=True,
         encoding="utf-8",
         check=False,

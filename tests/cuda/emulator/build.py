@@ -69,10 +69,15 @@ def missing() -> str | None:
     return None
 
 
+def read(path: Path) -> str:
+    """Return a text."""
+    return path.read_text(encoding="utf-8")
+
+
 def run(tool: str, *arguments: object) -> str:
     """Run one of the tools; return what it prints."""
     command = [shutil.which(tool) or tool, *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if result.returncode != 0:
         raise RuntimeError(f"{tool} failed:\n{result.stderr}")
     return result.stdout
@@ -98,7 +103,7 @@ def without_comments(source: str) -> str:
 def runtime() -> Path:
     """Return the runtime's object file; compile it if there is none."""
     source = HERE / "runtime.cpp"
-    path = CACHE / f"{digest(source.read_text(), RUNTIME_FLAGS)}.o"
+    path = CACHE / f"{digest(read(source), RUNTIME_FLAGS)}.o"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
@@ -110,15 +115,15 @@ def runtime() -> Path:
 
 def build(source: Path | str, kernels: Sequence[str], defines: Mapping[str, object], *, checked: bool) -> Library:
     """Compile a file, or a source text, unless that was done before."""
-    text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-    near = [p.read_text() for p in sorted(source.parent.glob("*.cuh"))] if isinstance(source, Path) else []
+    text = read(source) if isinstance(source, Path) else source
+    near = [read(p) for p in sorted(source.parent.glob("*.cuh"))] if isinstance(source, Path) else []
     code = without_comments(text)
     names = (*EXTERN_C_KERNEL.findall(code), *kernels)
     if not names:
         raise ValueError('there is no extern "C" kernel, and no template instance was asked for')
     flags = [*FLAGS, *(CHECKED if checked else ()), *(f"-D{name}={value}" for name, value in defines.items())]
-    headers = [(HERE / header).read_text() for header in HEADERS]
-    key = digest(str(source), text, near, names, flags, headers, runtime().name, Path(__file__).read_text())
+    headers = [read(HERE / header) for header in HEADERS]
+    key = digest(str(source), text, near, names, flags, headers, runtime().name, read(Path(__file__)))
     folder = CACHE / key
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
@@ -131,26 +136,26 @@ def build(source: Path | str, kernels: Sequence[str], defines: Mapping[str, obje
             except OSError:  # somebody else was quicker
                 if not folder.exists():
                     raise
-    about = json.loads((folder / "shared.json").read_text())
+    about = json.loads(read(folder / "shared.json"))
     return Library(folder / "kernels.so", names, tuple(Shared(**item) for item in about["shared"]), about["anchor"])
 
 
 def _make(folder: Path, source: Path | str, flags: Sequence[str], tail: str, dynamic: Sequence[str]) -> None:
     """Build the library and the list of its shared arrays."""
     if isinstance(source, str):
-        (folder / "kernels.cu").write_text(source)
+        (folder / "kernels.cu").write_text(source, encoding="utf-8")
         source = folder / "kernels.cu"
     unit, assembly, library = folder / "kernels.cpp", folder / "kernels.s", folder / "kernels.so"
-    unit.write_text(f'#include "{source.resolve()}"\n{tail}')
+    unit.write_text(f'#include "{source.resolve()}"\n{tail}', encoding="utf-8")
     run("g++", *flags, f"-I{HERE}", "-include", HERE / HEADERS[0], "-S", unit, "-o", assembly)
     # Shared arrays would lie side by side, and what is past the end of one would be another.
     spaced = re.sub(
         r"^(\S+:\n\t\.zero\t)(\d+)$",
         lambda match: f"{match[1]}{int(match[2]) + GUARD}",
-        assembly.read_text(),
+        read(assembly),
         flags=re.MULTILINE,
     )
-    assembly.write_text(spaced)
+    assembly.write_text(spaced, encoding="utf-8")
     run("g++", "-shared", "-Wl,-z,defs", assembly, runtime(), "-o", library)
     assembly.unlink()
     rows = [line.split() for line in run("readelf", "-sW", library).splitlines()]
@@ -162,7 +167,8 @@ def _make(folder: Path, source: Path | str, flags: Sequence[str], tail: str, dyn
         if name != "emulator_anchor"
     ]
     anchor = next(offset for name, offset, _ in symbols if name == "emulator_anchor")
-    (folder / "shared.json").write_text(json.dumps({"shared": [vars(item) for item in shared], "anchor": anchor}))
+    about = {"shared": [vars(item) for item in shared], "anchor": anchor}
+    (folder / "shared.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 def _exports(names: Sequence[str]) -> str:
