@@ -45,6 +45,7 @@ class Contender(NamedTuple):
     step: Callable[[Array, Array], float]  # tokens, targets (B, T) -> the loss; returns when all work is done
     about: dict[str, Any]  # what the report says of it
     profile: dict[str, float] | None = None  # seconds spent in each part, for whoever reads it to clear
+    device_bytes: Callable[[], int | None] = lambda: None  # the most memory held on a GPU, if it computes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

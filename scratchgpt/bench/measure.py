@@ -105,6 +105,8 @@ class Worker:
             is_done.set()
             watcher.join()
         self.losses += answer["losses"]
+        if answer["device_bytes"] is not None:
+            return {"peak_memory_mb": answer["device_bytes"] / 1e6, "memory_kind": "GPU"}
         if peak:
             return {"peak_memory_mb": peak, "memory_kind": "PSS"}
         return {"peak_memory_mb": answer["max_rss_mb"], "memory_kind": "max RSS"}

@@ -68,7 +68,7 @@ def build(workload: Workload) -> Contender:
         "lanes": plan.lanes,
         "parameters": layout.size,
     }
-    return Contender(step, about, seconds)
+    return Contender(step, about, seconds, model.device_bytes)
 
 
 def _timed(table: Table, seconds: dict[str, float], wait: Callable[[], None]) -> Table:

@@ -87,4 +87,8 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
             torch.cuda.synchronize()
         return result.item()
 
-    return Contender(step, {"version": f"PyTorch {torch.__version__}", "threads": torch.get_num_threads()})
+    def device_bytes() -> int | None:
+        return None if device == "cpu" else torch.cuda.max_memory_reserved()
+
+    about = {"version": f"PyTorch {torch.__version__}", "threads": torch.get_num_threads()}
+    return Contender(step, about, device_bytes=device_bytes)

@@ -37,7 +37,8 @@ def answers(name: str, requests: Iterable[str]) -> Iterator[dict[str, Any]]:
             started = time.perf_counter()
             losses.append(contender.step(tokens, targets))
             seconds.append(time.perf_counter() - started)
-        yield {"seconds": seconds, "losses": losses, "profile": contender.profile, "max_rss_mb": _max_rss_mb()}
+        memory = {"device_bytes": contender.device_bytes(), "max_rss_mb": _max_rss_mb()}
+        yield {"seconds": seconds, "losses": losses, "profile": contender.profile} | memory
 
 
 def _max_rss_mb() -> float | None:

@@ -34,12 +34,12 @@ class GPT:
         self.backend = backend
         self.layout = Layout(config)
         self.params = backend.xp.asarray(params)
+        self.tree = self.layout.tree(self.params)
+        self._head = self.tree.head
         self._rounded: Array | None = None
         if backend.is_half:
             self._rounded = self.params[: self.layout.n_decayed].astype("float16")
             self.tree = self.layout.tree(self._rounded, self.params[self.layout.n_decayed :])
-        else:
-            self.tree = self.layout.tree(self.params)
         self._grads: Array | None = None
 
     @property
@@ -147,9 +147,9 @@ class GPT:
         return x
 
     def logits(self, x: Array) -> Array:
-        """Final norm and projection: rows of the residual stream (..., C) -> logits (..., V)."""
-        normed, _ = layernorm.forward(x, self.tree.head.gain, self.tree.head.bias)
-        logits, _ = linear.forward(normed, self.tree.head.weight.T)
+        """Final norm and projection, never in half precision: residual stream (..., C) -> logits (..., V)."""
+        normed, _ = layernorm.forward(x, self._head.gain, self._head.bias)
+        logits, _ = linear.forward(normed, self._head.weight.T)
         return logits
 
     def score(self, tokens: Array, targets: Array) -> Score:

@@ -4,8 +4,8 @@ import math
 
 from scratchgpt.config import ModelConfig
 
-LOGIT_BYTES = 2**26
-"""Of logits that exist at once: rows enough to keep a GPU busy with their products."""
+LOGIT_BYTES = 2**28
+"""Of logits that exist at once. For each such chunk, the gradient of all V rows is read and written."""
 
 ALIGNMENT = 8
 """Rows of logits begin at multiples of so many, 16 bytes at least."""
