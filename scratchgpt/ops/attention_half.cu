@@ -288,14 +288,14 @@ __global__ void __launch_bounds__(THREADS, D == 16 || D == 96 ? 3 : 2) attention
 #pragma unroll
                 for (int n = 0; n < KEYS / 8; n++) most = max(most, max(p[m][n][2 * r], p[m][n][2 * r + 1]));
                 most = row_max(most);
-                const float factor = exp2_flushed((top[m][r] - most) * scale2), shift = most * scale2;
+                const float factor = exp2f((top[m][r] - most) * scale2), shift = most * scale2;
                 top[m][r] = most;
                 total[m][r] *= factor;
 #pragma unroll
                 for (int n = 0; n < KEYS / 8; n++) {
 #pragma unroll
                     for (int i = 2 * r; i < 2 * r + 2; i++) {
-                        p[m][n][i] = exp2_flushed(p[m][n][i] * scale2 - shift);
+                        p[m][n][i] = exp2f(p[m][n][i] * scale2 - shift);
                         total[m][r] += p[m][n][i];
                     }
                 }
@@ -436,7 +436,7 @@ __global__ void __launch_bounds__(THREADS, D == 16 ? 4 : D == 32 ? 3 : 2) attent
                         const int key = own + 16 * m + 8 * (i / 2) + row, query = n + 8 * j + column + i % 2;
                         const bool seen = key <= start + query;
                         const bool keep = !threshold || kept[query][(key - first) / 32] >> (key - first) % 32 & 1;
-                        const float probability = seen ? exp2_flushed(p[m][j][i] * scale2 - lses[query]) : 0;
+                        const float probability = seen ? exp2f(p[m][j][i] * scale2 - lses[query]) : 0;
                         ds[m][j][i] = probability * ((keep ? ds[m][j][i] * kept_scale : 0) - deltas[query]);
                         p[m][j][i] = keep ? probability : 0;
                     }
@@ -533,7 +533,7 @@ __global__ void __launch_bounds__(THREADS, D == 16 ? 4 : D == 32 || D == 96 ? 3 
                         for (int i = 2 * r; i < 2 * r + 2; i++) {
                             const bool seen = start + n + 8 * j + column + i % 2 <= own + 16 * m + 8 * r + row;
                             const bool keep = !threshold || kept >> 8 * j + i % 2 & 1;
-                            const float probability = seen ? exp2_flushed(p[m][j][i] * scale2 - lses[m][r]) : 0;
+                            const float probability = seen ? exp2f(p[m][j][i] * scale2 - lses[m][r]) : 0;
                             ds[m][j][i] = probability * ((keep ? ds[m][j][i] * kept_scale : 0) - deltas[m][r]);
                         }
                     }

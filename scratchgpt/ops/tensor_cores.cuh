@@ -15,7 +15,7 @@
 #include <cuda_fp16.h>
 
 #ifdef __CUDA_EMULATOR__
-#include <tensor_cores.h>  // the same four functions in C++
+#include <tensor_cores.h>  // the same three functions in C++
 #else
 
 // Four 8 x 8 matrices from shared memory. Lanes 8 i to 8 i + 7 give the addresses of the rows of matrix i, multiples of
@@ -41,13 +41,6 @@ __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsig
         "{%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// 2^x, or 0 where that is below the normal numbers: one instruction, where exp2f takes three more for these.
-__device__ __forceinline__ float exp2_flushed(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
 }
 
 #endif

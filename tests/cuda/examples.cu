@@ -203,5 +203,3 @@ extern "C" __global__ void matrices(const __half* x, const int* rows, unsigned* 
         out[128 + 4 * lane + i] = transposed[i];
     }
 }
-
-extern "C" __global__ void powers(const float* x, float* out) { out[threadIdx.x] = exp2_flushed(x[threadIdx.x]); }

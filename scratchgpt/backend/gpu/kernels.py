@@ -17,8 +17,8 @@ OPS = Path(__file__).parents[2] / "ops"
 TYPES = {np.dtype(np.float64): "double", np.dtype(np.float32): "float", np.dtype(np.float16): "__half"}
 """In C++ by their names in NumPy."""
 
-OPTIONS = ("--std=c++17",)
-"""Of the compiler, for all of them."""
+OPTIONS = ("--std=c++17", "--ftz=true")
+"""Of the compiler, for all of them. Floats below the normal numbers become 0: CuPy asks for that in any case."""
 
 Variants = dict[str, tuple[int, ...]]
 

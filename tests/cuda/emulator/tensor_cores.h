@@ -77,6 +77,3 @@ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], unsigned b0, uns
     emulator_together(emulator::multiply, &product, line);
     memcpy(d, product.d, sizeof d);
 }
-
-// ex2.approx.ftz.f32: as exact here as exp2f, and flushed to 0 below the normal numbers as there.
-inline float exp2_flushed(float x) { return x < -126 ? 0 : exp2f(x); }
