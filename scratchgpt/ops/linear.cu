@@ -31,13 +31,19 @@ column_partials(const T* __restrict__ dy, Wide<T>* __restrict__ partials, int ro
 }
 
 // out (C,) += the sums over the chunks of partials (chunks, C). All are Wide<T>.
-// grid ceil(C / 128), block 128: a thread for each column
+// grid ceil(C / 32), block (32, 8): a thread sums every eighth chunk, as one alone would wait for memory hundreds of times
 template <class T, int N>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(256)
 add_partials(const Wide<T>* __restrict__ partials, Wide<T>* __restrict__ out, int chunks, int C) {
-    const int column = blockIdx.x * 128 + threadIdx.x;
-    if (column >= C) return;
+    __shared__ Wide<T> parts[8][32];
+    const int column = blockIdx.x * 32 + threadIdx.x;
     Wide<T> sum = 0;
-    for (int chunk = 0; chunk < chunks; chunk++) sum += partials[size_t(chunk) * C + column];
+    for (int chunk = threadIdx.y; chunk < chunks && column < C; chunk += 8)
+        sum += partials[size_t(chunk) * C + column];
+    parts[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || column >= C) return;
+#pragma unroll
+    for (int y = 1; y < 8; y++) sum += parts[y][threadIdx.x];
     out[column] += sum;
 }

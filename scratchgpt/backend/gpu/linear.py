@@ -44,4 +44,4 @@ def add_column_sums(device: Device, rows: Array, out: Array) -> None:
 def add_partials(device: Device, partials: Array, out: Array, dtype: npt.DTypeLike) -> None:
     """out += Σ partials. partials (chunks, C), out (C,)."""
     chunks, C = partials.shape
-    device.launch("add_partials", dtype, 1, math.ceil(C / 128), 128, partials, out, chunks, C)
+    device.launch("add_partials", dtype, 1, math.ceil(C / 32), (32, 8), partials, out, chunks, C)
