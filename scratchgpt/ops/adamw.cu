@@ -81,9 +81,10 @@ template <class T> struct AdamW {
     }
 };
 
-// One update, which also zeroes the gradients. grid ceil(P / 256N), block 256
+// One update, which also zeroes the gradients. grid ceil(P / 256N), block 256; with registers for five blocks of a
+// multiprocessor rather than four, compilers for sm_120 spill.
 template <class T, int N>
-__global__ void __launch_bounds__(THREADS) adamw_update(
+__global__ void __launch_bounds__(THREADS, 4) adamw_update(
     Wide<T>* params,
     Wide<T>* grads,
     Wide<T>* first,
