@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scratchgpt.backend import free_memory, has_fused_attention, require_precision
 from scratchgpt.backend.cpu import BLOCK_BYTES
-from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
+from scratchgpt.backend.gpu.memory import activation_bytes, most_sequences, state_bytes
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.machine import available_memory, usable_cores
 from scratchgpt.model.params import Layout
@@ -57,9 +57,8 @@ def default_plan(
     """
     require_precision(device, precision)
     if device != "cpu":
-        return Plan(
-            1, train.micro_batch or _fitting(model, train, device, precision), device=device, precision=precision
-        )
+        size = train.micro_batch or _fitting(model, train, device, precision)
+        return Plan(1, min(size, most_sequences(model)), device=device, precision=precision)
     lanes = min(lanes or default_lanes(), train.batch_size)
     share = math.ceil(train.batch_size / lanes)
     return Plan(lanes, micro_batch=train.micro_batch or min(share, cache_sequences(model)))
@@ -88,11 +87,15 @@ def require_memory(model: ModelConfig, plan: Plan) -> None:
                 f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained, and "
                 f"{free / 1e9:,.1f} GB are free on {plan.device}."
             )
-    # Parameters and moments of the snapshot, the same in the memory of the lanes, and gradients:
-    copies = 6 * layout.size + layout.n_split + plan.lanes * (layout.size - layout.n_split)
+        copies = 3 * layout.size  # parameters and moments of the snapshot, on their way to the device
+        how, advice = f"on {plan.device}, of this machine's own", ""
+    else:
+        # Parameters and moments of the snapshot, the same in the memory of the lanes, and gradients:
+        copies = 6 * layout.size + layout.n_split + plan.lanes * (layout.size - layout.n_split)
+        how, advice = f"with --lanes {plan.lanes}", "; fewer --lanes need less, too"
     needed, available = 4 * copies, available_memory()
     if needed > available:
         raise MemoryError(
-            f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained with "
-            f"--lanes {plan.lanes}, and {available / 1e9:,.1f} GB are available; fewer --lanes need less, too."
+            f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained {how}, and "
+            f"{available / 1e9:,.1f} GB are available{advice}."
         )

@@ -2,6 +2,7 @@
 
 import math
 
+from scratchgpt.backend.gpu.linear import CHUNK
 from scratchgpt.config import ModelConfig
 
 LOGIT_BYTES = 2**28
@@ -13,12 +14,20 @@ ALIGNMENT = 8
 WIDE = 4
 """Bytes of a number of the residual stream, and of a parameter."""
 
+MOST_BLOCKS = 65_535
+"""Of a CUDA grid, along its second and its third axis: there are sequences, and chunks of rows of all of them."""
+
 PARTIALS = 16
 """Every so many rows, at most, sums of columns leave a row of their own."""
 
 
 UNIT = 512
 """Bytes: CuPy's pool gives multiples of it."""
+
+
+def most_sequences(model: ModelConfig) -> int:
+    """Return how many sequences our kernels can compute at once, whatever memory there is."""
+    return max(1, min(MOST_BLOCKS, MOST_BLOCKS * CHUNK // model.block_size))
 
 
 def state_bytes(n_parameters: int, *, is_half: bool) -> int:
