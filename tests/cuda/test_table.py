@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scratchgpt.backend import Backend, gpu
+from scratchgpt.backend.gpu import memory
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
@@ -72,3 +73,12 @@ def compare(case: dict[str, Any], backend: Backend) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_step(case: dict[str, Any], precision: str) -> None:
     compare(case, Backend("gpu:0", np, gpu.table(Emulated()), np.asarray, precision))
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(5, 28 + 14), (200, 2 + 1)])
+def test_logits_in_parts(rows: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 140 and 70 rows: with memory for 200, the first part has 128."""
+    monkeypatch.setattr(memory, "LOGIT_BYTES", rows * 16 * 4)
+    device = Emulated()
+    compare({"block_size": 70, "n_layer": 1}, Backend("gpu:0", np, gpu.table(device), np.asarray, "fp32"))
+    assert device.launched.count("cross_entropy<float, 4>") == parts

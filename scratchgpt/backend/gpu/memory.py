@@ -8,6 +8,9 @@ from scratchgpt.config import ModelConfig
 LOGIT_BYTES = 2**28
 """Of logits that exist at once. For each such chunk, the gradient of all V rows is read and written."""
 
+TILE = 128
+"""Rows that a block of cuBLAS's often computes: none of its work is in vain where their number is a multiple of it."""
+
 ALIGNMENT = 8
 """Rows of logits begin at multiples of so many, 16 bytes at least."""
 
@@ -38,7 +41,8 @@ def state_bytes(n_parameters: int, *, is_half: bool) -> int:
 def logits_shape(n_tokens: int, V: int, itemsize: int) -> tuple[int, int]:
     """Return of how many tokens the logits exist at once, and how many numbers apart they begin."""
     stride = math.ceil(V / ALIGNMENT) * ALIGNMENT
-    return min(n_tokens, max(1, LOGIT_BYTES // (stride * itemsize))), stride
+    fitting = max(1, LOGIT_BYTES // (stride * itemsize))
+    return min(n_tokens, fitting - fitting % TILE or fitting), stride
 
 
 def activation_bytes(model: ModelConfig, n_tokens: int, *, is_half: bool, is_fused: bool) -> int:
