@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(32 * WARPS) layernorm_backward(
     }
 }
 
-// partials (2, chunks, C): the sums over each chunk of `rows` rows, of dnormed * xhat and of dnormed. The chunks are summed by `add_partials` (linear.cu): in the same order at every run, as atomics would not.
+// partials (2, chunks, C): the sums over each chunk of `rows` rows, of dnormed * xhat and of dnormed. The chunks are
+// summed by `add_partials` (linear.cu): in the same order at every run, as atomics would not.
 // grid (ceil(C / 32N), chunks), block (32, 8): a warp reads 32 N neighbours of every eighth row
 template <class T, int N>
 __global__ void __launch_bounds__(256) layernorm_partials(
