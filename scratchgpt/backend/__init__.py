@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,17 @@ class Backend(NamedTuple):
     to_numpy: Callable[[Array], Array]
     precision: str = "fp32"
     attention: Callable[[ModelConfig], str] | None = None  # tells how a model's is computed, where there are ways
+
+    def to_device(self, values: Array) -> Any:
+        """Return a large array on the device, itself if it is there.
+
+        `asarray` would take it through pinned memory of its size, and CuPy keeps that to the end.
+        """
+        if isinstance(values, self.xp.ndarray):
+            return values
+        moved = self.xp.empty(values.shape, values.dtype)
+        moved.set(values)
+        return moved
 
     @property
     def is_half(self) -> bool:

@@ -10,8 +10,8 @@ from scratchgpt.ops import adamw, cross_entropy, layernorm, linear
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import Context
 
-EVALUATION_LOGITS = 2**22
-"""Logits computed at once in an evaluation, the largest array there."""
+EVALUATION_LOGITS = {"cpu": 2**22, "gpu": 2**24}
+"""Logits computed at once in an evaluation, the largest array there: to fit into a cache, or to keep a GPU busy."""
 
 
 class Score(NamedTuple):
@@ -33,7 +33,7 @@ class GPT:
         self.config = config
         self.backend = backend
         self.layout = Layout(config)
-        self.params = backend.xp.asarray(params)
+        self.params = backend.to_device(params)
         self.tree = self.layout.tree(self.params)
         self._head = self.tree.head
         self._rounded: Array | None = None
@@ -157,7 +157,7 @@ class GPT:
         rows = self.hidden(tokens).reshape(-1, self.config.n_embd)
         answers = self._move(targets).reshape(-1)
         loss, n_correct = 0.0, 0
-        n_rows = max(1, EVALUATION_LOGITS // self.config.vocab_size)
+        n_rows = max(1, EVALUATION_LOGITS[self.backend.name.partition(":")[0]] // self.config.vocab_size)
         for start in range(0, len(rows), n_rows):
             chunk = slice(start, start + n_rows)
             logits = self.logits(rows[chunk])

@@ -12,7 +12,8 @@ class LossScale(NamedTuple):
     """Micikevicius et al.: Mixed Precision Training, 2017 (arXiv 1710.03740), with the factors that PyTorch uses.
 
     float16 goes from 6e-8 to 65,504. Gradients of a mean over many tokens are often smaller: multiplied by the scale
-    they are not, and float32 sums divide by it. If it was too much, some become infinite, and the step is not made.
+    they are not, and float32 sums divide by it. If it was too much, some become infinite, and the step is not made. It
+    counts all the same, for the learning rate and for AdamW's corrections.
     """
 
     value: float = 2.0**16

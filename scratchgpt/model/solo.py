@@ -34,7 +34,7 @@ class Solo:
         self.plan = plan
         self.loss_scale = loss_scale if backend.is_half else None
         self.gpt = GPT(model, backend, params)
-        self.moments = adamw.Moments(*map(backend.xp.asarray, moments))
+        self.moments = adamw.Moments(*map(backend.to_device, moments))
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Nobody else has to be started."""
@@ -44,8 +44,18 @@ class Solo:
         """Compute something, so that all kernels are compiled. Raises MemoryError."""
         tokens = np.zeros((1, self.gpt.config.block_size), np.int64)
         self.gpt.loss_and_grad(tokens, tokens)
-        self.gpt.backend.table.norm(self.gpt.grads)
         self.gpt.grads.fill(0)
+        table, zeros = self.gpt.backend.table, self.gpt.backend.xp.zeros
+        params, grads, *moments = (zeros(8, self.gpt.params.dtype) for _ in range(4))
+        rounded = {"rounded": zeros(8, "float16")} if self.gpt.backend.is_half else {}
+        table.update(
+            *(params, grads, adamw.Moments(*moments), adamw.Hyperparameters(0.0)),
+            n_decayed=8,
+            norm=table.norm(grads),
+            clip=1.0,
+            update_number=1,
+            **rounded,
+        )
 
     def loss_and_grad(self, tokens: Array, targets: Array, *, seed: int, step: int) -> float:
         """Return the mean loss in nats of tokens, targets (B, T), and add its gradient. Raises MemoryError."""

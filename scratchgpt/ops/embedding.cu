@@ -5,6 +5,8 @@
 
 #include "dropout.cuh"
 
+constexpr int ADDERS = 256;  // threads of a block that adds rows
+
 // x = (token_table[tokens] + position_table) * mask. grid (ceil(T C / 4096), B), block 128
 //
 // The ladder is that of dropout.cu: the tiles in which bytes are drawn need not be rows.
@@ -48,11 +50,11 @@ __global__ void __launch_bounds__(THREADS) embedding_forward(
 //
 // rows (n, C) are dx (B T, C) with stride 1, later the carries of the launch before, each of which stands for `stride`
 // sorted rows. order (B T,): the places of the tokens (B T,), sorted by token. carries (ceil(n / 32), C).
-// grid ceil(ceil(n / 32) C / 256 N), block 256
+// grid ceil(ceil(n / 32) C / ADDERS N), block ADDERS
 constexpr int CHUNK = 32;
 
 template <class T, int N>
-__global__ void __launch_bounds__(256) embedding_add_rows(
+__global__ void __launch_bounds__(ADDERS) embedding_add_rows(
     const Wide<T>* __restrict__ rows,
     const long long* __restrict__ order,
     const long long* __restrict__ tokens,
@@ -63,7 +65,7 @@ __global__ void __launch_bounds__(256) embedding_add_rows(
     int C
 ) {
     using W = Wide<T>;
-    const unsigned pack = blockIdx.x * 256 + threadIdx.x, packs = C / N;
+    const unsigned pack = blockIdx.x * ADDERS + threadIdx.x, packs = C / N;
     const int chunk = pack / packs, c = pack % packs * N;
     const int first = chunk * CHUNK, stop = min(n, first + CHUNK);
     if (first >= n) return;

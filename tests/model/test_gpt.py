@@ -142,7 +142,7 @@ def test_the_activation_is_the_one_asked_for() -> None:
 @pytest.mark.parametrize("n_rows", [1, 4, 2048])
 def test_score_is_the_loss_of_the_logits(n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ModelConfig(**SIZES)
-    monkeypatch.setattr(gpt, "EVALUATION_LOGITS", n_rows * config.vocab_size)
+    monkeypatch.setattr(gpt, "EVALUATION_LOGITS", {"cpu": n_rows * config.vocab_size})
     model = lively(config)
     tokens, targets = batch(config)
     score = model.score(tokens, targets)

@@ -86,8 +86,8 @@ class Cuda:
         self.tensor_cores = int(device.compute_capability) >= TENSOR_CORES
         self.tf32 = tf32
         self._compute_32f = COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F
-        self._functions: dict[tuple[str, npt.DTypeLike, int], Callable[..., None]] = {}
-        self._constants: dict[tuple[float, np.dtype[Any]], Array] = {}
+        self._functions: dict[tuple[str, np.dtype[Any], int], Callable[..., None]] = {}
+        self._constants: dict[tuple[float, np.dtype[Any]], tuple[int, Array]] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Return an array from CuPy's pool, which asks the driver for memory only when it has none left."""
@@ -105,10 +105,11 @@ class Cuda:
         shared_bytes: int = 0,
     ) -> None:
         """Start a kernel; it is compiled the first time that it is used, and kept on disk by CuPy."""
+        dtype = np.dtype(dtype)
         function = self._functions.get((kernel, dtype, n)) or self._compile(kernel, dtype, n)
         function(_size(grid), _size(block), tuple(map(_argument, arguments)), shared_mem=shared_bytes)
 
-    def _compile(self, kernel: str, dtype: npt.DTypeLike, n: int) -> Callable[..., None]:
+    def _compile(self, kernel: str, dtype: np.dtype[Any], n: int) -> Callable[..., None]:
         """Compile all kernels of the same file for a type and a number; return the one."""
         file = kernels.file_of(kernel)
         names = {name: kernels.instance(name, dtype, n) for name in kernels.SOURCES[file].kernels}
@@ -147,8 +148,11 @@ class Cuda:
 
     def _constant(self, value: float, dtype: np.dtype[Any]) -> int:
         """Return the address of a number in the host's memory."""
-        array = self._constants.setdefault((value, dtype), np.array(value, dtype))
-        return array.ctypes.data
+        if (value, dtype) not in self._constants:
+            array = np.array(value, dtype)
+            self._constants[value, dtype] = array.ctypes.data, array
+        address, _ = self._constants[value, dtype]
+        return address
 
 
 def _size(size: Size) -> tuple[int, ...]:

@@ -11,6 +11,9 @@ from scratchgpt.backend.gpu.dropout import Mask
 from scratchgpt.backend.gpu.kernels import width
 from scratchgpt.ops.array import Array
 
+ADDERS = 256
+"""Threads of a block that adds rows."""
+
 CHUNK = 32
 """Sorted rows that a thread sums before it carries."""
 
@@ -47,9 +50,9 @@ def backward(
     while True:
         chunks = math.ceil(len(rows) / CHUNK)
         carries = device.empty((chunks, C), dx.dtype)
-        grid = math.ceil(chunks * C / (256 * n))
+        grid = math.ceil(chunks * C / (ADDERS * n))
         arguments = (rows, order, tokens, dtoken_table, carries, stride, len(rows), C)
-        device.launch("embedding_add_rows", dtype, n, grid, 256, *arguments)
+        device.launch("embedding_add_rows", dtype, n, grid, ADDERS, *arguments)
         if chunks == 1:
             break
         rows, stride = carries, stride * CHUNK

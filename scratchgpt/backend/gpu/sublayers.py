@@ -13,11 +13,14 @@ import numpy.typing as npt
 from scratchgpt.backend.gpu import activation, adamw, cross_entropy, dropout, embedding, layernorm, linear, ways
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.dropout import Mask
-from scratchgpt.backend.gpu.memory import logits_shape
+from scratchgpt.backend.gpu.memory import ALIGNMENT, logits_shape
 from scratchgpt.chance import Place
 from scratchgpt.ops.adamw import Hyperparameters, Moments, clip_scale
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import AttentionParams, Context, EmbedParams, HeadParams, MLPParams
+
+LARGE = 1024
+"""Tokens of a vocabulary whose products take long enough for their size to matter."""
 
 
 def rows(x: Array) -> Array:
@@ -133,7 +136,8 @@ def head_loss(
 ) -> tuple[Array, Array]:
     """Return the loss () and its gradient with respect to x (B, T, C), times the loss scale; targets (B, T).
 
-    The logits of some rows at a time become their gradient in place, so that no more of them ever exist.
+    The logits of some rows at a time become their gradient in place, so that no more of them ever exist. The last few
+    tokens of an odd vocabulary have products of their own: cuBLAS is up to a quarter faster on whole packs of 16 bytes.
     """
     weight = params.weight
     V, dtype = len(weight), weight.dtype
@@ -142,14 +146,18 @@ def head_loss(
     n, stride = logits_shape(R, V, dtype.itemsize)
     buffer, dnormed = device.empty((n, stride), dtype), device.empty(normed.shape, dtype)
     losses = []
+    whole = V // ALIGNMENT * ALIGNMENT if V > LARGE else V
+    parts = [part for part in (slice(whole), slice(whole, V)) if len(weight[part])]
     for start in range(0, R, n):
         chunk = slice(start, min(start + n, R))
         logits = buffer[: chunk.stop - start]
-        device.matmul(normed[chunk], weight.T, logits[:, :V])
+        for part in parts:
+            device.matmul(normed[chunk], weight[part].T, logits[:, part])
         scale = context.loss_scale / context.n_targets
         losses.append(cross_entropy.forward_backward(device, logits, V, answers[chunk], scale))
-        device.matmul(logits[:, :V], weight, dnormed[chunk])
-        device.matmul(logits[:, :V].T, normed[chunk], grads.weight, add=True)
+        for part in parts:
+            device.matmul(logits[:, part], weight[part], dnormed[chunk], add=part.start is not None)
+            device.matmul(logits[:, part].T, normed[chunk], grads.weight[part], add=True)
     dx = device.xp.zeros_like(x)
     layernorm.backward(device, dnormed, norm_saved, params.gain, rows(dx), grads.gain, grads.bias)
     return device.xp.concatenate(losses).sum() * (1 / context.n_targets), dx
