@@ -5,6 +5,8 @@ import pytest
 
 from scratchgpt.backend.gpu import layernorm
 from scratchgpt.ops import layernorm as reference
+from scratchgpt.ops.array import Array
+from tests import gradcheck
 from tests.cuda.checks import DTYPES, SEEDS, assert_close, draw, needs_emulator, wide
 from tests.cuda.device import Emulated
 
@@ -38,3 +40,17 @@ def test_layernorm(R: int, C: int, dtype: str, seed: int) -> None:
     assert_close(dgain, expected_dgain, dtype)
     if has_bias:
         assert_close(dbias, expected_dbias, dtype)
+
+
+@pytest.mark.parametrize(("R", "C"), [(1, 5), (5, 8), (3, 70)])
+def test_gradient(R: int, C: int) -> None:
+    rng = np.random.default_rng([R, C])
+    x, gain, bias, dy = (draw(rng, shape, "float64") for shape in [(R, C), (C,), (C,), (R, C)])
+
+    def function(x: Array, gain: Array, bias: Array) -> Array:
+        return layernorm.forward(Emulated(), x, gain, bias, "float64")[0]
+
+    _, saved = layernorm.forward(Emulated(), x, gain, bias, "float64")
+    gradients = np.zeros_like(x), np.zeros_like(gain), np.zeros_like(bias)
+    layernorm.backward(Emulated(), dy, saved, gain, *gradients)
+    gradcheck.check(function, [x, gain, bias], dy, gradients, rng)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from scratchgpt.backend.gpu import linear
+from scratchgpt.ops.array import Array
+from tests import gradcheck
 from tests.cuda.checks import DTYPES, SEEDS, assert_close, draw, needs_emulator, wide
 from tests.cuda.device import Emulated
 
@@ -21,3 +23,15 @@ def test_column_sums(R: int, C: int, dtype: str, seed: int) -> None:
     expected = out + rows.astype(float).sum(axis=0)
     linear.add_column_sums(Emulated(seed=seed), rows, out)
     assert_close(out, expected, dtype)
+
+
+def test_gradient() -> None:
+    rng = np.random.default_rng(0)
+    x, weight, bias, dy = (draw(rng, shape, "float64") for shape in [(7, 3), (3, 5), (5,), (7, 5)])
+
+    def function(x: Array, weight: Array, bias: Array) -> Array:
+        return linear.forward(Emulated(), x, weight) + bias
+
+    dweight, dbias = np.zeros_like(weight), np.zeros_like(bias)
+    dx = linear.backward(Emulated(), dy, x, weight, dweight, dbias)
+    gradcheck.check(function, [x, weight, bias], dy, [dx, dweight, dbias], rng)
