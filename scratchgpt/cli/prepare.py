@@ -1,27 +1,111 @@
-"""`scratchgpt prepare`: from a text to token files."""
+"""`scratchgpt prepare`: from texts to token files."""
 
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
+from scratchgpt.errors import UsageError
+
+STDIN = Path("-")
+
 
 @click.command("prepare")
-@click.argument("source", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "sources", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True, path_type=Path)
+)
 @click.option("--char", is_flag=True, default=True, help="One token for each character (the default).")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where to write; by default data/<name>.")
-@click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share of the text for validation.")
+@click.option("--val", metavar="FILE", type=click.Path(exists=True, path_type=Path), help="Text for validation.")
+@click.option("--val-fraction", type=float, help="Share of each source for validation; by default 0.1.")
+@click.option("--mix", metavar="NAME=WEIGHT", multiple=True, help="What each file or sub-folder weighs, in tokens.")
+@click.option("--field", metavar="NAME", help="The text's field in JSON lines and Parquet; by default text.")
+@click.option(
+    "--errors",
+    type=click.Choice(["strict", "replace"]),
+    default="strict",
+    show_default=True,
+    help="What is not UTF-8 is an error, or becomes U+FFFD.",
+)
+@click.option("--strip-gutenberg", is_flag=True, help="Leave out Project Gutenberg's header and footer.")
 @click.option("--force", is_flag=True, help="Replace what was prepared there from something else.")
-def command(*, source: Path, char: bool, out: Path | None, val_fraction: float, force: bool) -> None:  # noqa: ARG001
-    """Turn a UTF-8 text into a folder of tokens to train on."""
-    from scratchgpt.cli.render import byte_progress
-    from scratchgpt.data.prepare import prepare
+def command(
+    *,
+    sources: tuple[Path, ...],
+    char: bool,  # noqa: ARG001 - the only choice
+    out: Path | None,
+    val: Path | None,
+    val_fraction: float | None,
+    mix: tuple[str, ...],
+    field: str | None,
+    errors: str,
+    strip_gutenberg: bool,
+    force: bool,
+) -> None:
+    """Turn texts into a folder of tokens to train on.
 
-    folder = out or Path("data") / source.stem
-    with byte_progress(f"Reading {source}", total=2 * source.stat().st_size) as progress:
-        prepared = prepare(source, folder, val_fraction=val_fraction, force=force, progress=progress)
+    FILE is plain UTF-8 text, JSON lines (.jsonl) or Parquet (.parquet), also packed as .gz or .zst; a folder of them;
+    or - for standard input, which is JSON lines if --field is given. A folder with sub-folders like 25_lovecraft and
+    75_shakespeare is a mixture with that ratio of tokens.
+    """
+    from scratchgpt.cli.render import byte_progress, sources_table
+    from scratchgpt.data.mix import Source, find_sources, source_name
+    from scratchgpt.data.prepare import prepare
+    from scratchgpt.data.sources import Reading, text_files
+
+    if val and val_fraction is not None:
+        raise UsageError("--val is the whole of the validation text; leave out --val-fraction.")
+    folder = out or _default_folder(sources)
+    how = Reading(field or "text", errors, strip_gutenberg)
+    with _with_standard_input(sources, is_json=field is not None) as paths:
+        found = find_sources(paths, mix)
+        held_out = Source(source_name(val), text_files(val)) if val else None
+        files = [file for source in (*found, *([held_out] if held_out else ())) for file in source.files]
+        n_bytes = sum(file.path.stat().st_size for file in files)
+        with byte_progress(f"Reading {' '.join(map(str, sources))}", total=2 * n_bytes) as progress:
+            prepared = prepare(
+                found,
+                folder,
+                how=how,
+                val=held_out,
+                val_fraction=0.1 if val_fraction is None else val_fraction,
+                force=force,
+                progress=progress,
+            )
     meta = prepared.meta
+    if len(files) > 1 or meta["parts"][0]["documents"] > 1 or how != Reading():
+        sources_table(meta)
     click.echo(
         f"{prepared.folder} {'is ready' if prepared.is_new else 'was prepared from this text before'}: "
         f"{meta['train_tokens']:,} tokens to train on, {meta['val_tokens']:,} to validate, "
         f"{meta['vocab_size']:,} different characters."
     )
+
+
+def _default_folder(sources: Sequence[Path]) -> Path:
+    """Return a folder named after the only source. Raises UsageError if there are several."""
+    from scratchgpt.data.mix import source_name
+
+    if len(sources) > 1:
+        raise UsageError("There are several texts; name the folder for their tokens with --out, as in --out data/mine.")
+    source = sources[0]
+    folder = Path("data") / ("stdin" if source == STDIN else source_name(source))
+    return folder.with_name(f"{folder.name}-tokens") if folder.resolve() == source.resolve() else folder
+
+
+@contextlib.contextmanager
+def _with_standard_input(sources: Sequence[Path], *, is_json: bool) -> Iterator[list[Path]]:
+    """Yield the sources with a file in the place of standard input, which cannot be read twice."""
+    from scratchgpt.cli.render import byte_progress
+    from scratchgpt.data.sources import CHUNK
+
+    with tempfile.TemporaryDirectory(prefix="scratchgpt-") as temporary:
+        copy = Path(temporary) / ("stdin.jsonl" if is_json else "stdin.txt")
+        if STDIN in sources:
+            with byte_progress("Reading standard input", total=None) as progress, copy.open("wb") as file:
+                while data := sys.stdin.buffer.read(CHUNK):
+                    progress(file.write(data))
+        yield [copy if source == STDIN else source for source in sources]

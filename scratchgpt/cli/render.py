@@ -1,13 +1,16 @@
 """What a person sees while something runs: a live line in a terminal, plain lines anywhere else."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
 
@@ -16,8 +19,11 @@ PLAIN_INTERVAL = 10.0
 
 
 @contextlib.contextmanager
-def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how much of `total` bytes of work is done, in a terminal; yields what to call with each amount."""
+def byte_progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how much of `total` bytes of work is done, in a terminal; yields what to call with each amount.
+
+    Without a `total` it shows only how many there were.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -28,6 +34,35 @@ def byte_progress(description: str, total: int) -> Iterator[Callable[[int], None
 def waiting(description: str) -> contextlib.AbstractContextManager[object]:
     """Show in a terminal what is being waited for."""
     return Console(stderr=True).status(description)
+
+
+def sources_table(meta: dict[str, Any]) -> None:
+    """Print what `prepare` found in each source, and what it took and dropped."""
+    weights = [source["weight"] for source in meta["asked"]["sources"] if source["weight"] is not None]
+    kept = sum(part["kept_tokens"] for part in meta["parts"][: len(weights)])
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("source", overflow="fold")
+    mixed = ("asked", "taken") if weights else ()
+    for title in ("documents", "characters", "tokens", "characters per token", "kept", "dropped", *mixed):
+        table.add_column(title, justify="right")
+    for part, weight in itertools.zip_longest(meta["parts"], weights):
+        shares = () if weight is None else (weight / sum(weights), part["kept_tokens"] / kept)
+        table.add_row(
+            Text(part["name"]),
+            f"{part['documents']:,}",
+            f"{part['characters']:,}",
+            f"{part['tokens']:,}",
+            f"{part['characters'] / part['tokens']:.2f}",
+            f"{part['kept_tokens']:,}",
+            f"{part['tokens'] - part['kept_tokens']:,}",
+            *(f"{share:.2%}" for share in shares),
+        )
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 160).print(table)
+    if weights and not math.isclose(sum(weights), 100):
+        console.print(f"The weights sum to {sum(weights):g}, not 100: each is taken as its part of that.")
+    if n_dropped := sum(part["dropped_characters"] for part in meta["parts"]):
+        console.print(f"Left out as Project Gutenberg's: {n_dropped:,} characters.")
 
 
 class Renderer(Protocol):

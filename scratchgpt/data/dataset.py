@@ -19,7 +19,7 @@ from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_record, read_json
 
 META = "meta.json"
-FORMAT = 1
+FORMAT = 2
 BINS = ("train.bin", "val.bin")
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]

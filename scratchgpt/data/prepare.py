@@ -1,22 +1,75 @@
-"""From a text file to a prepared folder: two passes over the text, in constant memory."""
+"""From texts to a prepared folder: two passes over the text, in constant memory.
 
-import codecs
+The first pass counts characters, hashes files and learns the vocabulary; the second writes tokens. A mixture is
+written source by source and then cut to its ratio, since only then it is known how many tokens there are.
+"""
+
 import hashlib
+import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.dataset import BINS, FORMAT, META, read_meta, token_dtype
+from scratchgpt.data.mix import Source, amounts, find_sources
+from scratchgpt.data.sources import Count, Document, Reading
+from scratchgpt.data.writing import TokenWriter, join
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_record, write_json
 
-CHUNK = 2**20
-"""Bytes read at once."""
-
 Progress = Callable[[int], None]
-"""Told after each chunk how many bytes of work it was; there are twice the file's size in all."""
+"""Told how many bytes of the files were read; there are twice their sizes in all."""
+
+
+class Vocabulary(Protocol):
+    """Where the tokenizer comes from: learnt from the texts, or there before."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from others: texts prepared again with the same name give the same tokens."""
+
+    def see(self, text: str) -> None:
+        """Learn from a piece of text."""
+
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """Return the tokenizer, after all pieces were seen."""
+
+
+class Characters:
+    """Learns the characters of the texts."""
+
+    name = "char"
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._characters: set[str] = set()
+
+    def see(self, text: str) -> None:
+        """Add the characters of a piece."""
+        self._characters.update(text)
+
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """Return the tokenizer of all characters seen."""
+        return tokenizers.CharTokenizer(self._characters)
+
+
+class Given:
+    """A tokenizer that is there before."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        """Take the tokenizer."""
+        self._tokenizer = tokenizer
+        content = json.dumps(tokenizer.to_json(), sort_keys=True)
+        self.name = f"given {hashlib.sha256(content.encode('ascii')).hexdigest()}"
+
+    def see(self, text: str) -> None:
+        """Learn nothing."""
+
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """Return it."""
+        return self._tokenizer
 
 
 class Prepared(NamedTuple):
@@ -28,40 +81,52 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    source: Path, folder: Path, *, val_fraction: float = 0.1, force: bool = False, progress: Progress = lambda _: None
+    source: Path | Sequence[Source],
+    folder: Path,
+    *,
+    vocabulary: Vocabulary | None = None,
+    how: Reading = Reading(),  # noqa: B008 - it cannot change
+    val: Source | None = None,
+    val_fraction: float = 0.1,
+    force: bool = False,
+    progress: Progress = lambda _: None,
 ) -> Prepared:
-    """Turn a text into train.bin, val.bin, tokenizer.json and meta.json in `folder`, one token a character.
+    """Turn texts into train.bin, val.bin, tokenizer.json and meta.json in `folder`; by default a character a token.
 
-    The last `val_fraction` of the characters is for validation. The same text prepared again is left as it is;
-    anything else in the way is kept unless `force`. Raises DataError and UsageError.
+    `source` is a file or folder, or what `find_sources` found. `val` is for validation; without it, that is the last
+    `val_fraction` of each source's characters. The same texts prepared again are left as they are; anything else in
+    the way is kept unless `force`. Raises DataError and UsageError.
     """
-    if folder == source:
-        raise UsageError(f"{source} cannot be both the text and the folder for its tokens; name another with --out.")
-    if not 0 < val_fraction < 1:
-        raise UsageError(f"The validation fraction must be between 0 and 1, not {val_fraction}.")
-    survey = _survey(source, progress)
-    n_train = int(survey.n_characters * (1 - val_fraction))
-    if not 0 < n_train < survey.n_characters:
-        raise DataError(f"{source} has {survey.n_characters:,} characters: too few to split for validation.")
-    tokenizer = tokenizers.CharTokenizer(survey.characters)
-    meta = {
-        "format": FORMAT,
-        "source": {"name": source.name, "bytes": survey.n_bytes, "sha256": survey.sha256},
-        "tokenizer": "char",
-        "vocab_size": tokenizer.vocab_size,
-        "dtype": token_dtype(tokenizer.vocab_size).name,
-        "val_fraction": val_fraction,
-        "train_tokens": n_train,
-        "val_tokens": survey.n_characters - n_train,
+    sources = find_sources([source]) if isinstance(source, Path) else list(source)
+    parts = [_Part(each) for each in sources]
+    val_parts = [_Part(val)] if val else parts
+    everything = parts + val_parts if val else parts
+    _check([part.source for part in everything], folder, val_fraction)
+    vocabulary = vocabulary or Characters()
+    for part in everything:
+        part.survey(vocabulary, how, progress)
+    asked = {
+        "tokenizer": vocabulary.name,
+        "reading": how._asdict(),
+        "val_fraction": None if val else val_fraction,
+        "sources": [part.record() for part in parts],
+        "val": val_parts[0].record() if val else None,
     }
-    if not force and _is_prepared(folder, meta):
+    if not force and _is_prepared(folder, asked):
         return Prepared(folder, read_meta(folder), is_new=False)
+    tokenizer = vocabulary.tokenizer()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".prepare-", dir=folder.parent) as temporary:
             written = Path(temporary) / folder.name
             written.mkdir()
-            _write(source, written, tokenizer, meta, progress)
+            for number, part in enumerate(everything):
+                train_share = 1 - val_fraction if val is None else float(part not in val_parts)
+                part.write(Path(temporary) / str(number), train_share, tokenizer, how, progress)
+            for name, of in zip(BINS, (parts, val_parts), strict=True):
+                _join(of, name, written, tokenizer)
+            tokenizers.save(tokenizer, written)
+            write_json(written / META, _meta(written, asked, everything, tokenizer))
             if folder.exists():
                 for name in (*BINS, *tokenizers.FILES, META):  # meta.json last: it vouches for the others
                     (written / name).replace(folder / name)
@@ -72,94 +137,122 @@ def prepare(
     return Prepared(folder, read_meta(folder), is_new=True)
 
 
-class _Survey(NamedTuple):
-    """What the first pass finds out."""
-
-    characters: set[str]
-    n_characters: int
-    n_bytes: int
-    sha256: str
-
-
-def _survey(source: Path, progress: Progress) -> _Survey:
-    """Read the text once: which characters, how many, and the file's hash."""
-    characters: set[str] = set()
-    n_characters = n_bytes = 0
-    digest = hashlib.sha256()
-    for data, text in _read(source):
-        digest.update(data)
-        characters.update(text)
-        n_characters += len(text)
-        n_bytes += len(data)
-        progress(len(data))
-    if not n_characters:
-        raise DataError(f"{source} is empty; there is nothing to learn from.")
-    return _Survey(characters, n_characters, n_bytes, digest.hexdigest())
+def _check(parts: list[Source], folder: Path, val_fraction: float) -> None:
+    """Refuse what cannot be meant. Raises UsageError."""
+    if not 0 < val_fraction < 1:
+        raise UsageError(f"The validation fraction must be between 0 and 1, not {val_fraction}.")
+    for root in {file.root for part in parts for file in part.files}:
+        if folder.resolve().is_relative_to(root.resolve()):
+            raise UsageError(
+                f"{folder} is or is inside the text {root}; name another folder for the tokens with --out."
+            )
 
 
-def _read(source: Path) -> Iterator[tuple[bytes, str]]:
-    """Yield the file's bytes in chunks, each with the characters that it completes. Raises DataError."""
-    if not source.is_file():
-        raise DataError(f"{source} is not a regular file; name a text file.")
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    try:
-        with source.open("rb") as file:
-            while True:
-                data = file.read(CHUNK)
-                pending = len(decoder.getstate()[0])
-                yield data, decoder.decode(data, final=not data)
-                offset += len(data)
-                if not data:
-                    return
-    except UnicodeDecodeError as error:
-        at = offset - pending + error.start
-        raise DataError(
-            f"{source} is not UTF-8 text: the byte 0x{error.object[error.start]:02x} at offset {at:,} does not belong. "
-            f"Save the text as UTF-8 first{_guess(error.object)}."
-        ) from error
-    except OSError as error:
-        raise DataError(f"Cannot read {source}: {error.strerror}.") from error
+class _Part:
+    """One source on its way: what the first pass finds out about it, and its tokens."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.n_documents = self.n_characters = self.n_dropped = 0
+        self.bins: dict[str, Path] = {}
+        self.n_tokens: dict[str, int] = {}
+        self.n_kept = 0
+
+    def survey(self, vocabulary: Vocabulary, how: Reading, progress: Progress) -> None:
+        """Read the source for the first time. Raises DataError and UsageError."""
+        for document in self._documents(how, progress, self._drop):
+            n_before = self.n_characters
+            for text in document:
+                vocabulary.see(text)
+                self.n_characters += len(text)
+            self.n_documents += self.n_characters > n_before
+        if not self.n_characters:
+            raise DataError(f"{self.source.name} is empty; there is nothing to learn from.")
+
+    def write(
+        self, folder: Path, train_share: float, tokenizer: tokenizers.Tokenizer, how: Reading, progress: Progress
+    ) -> None:
+        """Read the source again and write its tokens, all of them, into `folder`. Raises DataError."""
+        n_left = int(self.n_characters * train_share)
+        if 0 < train_share < 1 and not 0 < n_left < self.n_characters:
+            name, n_characters = self.source.name, self.n_characters
+            raise DataError(f"{name} has {n_characters:,} characters: too few to split for validation.")
+        folder.mkdir()
+        self.bins = {name: folder / name for name in BINS}
+        with TokenWriter(self.bins[BINS[0]], tokenizer) as train, TokenWriter(self.bins[BINS[1]], tokenizer) as val:
+            for document in self._documents(how, progress, lambda _: None):
+                for text in document:
+                    train.write(text[:n_left])
+                    val.write(text[n_left:])
+                    n_left -= min(n_left, len(text))
+                train.end_document()
+                val.end_document()
+        itemsize = token_dtype(tokenizer.vocab_size).itemsize
+        self.n_tokens = {name: path.stat().st_size // itemsize for name, path in self.bins.items()}
+
+    def record(self) -> dict[str, Any]:
+        """Return what identifies the source."""
+        files = [file.record for file in self.source.files]
+        return {"name": self.source.name, "weight": self.source.weight, "files": files}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what became of the source."""
+        return {
+            "name": self.source.name,
+            "documents": self.n_documents,
+            "characters": self.n_characters,
+            "dropped_characters": self.n_dropped,
+            "tokens": sum(self.n_tokens.values()),
+            "kept_tokens": self.n_kept,
+        }
+
+    def _documents(self, how: Reading, progress: Progress, dropped: Count) -> Iterator[Document]:
+        for file in self.source.files:
+            yield from file.documents(how, read=progress, dropped=dropped)
+
+    def _drop(self, n_characters: int) -> None:
+        self.n_dropped += n_characters
 
 
-def _guess(data: bytes) -> str:
-    """Return what encoding the bytes of a text that is not UTF-8 suggest."""
-    return " (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+def _join(parts: list[_Part], name: str, folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Make one token file of those of all parts, as much of each as the mixture takes."""
+    available = [part.n_tokens[name] for part in parts]
+    wanted = amounts(available, [part.source for part in parts])
+    taken = join([part.bins[name] for part in parts], wanted, folder / name, tokenizer)
+    for part, n_tokens in zip(parts, taken, strict=True):
+        part.n_kept += n_tokens
 
 
-def _is_prepared(folder: Path, meta: dict[str, Any]) -> bool:
+def _meta(folder: Path, asked: dict[str, Any], parts: list[_Part], tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+    """Return what is recorded of all this."""
+    dtype = token_dtype(tokenizer.vocab_size)
+    files = {name: file_record(folder / name) for name in (*BINS, *tokenizers.FILES)}
+    n_train, n_val = (files[name]["bytes"] // dtype.itemsize for name in BINS)
+    return {
+        "format": FORMAT,
+        "asked": asked,
+        "parts": [part.summary() for part in parts],
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": dtype.name,
+        "train_tokens": n_train,
+        "val_tokens": n_val,
+        "files": files,
+    }
+
+
+def _is_prepared(folder: Path, asked: dict[str, Any]) -> bool:
     """Tell whether `folder` already holds just this. Raises DataError if it holds something else."""
     ours = [name for name in (*BINS, *tokenizers.FILES, META) if (folder / name).exists()]
     if not ours:
         return False
     if len(ours) == len(BINS) + len(tokenizers.FILES) + 1:
         found = read_meta(folder)
-        files = found.pop("files")
-        if found == meta and all(file_record(folder / name) == files.get(name) for name in ours if name != META):
+        files = found["files"]
+        if found.get("asked") == asked and all(
+            file_record(folder / name) == files.get(name) for name in ours if name != META
+        ):
             return True
     raise DataError(
         f"{folder} already holds {', '.join(ours)} from something else; "
         "use --force to replace it, or --out for another place."
     )
-
-
-def _write(
-    source: Path, folder: Path, tokenizer: tokenizers.CharTokenizer, meta: dict[str, Any], progress: Progress
-) -> None:
-    """Read the text again and write all files."""
-    dtype = token_dtype(tokenizer.vocab_size)
-    n_train, n_val = meta["train_tokens"], meta["val_tokens"]
-    n_written = 0
-    with (folder / BINS[0]).open("wb") as train, (folder / BINS[1]).open("wb") as val:
-        for data, text in _read(source):
-            ids = tokenizer.encode(text).astype(dtype)
-            n_left = max(n_train - n_written, 0)
-            train.write(ids[:n_left].tobytes())
-            val.write(ids[n_left:].tobytes())
-            n_written += len(ids)
-            progress(len(data))
-    if n_written != n_train + n_val:
-        raise DataError(f"{source} changed while it was being read; prepare it again.")
-    tokenizers.save(tokenizer, folder)
-    meta["files"] = {name: file_record(folder / name) for name in (*BINS, *tokenizers.FILES)}
-    write_json(folder / META, meta)

@@ -53,7 +53,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
     ("command", "code", "message"),
     [
         ("prepare missing.txt", USAGE, "missing.txt"),
-        ("prepare data", USAGE, "directory"),
+        ("prepare data", USAGE, "inside the text data; name another folder"),
         ("prepare empty.txt", FAILURE, "empty"),
         ("prepare latin1.txt", FAILURE, "offset 1 "),
         ("prepare other.txt --out data/fox", FAILURE, "--force"),

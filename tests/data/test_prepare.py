@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchgpt.data import prepare as module
+from scratchgpt.data import sources
 from scratchgpt.data.dataset import Dataset, token_dtype
 from scratchgpt.data.prepare import prepare
 from scratchgpt.errors import DataError, UsageError
@@ -26,7 +26,7 @@ def test_every_character_arrives_whatever_the_chunks(
 ) -> None:
     folder = tmp_path_factory.mktemp("prepare")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK", chunk)  # cuts characters of several bytes in two
+        patch.setattr(sources, "CHUNK", chunk)  # cuts characters of several bytes in two
         prepared = prepare(write(folder, text.encode("utf-8")), folder / "out")
     dataset = Dataset.open(prepared.folder)
     parts = [dataset.tokenizer.decode(part.read(0, part.size)) for part in (dataset.train, dataset.val)]
@@ -102,7 +102,7 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
 def test_what_is_not_utf8_is_named_with_its_offset(
     content: bytes, offset: int, byte: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(sources, "CHUNK", chunk)
     with pytest.raises(DataError, match=f"0x{byte} at offset {offset} "):
         prepare(write(tmp_path, content), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -154,4 +154,4 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert done == 2 * source.stat().st_size
-    assert peak <= 40 * module.CHUNK  # the text has 29
+    assert peak <= 40 * sources.CHUNK  # the text has 29

@@ -1,0 +1,272 @@
+"""Where text comes from: files of plain text, JSON lines or Parquet, as documents in bounded pieces.
+
+A document is an iterator of pieces of text, so that one of any size is read in constant memory. A plain file is one
+document; JSON lines are one a line, Parquet one a row. .gz and .zst are unpacked on the way.
+"""
+
+import codecs
+import contextlib
+import gzip
+import hashlib
+import importlib
+import io
+import itertools
+import json
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scratchgpt.errors import DataError, UsageError
+from scratchgpt.files import file_record
+
+CHUNK = 2**20
+"""Bytes read at once."""
+
+LONGEST_LINE = 2**28
+"""Bytes that a line of JSON may have: it is held in memory."""
+
+ROWS = 256
+"""Rows of Parquet read at once."""
+
+MARK = re.compile(
+    r"^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG E(?:[^*]{0,300}\*\*\*)?.*\n?", re.IGNORECASE | re.MULTILINE
+)
+"""The lines around a text of Project Gutenberg; a long title runs over several."""
+
+Document = Iterator[str]
+Count = Callable[[int], None]
+
+
+class Reading(NamedTuple):
+    """How files are read."""
+
+    field: str = "text"  # of JSON lines, or the column of Parquet
+    errors: str = "strict"  # or "replace": what is not UTF-8 becomes U+FFFD
+    strip_gutenberg: bool = False
+
+
+class TextFile:
+    """A file that is read more than once, and must be the same each time."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        """Name the file, and what was asked for: itself or a folder that it is in. Raises DataError."""
+        if not path.is_file():
+            raise DataError(f"{path} is not a regular file; name a text file.")
+        self.path = path
+        self.root = root
+        self.record: dict[str, Any] = {}  # name, bytes and sha256: known after the first reading
+
+    def documents(self, how: Reading, *, read: Count, dropped: Count) -> Iterator[Document]:
+        """Yield the documents; each must be read to its end before the next. Raises DataError and UsageError.
+
+        `read` is told how many bytes were read, `dropped` how many characters were left out.
+        """
+        for document in self._documents(how, read):
+            yield _without_gutenberg(document, dropped) if how.strip_gutenberg else document
+
+    def _documents(self, how: Reading, read: Count) -> Iterator[Document]:
+        name = self.path.name.lower()
+        if name.endswith(".parquet"):
+            yield from _parquet(self.path, how.field)
+            self._remember(file_record(self.path))
+            read(self.path.stat().st_size)
+            return
+        with _Watched(self.path, read) as raw:
+            stream, damage = _unpacked(raw, name, self.path)
+            if name.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson")):
+                yield from _json_lines(stream, self.path, how, damage)
+            else:
+                yield _text(stream, self.path, how.errors, damage)
+            self._remember(raw.record())
+
+    def _remember(self, record: dict[str, Any]) -> None:
+        """Keep what was read, or compare with what was read before."""
+        name = self.path.name if self.path == self.root else self.path.relative_to(self.root).as_posix()
+        record = {"name": name, **record}
+        if self.record not in ({}, record):
+            raise DataError(f"{self.path} changed while it was being read; prepare it again.")
+        self.record = record
+
+
+def text_files(path: Path) -> list[TextFile]:
+    """Return a file, or all files below a folder in the order of their names; hidden ones are left out."""
+    if not path.is_dir():
+        return [TextFile(path, path)]
+    inside = [found.relative_to(path) for found in path.rglob("*") if found.is_file()]
+    visible = [name for name in inside if not any(part.startswith(".") for part in name.parts)]
+    if not visible:
+        raise DataError(f"{path} holds no files; there is nothing to learn from.")
+    return [TextFile(path / name, path) for name in sorted(visible, key=lambda name: name.parts)]
+
+
+class _Watched(io.RawIOBase):
+    """A file being read, whose bytes are counted and hashed."""
+
+    def __init__(self, path: Path, read: Count) -> None:
+        self._path = path
+        self._read = read
+        self._hash = hashlib.sha256()
+        self._n_bytes = 0
+        with _failures_named(path):
+            self._file = path.open("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _failures_named(self._path):
+            n_bytes = self._file.readinto(buffer) or 0
+        self._hash.update(memoryview(buffer)[:n_bytes])
+        self._n_bytes += n_bytes
+        self._read(n_bytes)
+        return n_bytes
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def record(self) -> dict[str, Any]:
+        """Return the size and hash of what was read."""
+        return {"bytes": self._n_bytes, "sha256": self._hash.hexdigest()}
+
+
+Damage = tuple[type[Exception], ...]
+"""What a stream raises when its compressed file is damaged."""
+
+
+def _unpacked(raw: _Watched, name: str, path: Path) -> tuple[io.BufferedIOBase, Damage]:
+    """Return the stream of a file's contents."""
+    buffered = io.BufferedReader(raw, CHUNK)
+    if name.endswith(".gz"):
+        return gzip.open(buffered), (EOFError, zlib.error, gzip.BadGzipFile)
+    if name.endswith(".zst"):
+        zstd = _extra("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd", "zstd", path)
+        return zstd.open(buffered), (EOFError, zstd.ZstdError)
+    return buffered, ()
+
+
+def _extra(module: str, extra: str, path: Path) -> Any:
+    """Import a module that not everybody has. Raises UsageError."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"Reading {path} needs one more package: `pip install 'scratchgpt[{extra}]'`.") from error
+
+
+@contextlib.contextmanager
+def _failures_named(path: Path, damage: Damage = ()) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into DataError."""
+    try:
+        yield
+    except damage as error:
+        raise DataError(f"{path} is damaged: {error}.") from error
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _text(stream: io.BufferedIOBase, path: Path, errors: str, damage: Damage) -> Document:
+    """Yield plain text as it is, line ends and byte order mark included; no character is cut."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    offset = 0
+    with _failures_named(path, damage):
+        while True:
+            data = stream.read(CHUNK)
+            pending = len(decoder.getstate()[0])
+            try:
+                yield decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, error, offset - pending) from error
+            offset += len(data)
+            if not data:
+                return
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError, offset: int) -> DataError:
+    """Say where the text is not UTF-8; what was decoded began at `offset` in the unpacked text."""
+    guess = " (it looks like UTF-16)" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+    return DataError(
+        f"{path} is not UTF-8 text: the byte 0x{error.object[error.start]:02x} at offset {offset + error.start:,} does "
+        f"not belong. Save the text as UTF-8 first{guess}, or put U+FFFD in such places with --errors replace."
+    )
+
+
+def _json_lines(stream: io.BufferedIOBase, path: Path, how: Reading, damage: Damage) -> Iterator[Document]:
+    """Yield the text of each line that is not blank."""
+    offset = 0
+    for number in itertools.count(1):
+        with _failures_named(path, damage):
+            line = stream.readline(LONGEST_LINE)
+        where = f"Line {number:,} of {path}"
+        if not line:
+            return
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{where} is longer than {LONGEST_LINE:,} bytes; is it JSON lines?")
+        try:
+            content = json.loads(line.decode("utf-8", how.errors)) if line.strip() else {how.field: ""}
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, error, offset) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not JSON: {error}.") from error
+        offset += len(line)
+        text = content.get(how.field) if isinstance(content, dict) else None
+        if not isinstance(text, str):
+            raise DataError(f"{where} has no text in a field {how.field!r}; name its field with --field.")
+        if how.errors == "replace":
+            text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+        if re.search("[\ud800-\udfff]", text):
+            raise DataError(f"{where} has half a surrogate pair; put U+FFFD in such places with --errors replace.")
+        if text:
+            yield iter((text,))
+
+
+def _parquet(path: Path, field: str) -> Iterator[Document]:
+    """Yield the text of each row."""
+    parquet = _extra("pyarrow.parquet", "parquet", path)
+    number = 0
+    damage = (ValueError, _extra("pyarrow", "parquet", path).ArrowException)
+    with _failures_named(path, damage), parquet.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if field not in names:
+            raise DataError(f"{path} has no column {field!r}, only {', '.join(names)}; name one with --field.")
+        for batch in file.iter_batches(batch_size=ROWS, columns=[field]):
+            for text in batch.column(0).to_pylist():
+                number += 1
+                if not isinstance(text, str):
+                    raise DataError(f"Row {number:,} of {path} has no text in its column {field!r}.")
+                if text:
+                    yield iter((text,))
+
+
+def _without_gutenberg(document: Document, dropped: Count) -> Document:
+    """Leave out what Project Gutenberg put before and after a text. Without its marks, everything stays."""
+    keep = True
+    for number, lines in enumerate(_whole_lines(document)):
+        marks = list(MARK.finditer(lines))
+        if number == 0 and marks and marks[0][1].upper() == "START":
+            keep = False
+        at = 0
+        for mark in marks:
+            if keep:
+                yield lines[at : mark.start()]
+            dropped(mark.end() - (mark.start() if keep else at))
+            at = mark.end()
+            keep = mark[1].upper() == "START"
+        if keep:
+            yield lines[at:]
+        else:
+            dropped(len(lines) - at)
+
+
+def _whole_lines(document: Document) -> Document:
+    """Yield the same text, cut after line ends unless a line is very long."""
+    rest = ""
+    for piece in document:
+        lines, newline, rest = (rest + piece).rpartition("\n")
+        yield lines + newline
+        if len(rest) > CHUNK:
+            yield rest
+            rest = ""
+    yield rest

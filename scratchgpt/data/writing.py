@@ -1,0 +1,115 @@
+"""Token files being written: documents in pieces, a separator between two, and several files cut and made one."""
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchgpt.data.dataset import TokenFile, token_dtype
+from scratchgpt.tokenizer import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+
+LONGEST_CHARACTER = 4
+"""Tokens that one character may have: its bytes."""
+
+
+def separator(tokenizer: Tokenizer) -> npt.NDArray[np.uint32]:
+    """Return what stands between two documents: <|endoftext|>, else a newline, else nothing, as the vocabulary has."""
+    for added in tokenizer.to_json()["added_tokens"]:
+        if added["content"] == END_OF_TEXT:
+            return np.array([added["id"]], np.uint32)
+    return tokenizer.encode("\n" if "\n" in tokenizer else "")
+
+
+class TokenWriter:
+    """Writes the tokens of documents that come in pieces."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+        """Begin the file `path`. Raises OSError."""
+        self._file = path.open("wb")
+        self._tokenizer = tokenizer
+        self._dtype = token_dtype(tokenizer.vocab_size)
+        self._separator = separator(tokenizer)
+        self._rest = ""
+        self._is_between = False
+
+    def __enter__(self) -> Self:
+        """Nothing more to set up."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def write(self, text: str) -> None:
+        """Take a piece of a document."""
+        text = self._rest + text
+        at = _last_cut(text)
+        self._write_tokens(text[:at])
+        self._rest = text[at:]
+
+    def end_document(self) -> None:
+        """Write what is left of a document."""
+        self._write_tokens(self._rest)
+        self._rest = ""
+        self._is_between = self._file.tell() > 0
+
+    def _write_tokens(self, text: str) -> None:
+        if not text:
+            return
+        if self._is_between:
+            self._file.write(self._separator.astype(self._dtype).tobytes())
+            self._is_between = False
+        self._file.write(self._tokenizer.encode(text).astype(self._dtype).tobytes())
+
+
+def _last_cut(text: str) -> int:
+    """Return the last place where a text can be cut with no effect on its tokens, its end if there is none.
+
+    Tokens are made within words, and every split pattern in use ends a word before a space or newline.
+    """
+    for at in range(len(text) - 1, 0, -1):
+        if text[at] in " \n" and text[at - 1].isalpha():
+            return at
+    return len(text)
+
+
+def join(paths: Sequence[Path], amounts: Sequence[int], target: Path, tokenizer: Tokenizer) -> list[int]:
+    """Make one file of the first `amounts` tokens of each, less those of a character that would be cut.
+
+    Returns how many were taken of each. Removes `paths`. Raises OSError.
+    """
+    dtype = token_dtype(tokenizer.vocab_size)
+    taken = [
+        _whole_characters(TokenFile(path, dtype), amount, tokenizer)
+        for path, amount in zip(paths, amounts, strict=True)
+    ]
+    with paths[0].open("r+b") as whole:
+        whole.truncate(taken[0] * dtype.itemsize)
+        whole.seek(0, 2)
+        for path, n_tokens in itertools.islice(zip(paths, taken, strict=True), 1, None):
+            whole.write(separator(tokenizer).astype(dtype).tobytes())
+            with path.open("r+b") as part:
+                part.truncate(n_tokens * dtype.itemsize)
+                part.seek(0)
+                shutil.copyfileobj(part, whole)
+            path.unlink()
+    paths[0].replace(target)
+    return taken
+
+
+def _whole_characters(tokens: TokenFile, at: int, tokenizer: Tokenizer) -> int:
+    """Return the last place up to `at` where the tokens can be cut without cutting a character."""
+    if at == tokens.size:
+        return at
+    for place in range(at, max(at - LONGEST_CHARACTER, 0), -1):
+        left = tokens.read(max(place - LONGEST_CHARACTER, 0), place)
+        right = tokens.read(place, place + LONGEST_CHARACTER)
+        if tokenizer.decode(left) + tokenizer.decode(right) == tokenizer.decode(np.concatenate([left, right])):
+            return place
+    return at
