@@ -60,7 +60,7 @@ def command(
         raise UsageError("--val is the whole of the validation text; leave out --val-fraction.")
     folder = out or _default_folder(sources)
     how = Reading(field or "text", errors, strip_gutenberg)
-    with _with_standard_input(sources, is_json=field is not None) as paths:
+    with _with_standard_input(sources, folder.parent, is_json=field is not None) as paths:
         found = find_sources(paths, mix)
         held_out = Source(source_name(val), text_files(val)) if val else None
         files = [file for source in (*found, *([held_out] if held_out else ())) for file in source.files]
@@ -97,15 +97,18 @@ def _default_folder(sources: Sequence[Path]) -> Path:
 
 
 @contextlib.contextmanager
-def _with_standard_input(sources: Sequence[Path], *, is_json: bool) -> Iterator[list[Path]]:
+def _with_standard_input(sources: Sequence[Path], folder: Path, *, is_json: bool) -> Iterator[list[Path]]:
     """Yield the sources with a file in the place of standard input, which cannot be read twice."""
     from scratchgpt.cli.render import byte_progress
     from scratchgpt.data.sources import CHUNK
 
-    with tempfile.TemporaryDirectory(prefix="scratchgpt-") as temporary:
+    if STDIN not in sources:
+        yield list(sources)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".stdin-", dir=folder) as temporary:
         copy = Path(temporary) / ("stdin.jsonl" if is_json else "stdin.txt")
-        if STDIN in sources:
-            with byte_progress("Reading standard input", total=None) as progress, copy.open("wb") as file:
-                while data := sys.stdin.buffer.read(CHUNK):
-                    progress(file.write(data))
+        with byte_progress("Reading standard input", total=None) as progress, copy.open("wb") as file:
+            while data := sys.stdin.buffer.read(CHUNK):
+                progress(file.write(data))
         yield [copy if source == STDIN else source for source in sources]

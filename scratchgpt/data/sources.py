@@ -74,7 +74,9 @@ class TextFile:
             self._remember(file_record(self.path))
             read(self.path.stat().st_size)
             return
-        with _Watched(self.path, read) as raw:
+        with _failures_named(self.path):
+            file = self.path.open("rb", buffering=0)
+        with file, _Watched(file, self.path, read) as raw:
             stream, damage = _unpacked(raw, name, self.path)
             if name.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson")):
                 yield from _json_lines(stream, self.path, how, damage)
@@ -105,13 +107,12 @@ def text_files(path: Path) -> list[TextFile]:
 class _Watched(io.RawIOBase):
     """A file being read, whose bytes are counted and hashed."""
 
-    def __init__(self, path: Path, read: Count) -> None:
+    def __init__(self, file: io.FileIO, path: Path, read: Count) -> None:
+        self._file = file
         self._path = path
         self._read = read
         self._hash = hashlib.sha256()
         self._n_bytes = 0
-        with _failures_named(path):
-            self._file = path.open("rb", buffering=0)
 
     def readable(self) -> bool:
         return True
@@ -123,10 +124,6 @@ class _Watched(io.RawIOBase):
         self._n_bytes += n_bytes
         self._read(n_bytes)
         return n_bytes
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
     def record(self) -> dict[str, Any]:
         """Return the size and hash of what was read."""

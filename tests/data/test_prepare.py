@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from scratchgpt.data import sources
 from scratchgpt.data.dataset import Dataset, token_dtype
+from scratchgpt.data.mix import find_sources
 from scratchgpt.data.prepare import prepare
 from scratchgpt.errors import DataError, UsageError
 
@@ -135,6 +136,31 @@ def test_a_text_that_changes_meanwhile(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="changed"):
         prepare(source, tmp_path / "out", progress=change_once)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
+
+
+def test_a_text_for_validation(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("abcd" * 10, encoding="utf-8")
+    val = find_sources([tmp_path / "val.txt"])[0]
+    meta = prepare(write(tmp_path, b"abc" * 50), tmp_path / "out", val=val).meta
+    assert (meta["train_tokens"], meta["val_tokens"], meta["vocab_size"]) == (150, 40, 4)
+    assert meta["asked"]["val"]["files"][0]["name"] == "val.txt"
+    assert not prepare(tmp_path / "text.txt", tmp_path / "out", val=val).is_new
+
+
+def test_documents_are_separated(tmp_path: Path) -> None:
+    lines = "".join(f'{{"text": "{text}"}}\n' for text in ("one two", "", "three", "four\\n five"))
+    (tmp_path / "a.jsonl").write_text(lines, encoding="utf-8")
+    prepared = prepare(tmp_path / "a.jsonl", tmp_path / "out", val_fraction=0.5)
+    dataset = Dataset.open(prepared.folder)
+    train, val = (dataset.tokenizer.decode(part.read(0, part.size)) for part in (dataset.train, dataset.val))
+    assert (train, val) == ("one two\nthre", "e\nfour\n five")
+    assert prepared.meta["parts"][0]["documents"] == 3
+
+
+def test_tokens_inside_the_text(tmp_path: Path) -> None:
+    write(tmp_path, b"abc" * 50)
+    with pytest.raises(UsageError, match="inside the text"):
+        prepare(tmp_path, tmp_path / "data" / "out")
 
 
 @pytest.mark.slow

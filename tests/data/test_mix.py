@@ -1,0 +1,182 @@
+"""Mixtures: the ratio that was asked for, in tokens, from as much text as it allows; no character cut."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scratchgpt.data import sources as sources_module
+from scratchgpt.data import writing
+from scratchgpt.data.dataset import BINS, TokenFile, token_dtype
+from scratchgpt.data.mix import Source, amounts, find_sources
+from scratchgpt.data.prepare import Given, Prepared, prepare
+from scratchgpt.errors import DataError, UsageError
+
+END = 256
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes and <|endoftext|>, so that many a token is part of a character."""
+
+    vocab_size = 257
+
+    def __contains__(self, token: str) -> bool:
+        """Tell whether this is a token."""
+        return len(token.encode("utf-8")) == 1 or token == writing.END_OF_TEXT
+
+    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+        """Return the bytes."""
+        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint32)
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Return the text; the separator shows as a line."""
+        pieces = [b"\n--\n" if token == END else bytes([token]) for token in np.asarray(ids).tolist()]
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what tells the separator."""
+        return {"added_tokens": [{"id": END, "content": writing.END_OF_TEXT}]}
+
+
+class Words(Bytes):
+    """Tokens that depend on what stands together: a word's length, or a character that is no letter."""
+
+    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+        """Return the ids."""
+        spaced = "".join(c if c.isalpha() else f"\0{ord(c) % 100 + 100}\0" for c in text).split("\0")
+        return np.array([len(word) if word.isalpha() else int(word) for word in spaced if word], np.uint32)
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> Path:
+    """A folder of two weighted sub-folders."""
+    for name, files in (("25_lovecraft", 3), ("75_shakespeare", 2)):
+        (tmp_path / "mix" / name).mkdir(parents=True)
+        for number in range(files):
+            text = f"{name} {number}: Cthulhu fhtagn – Ïa! 日本\n" * 50
+            (tmp_path / "mix" / name / f"{number}.txt").write_text(text, encoding="utf-8")
+    return tmp_path / "mix"
+
+
+def tokens(prepared: Prepared) -> list[list[int]]:
+    """Return the ids of both parts."""
+    dtype = token_dtype(prepared.meta["vocab_size"])
+    files = (TokenFile(prepared.folder / name, dtype) for name in BINS)
+    return [file.read(0, file.size).tolist() for file in files]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "CHUNK", 100)
+
+
+def test_the_ratio_is_the_one_asked_for(mixture: Path, tmp_path: Path) -> None:
+    prepared = prepare(find_sources([mixture]), tmp_path / "out", vocabulary=Given(Bytes()))
+    lovecraft, shakespeare = prepared.meta["parts"]
+    assert abs(lovecraft["kept_tokens"] / (lovecraft["kept_tokens"] + shakespeare["kept_tokens"]) - 0.25) <= 0.001
+    assert lovecraft["documents"] == 3
+    assert shakespeare["kept_tokens"] == shakespeare["tokens"]  # as much as the ratio allows
+    for part in tokens(prepared):
+        text = Bytes().decode(part)
+        assert "\ufffd" not in text
+        assert part.count(END) >= 1
+        taken = len(text.encode("utf-8").split(b"\n--\n75_")[0])
+        assert taken <= len(part) * 0.27 + 5
+
+
+def test_characters_mix_too(mixture: Path, tmp_path: Path) -> None:
+    meta = prepare(find_sources([mixture]), tmp_path / "out").meta
+    kept = [part["kept_tokens"] for part in meta["parts"]]
+    assert abs(kept[0] / sum(kept) - 0.25) <= 0.001
+    assert meta["train_tokens"] + meta["val_tokens"] == sum(kept) + 2  # a newline between the sources
+    assert [source["weight"] for source in meta["asked"]["sources"]] == [25, 75]
+    assert [len(source["files"]) for source in meta["asked"]["sources"]] == [3, 2]
+
+
+@given(
+    available=st.lists(st.integers(1, 10**12), min_size=2, max_size=5),
+    weights=st.lists(st.floats(0.01, 1e6), min_size=5, max_size=5),
+)
+def test_amounts(available: list[int], weights: list[float]) -> None:
+    sources = [Source(str(n), [], weight) for n, weight in enumerate(weights[: len(available)])]
+    try:
+        taken = amounts(available, sources)
+    except DataError:
+        assert min(available) < 2 * max(weights) / min(weights)
+        return
+    total = sum(weights[: len(available)])
+    for n_tokens, limit, weight in zip(taken, available, weights, strict=False):
+        assert 0 < n_tokens <= limit
+        assert abs(n_tokens - sum(taken) * weight / total) <= len(available)
+    assert any(n_tokens == limit for n_tokens, limit in zip(taken, available, strict=True))
+
+
+def test_typed_weights(mixture: Path) -> None:
+    sources = find_sources([mixture], ["25_lovecraft=1", "75_shakespeare=3.5"])
+    assert [(source.name, source.weight) for source in sources] == [("25_lovecraft", 1), ("75_shakespeare", 3.5)]
+    files = sorted((mixture / "25_lovecraft").iterdir())[:2]
+    assert [source.weight for source in find_sources(files, ["1=9", "0=3"])] == [3, 9]
+
+
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        (["25_lovecraft=1"], "must weigh each source once: 25_lovecraft, 75_shakespeare"),
+        (["25_lovecraft=1", "75_shakespeare=1", "poe=1"], "must weigh each source once"),
+        (["25_lovecraft=1", "25_lovecraft=2", "75_shakespeare=1"], "twice"),
+        (["25_lovecraft"], "NAME=WEIGHT"),
+        (["25_lovecraft=0", "75_shakespeare=1"], "above 0"),
+        (["25_lovecraft=-1", "75_shakespeare=1"], "above 0"),
+        (["25_lovecraft=nan", "75_shakespeare=1"], "above 0"),
+        (["25_lovecraft=inf", "75_shakespeare=1"], "above 0"),
+        (["25_lovecraft=much", "75_shakespeare=1"], "above 0"),
+    ],
+)
+def test_weights_that_are_refused(mix: list[str], message: str, mixture: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        find_sources([mixture], mix)
+
+
+@pytest.mark.parametrize("name", ["poe", "0_poe", "-5_poe", "nan_poe"])
+def test_folders_that_are_refused(name: str, mixture: Path) -> None:
+    (mixture / name).mkdir()
+    (mixture / name / "a.txt").write_text("raven", encoding="utf-8")
+    with pytest.raises(UsageError, match="poe"):
+        find_sources([mixture])
+
+
+def test_an_empty_source_is_refused(mixture: Path, tmp_path: Path) -> None:
+    (mixture / "5_poe").mkdir()
+    with pytest.raises(DataError, match="5_poe holds no files"):
+        find_sources([mixture])
+    (mixture / "5_poe" / "raven.txt").touch()
+    with pytest.raises(DataError, match="poe is empty"):
+        prepare(find_sources([mixture]), tmp_path / "out")
+
+
+def test_a_ratio_without_room(mixture: Path, tmp_path: Path) -> None:
+    sources = find_sources([mixture], ["25_lovecraft=1", "75_shakespeare=1000000"])
+    with pytest.raises(DataError, match="no room for even one token of 25_lovecraft"):
+        prepare(sources, tmp_path / "out")
+
+
+def test_a_folder_without_weights_is_one_source(mixture: Path) -> None:
+    (source,) = find_sources([mixture / "25_lovecraft"])
+    assert (source.name, len(source.files), source.weight) == ("25_lovecraft", 3, None)
+
+
+@given(words=st.lists(st.text("aé日", max_size=4), min_size=1, max_size=40), size=st.integers(10, 20))
+def test_pieces_do_not_change_the_tokens(words: list[str], size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("writer") / "tokens"
+    text = "ab " * 5 + " ab ".join(words)
+    with writing.TokenWriter(path, Words()) as writer:
+        for _ in range(2):
+            for at in range(0, len(text), size):
+                writer.write(text[at : at + size])
+            writer.end_document()
+    ids = Words().encode(text).tolist()
+    assert np.fromfile(path, "<u2").tolist() == [*ids, END, *ids]

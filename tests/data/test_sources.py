@@ -1,0 +1,165 @@
+"""Sources: every kind of file gives its documents whole, and what is wrong with a file is said with its place."""
+
+import gzip
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scratchgpt.data import sources
+from scratchgpt.data.sources import Reading, TextFile, text_files
+from scratchgpt.errors import DataError, UsageError
+
+TEXTS = ["Ünder the sea", "日本語の文\nand more", "third 🙂"]
+
+
+def documents(path: Path, how: Reading = Reading()) -> list[str]:  # noqa: B008 - it cannot change
+    """Return the documents of a file."""
+    return ["".join(document) for document in read(TextFile(path, path), how)]
+
+
+def read(file: TextFile, how: Reading = Reading()) -> Any:  # noqa: B008
+    return file.documents(how, read=lambda _: None, dropped=lambda _: None)
+
+
+def write_lines(path: Path, texts: list[str], field: str = "text") -> Path:
+    content = "".join(json.dumps({"id": 1, field: text}) + "\n" for text in texts)
+    path.write_bytes(gzip.compress(content.encode("utf-8")) if path.suffix == ".gz" else content.encode("utf-8"))
+    return path
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 2**20])
+def test_packed_text(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CHUNK", chunk)
+    text = "\n".join(TEXTS) * 9
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text.encode("utf-8")))
+    assert documents(tmp_path / "a.txt.gz") == [text]
+
+
+def test_zstandard(tmp_path: Path) -> None:
+    zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    path = tmp_path / "a.txt.zst"
+    whole = zstd.compress(TEXTS[0].encode("utf-8")) + zstd.compress(TEXTS[1].encode("utf-8"))  # frames may follow
+    path.write_bytes(whole)
+    assert documents(path) == [TEXTS[0] + TEXTS[1]]
+    for broken in (whole[:-3], b"no zstandard at all"):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match=r"a\.txt\.zst is damaged"):
+            documents(path)
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    assert documents(write_lines(tmp_path / "a.jsonl", TEXTS)) == TEXTS
+    assert documents(write_lines(tmp_path / "b.jsonl.gz", TEXTS, "body"), Reading(field="body")) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"other": "x"}', "Line 3 of .* has no text in a field 'text'.*--field"),
+        (b'{"text": 5}', "Line 3 of .* has no text in a field 'text'"),
+        (b"[1]", "Line 3 of .* has no text"),
+        (b"{text}", "Line 3 of .* is not JSON"),
+        (b"[" * 100_000, "Line 3 of .* is not JSON"),
+        (b'{"text": "\xff"}', "0xff at offset 46 "),
+        (b'{"text": "\\ud83d"}', "Line 3 of .* half a surrogate pair"),
+        (b"x" * 300, "Line 3 of .* is longer than 300 bytes"),
+    ],
+)
+def test_a_line_that_is_wrong(line: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "LONGEST_LINE", 200_000 if line.startswith(b"[") else 300)
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "one", "more": {"a": 2}}\r\n\n' + line + b"\n")
+    with pytest.raises(DataError, match=message):
+        documents(tmp_path / "a.jsonl")
+
+
+def test_replacing_what_is_wrong(tmp_path: Path) -> None:
+    how = Reading(errors="replace")
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 noir")
+    assert documents(tmp_path / "a.txt", how) == ["caf\ufffd noir"]
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\xe9 \\ud83d"}')
+    assert documents(tmp_path / "a.jsonl", how) == ["\ufffd \ufffd"]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"id": [1, 2, 3], "text": TEXTS}), path)
+    assert documents(path) == TEXTS
+    for how, message in ((Reading(field="body"), "no column 'body', only id, text"), (Reading(field="id"), "Row 1 ")):
+        with pytest.raises(DataError, match=message):
+            documents(path, how)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="is damaged"):
+        documents(path)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("a.parquet", "parquet"), ("a.txt.zst", "zstd")])
+def test_an_extra_that_is_missing(name: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: str) -> None:
+        raise ImportError
+
+    (tmp_path / name).touch()
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(UsageError, match=rf"pip install 'scratchgpt\[{extra}\]'"):
+        documents(tmp_path / name)
+
+
+def test_a_packed_file_that_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    for content in (gzip.compress(b"to be or not to be" * 99)[:-9], b"no gzip at all"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.txt\.gz is damaged"):
+            documents(path)
+
+
+def test_folders_are_read_in_the_order_of_names(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.txt", "a/b/c.txt", ".git/config", "a/.DS_Store", "a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x", encoding="utf-8")
+    names = [file.path.relative_to(tmp_path).as_posix() for file in text_files(tmp_path)]
+    assert names == ["a/b/c.txt", "a/z.txt", "a.txt", "b.txt"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="holds no files"):
+        text_files(tmp_path / "none")
+
+
+def test_a_file_that_changes_between_readings(tmp_path: Path) -> None:
+    file = TextFile(write_lines(tmp_path / "a.jsonl", TEXTS), tmp_path)
+    assert [list(document) for document in read(file)] == [[text] for text in TEXTS]
+    assert file.record["name"] == "a.jsonl"
+    write_lines(tmp_path / "a.jsonl", [TEXTS[0], TEXTS[2], TEXTS[1]])
+    with pytest.raises(DataError, match=r"a\.jsonl changed while it was being read"):
+        _ = [list(document) for document in read(file)]
+
+
+HEADER = (
+    "The Project Gutenberg eBook of Ecce\r\n\r\n*** START OF THE PROJECT GUTENBERG EBOOK ECCE,\r\nA LONG TITLE ***\r\n"
+)
+FOOTER = "*** END OF THIS PROJECT GUTENBERG EBOOK ECCE ***\r\n\r\nSection 1. General Terms\r\n"
+
+
+@given(text=st.text("a*\n ", max_size=90), at=st.integers(0, 90))
+def test_gutenbergs_header_and_footer(text: str, at: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("gutenberg") / "ecce.txt"
+    text += "\n"
+    path.write_text(HEADER + text + FOOTER, encoding="utf-8", newline="")
+    dropped: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "CHUNK", len(HEADER) + at)
+        file = TextFile(path, path)
+        how = Reading(strip_gutenberg=True)
+        (kept,) = ["".join(text) for text in file.documents(how, read=lambda _: None, dropped=dropped.append)]
+    assert kept == text
+    assert sum(dropped) == len(HEADER + FOOTER)
+
+
+def test_a_text_without_gutenbergs_marks_stays(tmp_path: Path) -> None:
+    text = "*** to be ***\nor not to be"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert documents(tmp_path / "a.txt", Reading(strip_gutenberg=True)) == [text]
