@@ -26,8 +26,10 @@ class Source(NamedTuple):
 
 
 def source_name(path: Path) -> str:
-    """Return what a source is called: its file without the suffix, or its folder."""
-    return path.resolve().name if path.is_dir() else path.stem
+    """Return what a source is called: its file without suffixes like .txt.gz, or its folder."""
+    if path.is_dir():
+        return path.resolve().name
+    return Path(path.name.removesuffix(".gz").removesuffix(".zst")).stem
 
 
 def find_sources(paths: Sequence[Path], mix: Sequence[str] = ()) -> list[Source]:

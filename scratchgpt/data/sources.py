@@ -1,7 +1,7 @@
 """Where text comes from: files of plain text, JSON lines or Parquet, as documents in bounded pieces.
 
-A document is an iterator of pieces of text, so that one of any size is read in constant memory. A plain file is one
-document; JSON lines are one a line, Parquet one a row. .gz and .zst are unpacked on the way.
+A document is an iterator of pieces of text, so that one of any size is read in constant memory; no word is cut. A plain
+file is one document; JSON lines are one a line, Parquet one a row. .gz and .zst are unpacked on the way.
 """
 
 import codecs
@@ -65,7 +65,7 @@ class TextFile:
         `read` is told how many bytes were read, `dropped` how many characters were left out.
         """
         for document in self._documents(how, read):
-            yield _without_gutenberg(document, dropped) if how.strip_gutenberg else document
+            yield _whole_words(_without_gutenberg(document, dropped) if how.strip_gutenberg else document)
 
     def _documents(self, how: Reading, read: Count) -> Iterator[Document]:
         name = self.path.name.lower()
@@ -267,3 +267,18 @@ def _whole_lines(document: Document) -> Document:
             yield rest
             rest = ""
     yield rest
+
+
+def _whole_words(document: Document) -> Document:
+    """Yield the same text in pieces whose tokens, one after another, are those of the whole.
+
+    Every split pattern in use ends a word before a space or newline. A piece without such a place is left as it is.
+    """
+    held = ""
+    for piece in document:
+        places = (at for at in range(len(held) - 1, 0, -1) if held[at] in " \n" and held[at - 1].isalpha())
+        at = next(places, len(held))
+        if held:
+            yield held[:at]
+        held = held[at:] + piece
+    yield held

@@ -35,7 +35,6 @@ class TokenWriter:
         self._tokenizer = tokenizer
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._separator = separator(tokenizer)
-        self._rest = ""
         self._is_between = False
 
     def __enter__(self) -> Self:
@@ -47,19 +46,7 @@ class TokenWriter:
         self._file.close()
 
     def write(self, text: str) -> None:
-        """Take a piece of a document."""
-        text = self._rest + text
-        at = _last_cut(text)
-        self._write_tokens(text[:at])
-        self._rest = text[at:]
-
-    def end_document(self) -> None:
-        """Write what is left of a document."""
-        self._write_tokens(self._rest)
-        self._rest = ""
-        self._is_between = self._file.tell() > 0
-
-    def _write_tokens(self, text: str) -> None:
+        """Write the tokens of a piece of a document."""
         if not text:
             return
         if self._is_between:
@@ -67,16 +54,9 @@ class TokenWriter:
             self._is_between = False
         self._file.write(self._tokenizer.encode(text).astype(self._dtype).tobytes())
 
-
-def _last_cut(text: str) -> int:
-    """Return the last place where a text can be cut with no effect on its tokens, its end if there is none.
-
-    Tokens are made within words, and every split pattern in use ends a word before a space or newline.
-    """
-    for at in range(len(text) - 1, 0, -1):
-        if text[at] in " \n" and text[at - 1].isalpha():
-            return at
-    return len(text)
+    def end_document(self) -> None:
+        """Let what is written next be another document."""
+        self._is_between = self._file.tell() > 0
 
 
 def join(paths: Sequence[Path], amounts: Sequence[int], target: Path, tokenizer: Tokenizer) -> list[int]:

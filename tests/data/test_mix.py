@@ -169,14 +169,17 @@ def test_a_folder_without_weights_is_one_source(mixture: Path) -> None:
     assert (source.name, len(source.files), source.weight) == ("25_lovecraft", 3, None)
 
 
-@given(words=st.lists(st.text("aé日", max_size=4), min_size=1, max_size=40), size=st.integers(10, 20))
-def test_pieces_do_not_change_the_tokens(words: list[str], size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("writer") / "tokens"
-    text = "ab " * 5 + " ab ".join(words)
-    with writing.TokenWriter(path, Words()) as writer:
-        for _ in range(2):
-            for at in range(0, len(text), size):
-                writer.write(text[at : at + size])
-            writer.end_document()
+@given(words=st.lists(st.text("aé日", max_size=4), min_size=1, max_size=40), chunk=st.integers(20, 40))
+def test_pieces_do_not_change_the_tokens(
+    words: list[str], chunk: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("words")
+    text = "ab " + " ab ".join(words)
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(text, encoding="utf-8")
+    out = folder.with_name(f"{folder.name}-out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources_module, "CHUNK", chunk)
+        prepared = prepare(folder, out, vocabulary=Given(Words()), val=find_sources([folder / "a.txt"])[0])
     ids = Words().encode(text).tolist()
-    assert np.fromfile(path, "<u2").tolist() == [*ids, END, *ids]
+    assert tokens(prepared) == [[*ids, END, *ids], ids]

@@ -1,0 +1,100 @@
+"""`prepare` as a person uses it: own texts of many kinds, mixtures, and what is wrong with them."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_bad_input import FAILURE, USAGE, refused
+from tests.world import scratchgpt
+
+TEXTS = {
+    "25_gedichte/nacht.txt": "Über allen Gipfeln ist Ruh, in allen Wipfeln spürest du kaum einen Hauch.\n",
+    "75_стихи/утро.txt": "Мороз и солнце; день чудесный! Ещё ты дремлешь, друг прелестный.\n",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a mixture in data/mix, JSON lines and a packed text."""
+    folder = tmp_path_factory.mktemp("world")
+    for name, text in TEXTS.items():
+        path = folder / "data" / "mix" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text * 100, encoding="utf-8", newline="")
+    (folder / "poems.txt.gz").write_bytes(gzip.compress(("春眠不觉晓，处处闻啼鸟。\n" * 100).encode("utf-8")))
+    lines = [json.dumps({"body": f"document {number}, its words"}) for number in range(50)]
+    (folder / "lines.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "bad.txt").write_bytes(b"caf\xe9 noir\n" * 20)
+    return folder
+
+
+def meta(folder: Path) -> dict[str, int]:
+    content: dict[str, int] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_a_mixture(world: Path) -> None:
+    for word in ("is ready", "was prepared from this text before"):
+        result = scratchgpt("prepare", "data/mix", cwd=world)
+        assert result.returncode == 0, result.stderr
+        header, german, russian, last = result.stdout.splitlines()
+        assert (
+            header.split() == "source documents characters tokens characters per token kept dropped asked taken".split()
+        )
+        assert german.split()[0], german.split()[-2:] == ["gedichte", "25.00%", "25.00%"]
+        assert russian.split()[0], russian.split()[-2:] == ["стихи", "75.00%", "75.00%"]
+        assert last.startswith(f"data/mix-tokens {word}: ")  # not into the folder of the texts
+    assert scratchgpt("train", "--steps", "2", "--block-size", "16", "--eval-windows", "2", cwd=world).returncode == 0
+
+
+def test_weights_that_are_typed(world: Path) -> None:
+    options = ("--mix", "poems=1", "--mix", "lines=3", "--field", "body", "--out", "data/typed")
+    result = scratchgpt("prepare", "poems.txt.gz", "lines.jsonl", *options, cwd=world)
+    assert result.returncode == 0, result.stderr
+    assert "The weights sum to 4, not 100" in result.stdout
+    assert "75.0" in result.stdout
+
+
+def test_standard_input(world: Path) -> None:
+    for name, options in (("poems.txt.gz", ()), ("lines.jsonl", ("--field", "body"))):
+        data = (world / name).read_bytes()
+        result = subprocess.run(
+            [sys.executable, "-m", "scratchgpt", "prepare", "-", "--out", f"data/{name}", *options],
+            input=gzip.decompress(data) if name.endswith(".gz") else data,
+            cwd=world,
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+    assert meta(world / "data" / "poems.txt.gz")["vocab_size"] == 12
+    assert "50" in result.stdout.decode("utf-8").split()
+    assert not list((world / "data").glob(".*"))
+
+
+def test_validation_text_and_replaced_bytes(world: Path) -> None:
+    result = scratchgpt(
+        "prepare", "bad.txt", "--errors", "replace", "--val", "lines.jsonl", "--field", "body", cwd=world
+    )
+    assert result.returncode == 0, result.stderr
+    assert meta(world / "data" / "bad")["train_tokens"] == 200
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("bad.txt", FAILURE, "0xe9 at offset 3 does not belong"),
+        ("bad.txt", FAILURE, "--errors replace"),
+        ("lines.jsonl", FAILURE, "Line 1 of lines.jsonl has no text in a field 'text'"),
+        ("lines.jsonl bad.txt", USAGE, "name the folder for their tokens with --out"),
+        ("poems.txt.gz --val bad.txt --val-fraction 0.2", USAGE, "leave out --val-fraction"),
+        ("poems.txt.gz --mix poem=1", USAGE, "must weigh each source once: poems; it has poem."),
+        ("data/mix --mix 25_gedichte=0 --mix 75_стихи=1", USAGE, "weight of 25_gedichte=0 must be a number above 0"),
+        ("data/mix --out data/mix/25_gedichte", USAGE, "inside the text"),
+    ],
+)
+def test_what_is_refused(command: str, code: int, message: str, world: Path) -> None:
+    assert message in refused(scratchgpt("prepare", *command.split(), cwd=world), code)
