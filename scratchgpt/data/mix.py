@@ -40,7 +40,8 @@ def find_sources(paths: Sequence[Path], mix: Sequence[str] = ()) -> list[Source]
     """
     parts = list(paths)
     if len(parts) == 1 and parts[0].is_dir():
-        parts = sorted(path for path in parts[0].iterdir() if not path.name.startswith("."))
+        visible = (path for path in parts[0].iterdir() if not path.name.startswith("."))
+        parts = sorted(visible, key=lambda path: path.name)
     if mix:
         weights = _typed_weights(mix, [source_name(part) for part in parts])
         return [Source(source_name(part), text_files(part), weights[source_name(part)]) for part in parts]

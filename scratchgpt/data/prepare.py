@@ -98,13 +98,13 @@ def prepare(
     the way is kept unless `force`. Raises DataError and UsageError.
     """
     sources = find_sources([source]) if isinstance(source, Path) else list(source)
-    parts = [_Part(each) for each in sources]
-    val_parts = [_Part(val)] if val else parts
+    parts = [_Part(each, how, progress) for each in sources]
+    val_parts = [_Part(val, how, progress)] if val else parts
     everything = parts + val_parts if val else parts
     _check([part.source for part in everything], folder, val_fraction)
     vocabulary = vocabulary or Characters()
     for part in everything:
-        part.survey(vocabulary, how, progress)
+        part.survey(vocabulary)
     asked = {
         "tokenizer": vocabulary.name,
         "reading": how._asdict(),
@@ -122,7 +122,7 @@ def prepare(
             written.mkdir()
             for number, part in enumerate(everything):
                 train_share = 1 - val_fraction if val is None else float(part not in val_parts)
-                part.write(Path(temporary) / str(number), train_share, tokenizer, how, progress)
+                part.write(Path(temporary) / str(number), train_share, tokenizer)
             for name, of in zip(BINS, (parts, val_parts), strict=True):
                 _join(of, name, written, tokenizer)
             tokenizers.save(tokenizer, written)
@@ -137,11 +137,11 @@ def prepare(
     return Prepared(folder, read_meta(folder), is_new=True)
 
 
-def _check(parts: list[Source], folder: Path, val_fraction: float) -> None:
+def _check(sources: list[Source], folder: Path, val_fraction: float) -> None:
     """Refuse what cannot be meant. Raises UsageError."""
     if not 0 < val_fraction < 1:
         raise UsageError(f"The validation fraction must be between 0 and 1, not {val_fraction}.")
-    for root in {file.root for part in parts for file in part.files}:
+    for root in {file.root for source in sources for file in source.files}:
         if folder.resolve().is_relative_to(root.resolve()):
             raise UsageError(
                 f"{folder} is or is inside the text {root}; name another folder for the tokens with --out."
@@ -151,16 +151,18 @@ def _check(parts: list[Source], folder: Path, val_fraction: float) -> None:
 class _Part:
     """One source on its way: what the first pass finds out about it, and its tokens."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, how: Reading, progress: Progress) -> None:
         self.source = source
+        self._how = how
+        self._progress = progress
         self.n_documents = self.n_characters = self.n_dropped = 0
         self.bins: dict[str, Path] = {}
         self.n_tokens: dict[str, int] = {}
         self.n_kept = 0
 
-    def survey(self, vocabulary: Vocabulary, how: Reading, progress: Progress) -> None:
+    def survey(self, vocabulary: Vocabulary) -> None:
         """Read the source for the first time. Raises DataError and UsageError."""
-        for document in self._documents(how, progress, self._drop):
+        for document in self._documents(self._drop):
             n_before = self.n_characters
             for text in document:
                 vocabulary.see(text)
@@ -169,10 +171,8 @@ class _Part:
         if not self.n_characters:
             raise DataError(f"{self.source.name} is empty; there is nothing to learn from.")
 
-    def write(
-        self, folder: Path, train_share: float, tokenizer: tokenizers.Tokenizer, how: Reading, progress: Progress
-    ) -> None:
-        """Read the source again and write its tokens, all of them, into `folder`. Raises DataError."""
+    def write(self, folder: Path, train_share: float, tokenizer: tokenizers.Tokenizer) -> None:
+        """Read the source again and write all its tokens into `folder`, parted by characters. Raises DataError."""
         n_left = int(self.n_characters * train_share)
         if 0 < train_share < 1 and not 0 < n_left < self.n_characters:
             name, n_characters = self.source.name, self.n_characters
@@ -180,7 +180,7 @@ class _Part:
         folder.mkdir()
         self.bins = {name: folder / name for name in BINS}
         with TokenWriter(self.bins[BINS[0]], tokenizer) as train, TokenWriter(self.bins[BINS[1]], tokenizer) as val:
-            for document in self._documents(how, progress, lambda _: None):
+            for document in self._documents(lambda _: None):
                 for text in document:
                     train.write(text[:n_left])
                     val.write(text[n_left:])
@@ -206,9 +206,9 @@ class _Part:
             "kept_tokens": self.n_kept,
         }
 
-    def _documents(self, how: Reading, progress: Progress, dropped: Count) -> Iterator[Document]:
+    def _documents(self, dropped: Count) -> Iterator[Document]:
         for file in self.source.files:
-            yield from file.documents(how, read=progress, dropped=dropped)
+            yield from file.documents(self._how, read=self._progress, dropped=dropped)
 
     def _drop(self, n_characters: int) -> None:
         self.n_dropped += n_characters

@@ -37,7 +37,10 @@ MARK = re.compile(
 """The lines around a text of Project Gutenberg; a long title runs over several."""
 
 Document = Iterator[str]
+"""The pieces of a text."""
+
 Count = Callable[[int], None]
+"""Told amounts that sum to the whole."""
 
 
 class Reading(NamedTuple):
