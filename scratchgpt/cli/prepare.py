@@ -51,7 +51,7 @@ def command(
     or - for standard input, which is JSON lines if --field is given. A folder with sub-folders like 25_lovecraft and
     75_shakespeare is a mixture with that ratio of tokens.
     """
-    from scratchgpt.cli.render import byte_progress, sources_table
+    from scratchgpt.cli.render import byte_progress, show_sources
     from scratchgpt.data.mix import Source, find_sources, source_name
     from scratchgpt.data.prepare import prepare
     from scratchgpt.data.sources import Reading, text_files
@@ -77,7 +77,7 @@ def command(
             )
     meta = prepared.meta
     if len(files) > 1 or meta["parts"][0]["documents"] > 1 or how != Reading():
-        sources_table(meta)
+        show_sources(meta)
     click.echo(
         f"{prepared.folder} {'is ready' if prepared.is_new else 'was prepared from this text before'}: "
         f"{meta['train_tokens']:,} tokens to train on, {meta['val_tokens']:,} to validate, "

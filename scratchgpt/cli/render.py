@@ -1,10 +1,9 @@
 """What a person sees while something runs: a live line in a terminal, plain lines anywhere else."""
 
 import contextlib
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
 from rich.console import Console
@@ -36,33 +35,62 @@ def waiting(description: str) -> contextlib.AbstractContextManager[object]:
     return Console(stderr=True).status(description)
 
 
-def sources_table(meta: dict[str, Any]) -> None:
-    """Print what `prepare` found in each source, and what it took and dropped."""
-    weights = [source["weight"] for source in meta["asked"]["sources"] if source["weight"] is not None]
-    kept = sum(part["kept_tokens"] for part in meta["parts"][: len(weights)])
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("source", overflow="fold")
-    mixed = ("asked", "taken") if weights else ()
-    for title in ("documents", "characters", "tokens", "characters per token", "kept", "dropped", *mixed):
-        table.add_column(title, justify="right")
-    for part, weight in itertools.zip_longest(meta["parts"], weights):
-        shares = () if weight is None else (weight / sum(weights), part["kept_tokens"] / kept)
-        table.add_row(
-            Text(part["name"]),
-            f"{part['documents']:,}",
-            f"{part['characters']:,}",
-            f"{part['tokens']:,}",
-            f"{part['characters'] / part['tokens']:.2f}",
-            f"{part['kept_tokens']:,}",
-            f"{part['tokens'] - part['kept_tokens']:,}",
-            *(f"{share:.2%}" for share in shares),
-        )
+def show_sources(meta: dict[str, Any]) -> None:
+    """Print what `prepare` found in each source, what it kept and dropped, and a mixture's ratio."""
+    parts = meta["parts"]
+    _print_table(
+        ("source", "documents", "characters", "tokens", "characters per token", "kept", "dropped"),
+        [
+            (
+                part["name"],
+                f"{part['documents']:,}",
+                f"{part['characters']:,}",
+                f"{part['tokens']:,}",
+                f"{part['characters'] / part['tokens']:.2f}",
+                f"{part['kept_tokens']:,}",
+                f"{part['tokens'] - part['kept_tokens']:,}",
+            )
+            for part in parts
+        ],
+    )
+    if n_dropped := sum(part["dropped_characters"] for part in parts):
+        print(f"Left out as Project Gutenberg's: {n_dropped:,} characters.")  # noqa: T201 - this module is what prints
+    weights = [source["weight"] for source in meta["asked"]["sources"]]
+    if None not in weights:
+        _show_mixture(parts[: len(weights)], weights)
+
+
+def _show_mixture(parts: Sequence[dict[str, Any]], weights: Sequence[float]) -> None:
+    """Print the ratio that was asked for and the one that there is."""
+    kept = sum(part["kept_tokens"] for part in parts)
+    _print_table(
+        ("mixture", "asked", "taken", "tokens available", "tokens taken", "tokens dropped"),
+        [
+            (
+                part["name"],
+                f"{weight / sum(weights):.2%}",
+                f"{part['kept_tokens'] / kept:.2%}",
+                f"{part['tokens']:,}",
+                f"{part['kept_tokens']:,}",
+                f"{part['tokens'] - part['kept_tokens']:,}",
+            )
+            for part, weight in zip(parts, weights, strict=True)
+        ],
+    )
+    if not math.isclose(sum(weights), 100):
+        print(f"The weights sum to {sum(weights):g}, not 100: each is taken as its part of that.")  # noqa: T201
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print names and numbers; where the terminal is too narrow, numbers go on in the next line."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="left" if title == titles[0] else "right", overflow="fold")
+    for name, *numbers in rows:
+        table.add_row(Text(name), *numbers)
     console = Console(highlight=False)
-    Console(highlight=False, width=None if console.is_terminal else 160).print(table)
-    if weights and not math.isclose(sum(weights), 100):
-        console.print(f"The weights sum to {sum(weights):g}, not 100: each is taken as its part of that.")
-    if n_dropped := sum(part["dropped_characters"] for part in meta["parts"]):
-        console.print(f"Left out as Project Gutenberg's: {n_dropped:,} characters.")
+    console.width = console.width if console.is_terminal else 120
+    console.print(table)
 
 
 class Renderer(Protocol):

@@ -41,11 +41,12 @@ def test_a_mixture(world: Path) -> None:
     for word in ("is ready", "was prepared from this text before"):
         result = scratchgpt("prepare", "data/mix", cwd=world)
         assert result.returncode == 0, result.stderr
-        header, german, russian, last = result.stdout.splitlines()
-        assert header.split()[-4:] == ["kept", "dropped", "asked", "taken"]
+        header, german, russian, titles, *mixture, last = result.stdout.splitlines()
+        assert header.split()[:4] == ["source", "documents", "characters", "tokens"]
         assert german.split()[:5] == ["gedichte", "1", "7,400", "7,400", "1.00"]
-        assert german.split()[-2:] == ["25.00%", "25.00%"]
-        assert russian.split()[-2:] == ["75.00%", "75.00%"]
+        assert russian.split()[-1] == "0"
+        assert titles.split()[:3] == ["mixture", "asked", "taken"]
+        assert [row.split()[:3] for row in mixture] == [["gedichte", "25.00%", "25.00%"], ["стихи", "75.00%", "75.00%"]]
         assert last.startswith(f"data/mix-tokens {word}: ")  # not into the folder of the texts
     assert scratchgpt("train", "--steps", "2", "--block-size", "16", "--eval-windows", "2", cwd=world).returncode == 0
 

@@ -97,6 +97,16 @@ def test_characters_mix_too(mixture: Path, tmp_path: Path) -> None:
     assert [len(source["files"]) for source in meta["asked"]["sources"]] == [3, 2]
 
 
+def test_a_mixture_with_a_text_for_validation(mixture: Path, tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("Cthulhu", encoding="utf-8")
+    (val,) = find_sources([tmp_path / "val.txt"])
+    prepared = prepare(find_sources([mixture]), tmp_path / "out", val=val)
+    lovecraft, shakespeare, held_out = prepared.meta["parts"]
+    assert shakespeare["kept_tokens"] == shakespeare["tokens"]
+    assert lovecraft["kept_tokens"] == round(shakespeare["tokens"] / 3)
+    assert prepared.meta["val_tokens"] == held_out["kept_tokens"] == 7
+
+
 @given(
     available=st.lists(st.integers(1, 10**12), min_size=2, max_size=5),
     weights=st.lists(st.floats(0.01, 1e6), min_size=5, max_size=5),
