@@ -205,7 +205,9 @@ def _json_lines(stream: io.BufferedIOBase, path: Path, how: Reading, damage: Dam
         if len(line) == LONGEST_LINE:
             raise DataError(f"{where} is longer than {LONGEST_LINE:,} bytes; is it JSON lines?")
         try:
-            content = json.loads(line.decode("utf-8", how.errors)) if line.strip() else {how.field: ""}
+            content = (
+                json.loads(line.decode("utf-8", how.errors).removeprefix("\ufeff")) if line.strip() else {how.field: ""}
+            )
         except UnicodeDecodeError as error:
             raise _not_utf8(path, error, offset) from error
         except (ValueError, RecursionError) as error:

@@ -78,6 +78,11 @@ def test_a_line_that_is_wrong(line: bytes, message: str, tmp_path: Path, monkeyp
         documents(tmp_path / "a.jsonl")
 
 
+def test_a_byte_order_mark_before_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}', encoding="utf-8-sig")
+    assert documents(tmp_path / "a.jsonl") == ["one"]
+
+
 def test_replacing_what_is_wrong(tmp_path: Path) -> None:
     how = Reading(errors="replace")
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 noir")
