@@ -204,24 +204,29 @@ def _json_lines(stream: io.BufferedIOBase, path: Path, how: Reading, damage: Dam
             return
         if len(line) == LONGEST_LINE:
             raise DataError(f"{where} is longer than {LONGEST_LINE:,} bytes; is it JSON lines?")
+        start, offset = offset, offset + len(line)
+        if line.isspace():
+            continue
         try:
-            content = (
-                json.loads(line.decode("utf-8", how.errors).removeprefix("\ufeff")) if line.strip() else {how.field: ""}
-            )
+            content = json.loads(line.decode("utf-8", how.errors).removeprefix("\ufeff"))
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, error, offset) from error
+            raise _not_utf8(path, error, start) from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where} is not JSON: {error}.") from error
-        offset += len(line)
-        text = content.get(how.field) if isinstance(content, dict) else None
-        if not isinstance(text, str):
-            raise DataError(f"{where} has no text in a field {how.field!r}; name its field with --field.")
-        if how.errors == "replace":
-            text = re.sub("[\ud800-\udfff]", "\ufffd", text)
-        if re.search("[\ud800-\udfff]", text):
-            raise DataError(f"{where} has half a surrogate pair; put U+FFFD in such places with --errors replace.")
-        if text:
+        if text := _field(content, how, where):
             yield iter((text,))
+
+
+def _field(content: Any, how: Reading, where: str) -> str:
+    """Return the text in a line of JSON. Raises DataError."""
+    text = content.get(how.field) if isinstance(content, dict) else None
+    if not isinstance(text, str):
+        raise DataError(f"{where} has no text in a field {how.field!r}; name its field with --field.")
+    if how.errors == "replace":
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+    if re.search("[\ud800-\udfff]", text):
+        raise DataError(f"{where} has half a surrogate pair; put U+FFFD in such places with --errors replace.")
+    return text
 
 
 def _parquet(path: Path, field: str) -> Iterator[Document]:
