@@ -17,6 +17,13 @@ rates = st.sampled_from((0.0, 0.3))
 row_shapes = st.sampled_from(((2, 3), (), (1,), (3, 1), (2, 1, 3)))
 """The leading axes of an op that works on rows."""
 
+settled_texts = st.text(
+    st.characters(codec="ascii")
+    | st.characters(exclude_categories=["Cs", "Cn", "Co"], max_codepoint=0x2FFF)
+    | st.sampled_from("中文日本語😀👩\u200d🚀𝄞")
+)
+"""Texts of characters that all versions of Unicode agree about: programs that use different ones cut them alike."""
+
 
 def sizes(largest: int, smallest: int = 1) -> st.SearchStrategy[int]:
     """Draw the length of one axis."""

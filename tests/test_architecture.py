@@ -31,6 +31,7 @@ FOREIGN = {
     "threadpoolctl": {"backend", "model"},
     "torch": {"bench"},
     "jax": {"bench"},
+    "regex": {"tokenizer"},
     "numpy": {"backend", "bench", "chance", "data", "generation", "model", "ops", "tokenizer", "training"},
 }
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, write_json
+from scratchgpt.tokenizer.bpe import BPETokenizer
 from scratchgpt.tokenizer.char import CharTokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -46,9 +47,17 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 def load(folder: Path) -> Tokenizer:
     """Read the tokenizer of a data folder or checkpoint. Raises DataError."""
-    path = folder / "tokenizer.json"
+    return read(folder / "tokenizer.json")
+
+
+def read(path: Path) -> Tokenizer:
+    """Read a tokenizer.json: characters, or byte-level BPE. Raises DataError."""
     content = read_json(path, DataError)
+    kind = "byte-level BPE that is supported"
     try:
+        if content["model"].get("type") == "BPE":
+            return BPETokenizer.from_json(content)
+        kind = "character vocabulary"
         return CharTokenizer.from_json(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged: it is no character vocabulary ({error}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged: it is no {kind} ({error}).") from error

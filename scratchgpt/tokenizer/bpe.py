@@ -1,0 +1,306 @@
+"""Byte-level BPE: a text is cut into pieces, a piece is a run of bytes, and neighbours are joined in a learnt order.
+
+The derivation and the cost are in bpe.md; `bpe_training` learns the order from a text.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import regex
+
+from scratchgpt.errors import UsageError
+
+END_OF_TEXT = "<|endoftext|>"
+
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""Contractions, words, numbers and signs, each with the space in front of it, and white space: every character."""
+
+NO_ID = -1
+NEVER = 2**62
+"""The rank of a pair that no merge joins."""
+
+
+def _byte_characters() -> str:
+    """Return the 256 characters that stand for the bytes in files: printable ASCII and Latin-1 for themselves.
+
+    The others (control characters, spaces, the soft hyphen) get the characters from U+0100 on, in their order.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    substitutes = itertools.count(0x100)
+    return "".join(chr(byte if byte in printable else next(substitutes)) for byte in range(256))
+
+
+BYTE_CHARACTERS = _byte_characters()
+BYTE_OF_CHARACTER = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+ALPHABET = [bytes([byte]) for byte in sorted(range(256), key=BYTE_CHARACTERS.__getitem__)]
+"""The single bytes in the order of their characters: the first tokens of every vocabulary."""
+
+
+def split(text: str, patterns: Iterable[str]) -> list[str]:
+    """Cut a text into pieces: a pattern's matches and what lies between them, each cut again by the next pattern."""
+    pieces = [text]
+    for pattern in patterns:
+        compiled = regex.compile(pattern)
+        pieces = [part for piece in pieces for part in _cut(piece, compiled)]
+    return pieces
+
+
+def _cut(text: str, pattern: regex.Pattern[str]) -> list[str]:
+    """Return the matches of one pattern and what lies between them, in order, without empty ones."""
+    edges = [0, *itertools.chain.from_iterable(match.span() for match in pattern.finditer(text)), len(text)]
+    return [text[start:end] for start, end in itertools.pairwise(edges) if start < end]
+
+
+def encode_piece(
+    piece: bytes, byte_ids: Sequence[int], ranks: Mapping[tuple[int, int], int], merged: Sequence[int]
+) -> list[int]:
+    """Return the ids of one piece: of all neighbours, those of the lowest rank are joined first, leftmost first.
+
+    `ranks` gives the rank of a pair of ids, `merged` the id that a rank joins its pair to. The time grows with the
+    square of the piece's length, and pieces are words.
+    """
+    ids = [byte_ids[byte] for byte in piece]
+    while len(ids) > 1:
+        rank, at = min((ranks.get(pair, NEVER), at) for at, pair in enumerate(itertools.pairwise(ids)))
+        if rank == NEVER:
+            break
+        ids[at : at + 2] = [merged[rank]]
+    return ids
+
+
+class BPETokenizer:
+    """A vocabulary of byte strings, the merges that make them, and special tokens that stand for no text."""
+
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        merges: Sequence[tuple[int, int]],
+        *,
+        special: Mapping[str, int],
+        patterns: Sequence[str] = (GPT2_PATTERN,),
+    ) -> None:
+        """Make the vocabulary.
+
+        Args:
+            tokens: The bytes of each token, by id; of a special token, those of its name.
+            merges: The pairs of ids that are joined, the first learnt first. What they join must be a token.
+            special: Names and ids of the tokens that text alone never gives.
+            patterns: How a text is cut into pieces, see `split`.
+
+        Raises ValueError if the parts do not fit together.
+        """
+        self.tokens, self.merges, self.special, self.patterns = list(tokens), list(merges), dict(special), patterns
+        reserved = set(self.special.values())
+        plain = {token: index for index, token in enumerate(self.tokens) if index not in reserved}
+        if len(plain) + len(reserved) < len(self.tokens):
+            raise ValueError("some tokens are there twice")
+        self.byte_ids = [plain.get(bytes([byte]), NO_ID) for byte in range(256)]
+        self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
+        if len(self.ranks) < len(self.merges):
+            raise ValueError("some merges are there twice")
+        try:
+            self.merged = [plain[self.tokens[left] + self.tokens[right]] for left, right in self.merges]
+        except KeyError as error:
+            raise ValueError(f"a merge makes {error}, which is no token") from error
+        self._plain = plain
+        self._unknown_bytes = {byte for byte, index in enumerate(self.byte_ids) if index == NO_ID}
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are, special ones included."""
+        return len(self.tokens)
+
+    def __contains__(self, token: str) -> bool:
+        """Tell whether this is a token, special ones included."""
+        return token in self.special or token.encode("utf-8", "surrogatepass") in self._plain
+
+    def encode(self, text: str, *, special: bool = False) -> npt.NDArray[np.uint32]:
+        """Return the ids (N,) of a text.
+
+        The names of special tokens are text like any other, so that nobody ends a document by writing about it;
+        with `special` they become those tokens. Raises UsageError for a lone surrogate, which UTF-8 cannot hold, and
+        for a byte that is not in the vocabulary.
+        """
+        if special and self.special:
+            names = sorted(self.special, key=len, reverse=True)  # where two begin, the longer one counts
+            parts = regex.split(f"({'|'.join(map(regex.escape, names))})", text)
+        else:
+            parts = [text]
+        ids: list[int] = []
+        for number, part in enumerate(parts):
+            ids += [self.special[part]] if number % 2 else self._encode_plain(part)
+        return np.array(ids, np.uint32)
+
+    def _encode_plain(self, text: str) -> list[int]:
+        """Return the ids of a text without special tokens. Raises UsageError."""
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"The text has half a character (the lone surrogate U+{ord(text[error.start]):04X}) at position "
+                f"{error.start}; UTF-8 cannot hold it, so remove it."
+            ) from error
+        if unknown := self._unknown_bytes.intersection(data):
+            raise UsageError(f"The byte 0x{min(unknown):02X} of the text's UTF-8 is not in the vocabulary.")
+        known: dict[str, list[int]] = {}
+        ids: list[int] = []
+        for piece in split(text, self.patterns):
+            if piece not in known:
+                known[piece] = encode_piece(piece.encode("utf-8"), self.byte_ids, self.ranks, self.merged)
+            ids += known[piece]
+        return ids
+
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        """Return the bytes of ids (N,), special tokens by their names. Raises UsageError if one is out of range."""
+        indices = np.asarray(ids, dtype=np.int64)
+        if indices.size and not 0 <= indices.min() <= indices.max() < self.vocab_size:
+            raise UsageError(f"There are ids outside the vocabulary of {self.vocab_size} tokens.")
+        return b"".join(self.tokens[index] for index in indices.tolist())
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Return the text of ids (N,); bytes that are not UTF-8 become U+FFFD. Raises UsageError as above."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the vocabulary in the format of the `tokenizers` library, which gives the same ids from it."""
+        names = {index: name for name, index in self.special.items()}
+        words = [names.get(index) or to_characters(token) for index, token in enumerate(self.tokens)]
+        splits = [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+            for pattern in self.patterns
+        ]
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [
+                {"id": index, "content": name, **dict.fromkeys(_ADDED_FLAGS, False), "special": True}
+                for index, name in sorted(names.items())
+            ],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, _byte_level(use_regex=False)]},
+            "post_processor": None,
+            "decoder": _byte_level(use_regex=False),
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": False,
+                "vocab": {word: index for index, word in enumerate(words)},
+                "merges": [f"{words[left]} {words[right]}" for left, right in self.merges],
+            },
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Read a byte-level BPE's tokenizer.json. Raises ValueError, KeyError or TypeError naming what is wrong."""
+        model = content["model"]
+        for part in ("normalizer", "truncation", "padding"):
+            _refuse(f"its {part}", content.get(part))
+        for part in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
+            _refuse(f"its model's {part}", model.get(part))
+        if (content.get("decoder") or {}).get("type") != "ByteLevel":
+            raise ValueError("its decoder is not ByteLevel")
+        if (content.get("post_processor") or {"type": "ByteLevel"}).get("type") != "ByteLevel":
+            raise ValueError(f"its post_processor {content['post_processor'].get('type')} is not supported")
+        special = {}
+        for added in content.get("added_tokens", []):
+            for flag in ("lstrip", "rstrip", "single_word"):
+                _refuse(f"{flag} of its added token {added['content']!r}", added.get(flag))
+            _refuse(f"its added token {added['content']!r}, which is not special,", not added.get("special"))
+            special[added["content"]] = added["id"]
+        return cls.from_words(
+            model["vocab"], model["merges"], special=special, patterns=_read_patterns(content.get("pre_tokenizer"))
+        )
+
+    @classmethod
+    def from_words(
+        cls,
+        vocabulary: Mapping[str, int],
+        merges: Iterable[str | Sequence[str]],
+        *,
+        special: Mapping[str, int],
+        patterns: Sequence[str] = (GPT2_PATTERN,),
+    ) -> Self:
+        """Make the vocabulary as files hold it: a character for each byte, merges as "left right" or two strings.
+
+        Raises ValueError, KeyError or TypeError naming what is wrong.
+        """
+        ids = dict(vocabulary) | dict(special)
+        if any(type(index) is not int for index in ids.values()) or sorted(ids.values()) != [*range(len(ids))]:
+            raise ValueError("its ids do not count from 0 without gaps or repetition")
+        tokens = [b""] * len(ids)
+        for word, index in ids.items():
+            tokens[index] = word.encode("utf-8") if word in special else to_bytes(word)
+        if not all(tokens):
+            raise ValueError("a token is empty")
+        pairs = []
+        for rank, merge in enumerate(merges):
+            words = merge.split(" ") if isinstance(merge, str) else merge
+            if len(words) != 2 or any(word not in ids or word in special for word in words):
+                raise ValueError(f"its merge {rank}, {merge!r}, does not join two tokens")
+            pairs.append((ids[words[0]], ids[words[1]]))
+        return cls(tokens, pairs, special=special, patterns=patterns)
+
+
+def to_characters(token: bytes) -> str:
+    """Return how files write a token: one printable character for each byte."""
+    return "".join(BYTE_CHARACTERS[byte] for byte in token)
+
+
+def to_bytes(word: str) -> bytes:
+    """Return the bytes that a word in a file stands for. Raises ValueError if it has other characters."""
+    try:
+        return bytes(BYTE_OF_CHARACTER[character] for character in word)
+    except KeyError as error:
+        raise ValueError(f"its token {word!r} is not written in the characters that stand for bytes") from error
+
+
+_ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+
+
+def _byte_level(*, use_regex: bool) -> dict[str, Any]:
+    """Return the part of tokenizer.json that turns bytes into characters; with its regex it cuts as GPT-2 does."""
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def _refuse(part: str, value: Any) -> None:
+    """Raise ValueError if a part of the file asks for something."""
+    if value:
+        raise ValueError(f"{part} is not supported")
+
+
+def _read_patterns(pre_tokenizer: Any) -> tuple[str, ...]:
+    """Return the patterns that cut as a file's pre_tokenizer does. Raises ValueError, KeyError or TypeError."""
+    steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
+    if not steps or steps[-1]["type"] != "ByteLevel":
+        raise ValueError("its pre_tokenizer does not end in ByteLevel")
+    patterns = []
+    for step in steps:
+        match step:
+            case {"type": "ByteLevel"} if step is steps[-1]:
+                _refuse("add_prefix_space of its pre_tokenizer", step["add_prefix_space"])
+                patterns += [GPT2_PATTERN] if step.get("use_regex", True) else []
+            case {"type": "Digits", "individual_digits": individual}:
+                patterns.append(r"\p{N}" if individual else r"\p{N}+")
+            case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
+                patterns.append(_checked(pattern))
+            case _:
+                raise ValueError(f"the step {step['type']} of its pre_tokenizer is not supported")
+    return tuple(patterns)
+
+
+def _checked(pattern: str) -> str:
+    """Return a pattern that `regex` understands. Raises ValueError."""
+    try:
+        regex.compile(pattern)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"its split pattern {pattern!r} cannot be used: {error}") from error
+    return pattern

@@ -1,0 +1,171 @@
+"""Learning a byte-level BPE from a text: join the most frequent pair of neighbours, and again, and again.
+
+bpe.md has the derivation and the cost. The merges, their order and the ids are those of the `tokenizers` library.
+"""
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import regex
+
+from scratchgpt.errors import UsageError
+from scratchgpt.tokenizer.bpe import ALPHABET, END_OF_TEXT, GPT2_PATTERN, BPETokenizer
+
+NOTHING = -1
+"""In place of a symbol: an edge of a piece, or the right half of what was joined."""
+
+Positions = npt.NDArray[np.intp]
+
+
+def count_pieces(texts: Iterable[str]) -> Counter[str]:
+    """Return how often each piece occurs in some texts; no piece reaches from one text into the next."""
+    find = regex.compile(GPT2_PATTERN).findall
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(find(text))
+    return counts
+
+
+def train(
+    counts: Mapping[str, int],
+    vocab_size: int,
+    *,
+    special: Sequence[str] = (END_OF_TEXT,),
+    progress: Callable[[int], None] = lambda _: None,
+) -> BPETokenizer:
+    """Learn a vocabulary from the counts of pieces.
+
+    The special tokens have the first ids, then come the 256 bytes and then the merges. Of pairs that occur equally
+    often the one with the smallest (left id, right id) is joined first.
+
+    Args:
+        counts: How often each piece occurs, see `count_pieces`.
+        vocab_size: How many tokens there shall be in all.
+        special: The names of the special tokens.
+        progress: Told after each merge that it was 1.
+
+    Raises UsageError if there can be no vocabulary of this size, saying which sizes there can be.
+    """
+    tokens = [name.encode("utf-8") for name in special] + ALPHABET
+    if vocab_size < len(tokens):
+        raise UsageError(
+            f"A vocabulary of {vocab_size:,} tokens is too small: the 256 bytes and {len(special)} special tokens "
+            f"make {len(tokens)}."
+        )
+    pieces = _Pieces(counts, first_id=len(special))
+    id_of = {token: index for index, token in enumerate(tokens) if index >= len(special)}
+    merges: list[tuple[int, int]] = []
+    while len(tokens) < vocab_size:
+        pair = pieces.most_frequent()
+        if pair is None:
+            raise UsageError(
+                f"A vocabulary of {vocab_size:,} tokens is too large for this text, which gives {len(merges):,} merges "
+                f"and so at most {len(tokens):,} tokens; ask for no more, or add text."
+            )
+        joined = tokens[pair[0]] + tokens[pair[1]]
+        new = id_of.setdefault(joined, len(tokens))
+        if new == len(tokens):
+            tokens.append(joined)
+        merges.append(pair)
+        pieces.join(pair, new)
+        progress(1)
+    return BPETokenizer(tokens, merges, special={name: index for index, name in enumerate(special)})
+
+
+class _Pieces:
+    """All different pieces behind one another in one array of symbols, and the counts of their pairs.
+
+    Joining two symbols writes the new one over the left half and leaves NOTHING in place of the right one; `next` and
+    `previous` lead from one symbol that is left to another. A position stays in its symbol's list after the symbol
+    has gone from there, until that list is read the next time.
+    """
+
+    def __init__(self, counts: Mapping[str, int], first_id: int) -> None:
+        """Lay out the pieces with edges around each; the ids of the bytes begin at `first_id`."""
+        id_of_byte = np.full(256, NOTHING, np.intp)
+        id_of_byte[list(b"".join(ALPHABET))] = np.arange(256) + first_id
+        pieces = [piece.encode("utf-8") for piece in counts]
+        lengths = np.array([len(piece) for piece in pieces], np.intp)
+        edges = np.concatenate([[0], np.cumsum(lengths + 1)])
+        self.symbols = id_of_byte[np.frombuffer(b"\0" + b"".join(piece + b"\0" for piece in pieces), np.uint8)]
+        self.symbols[edges] = NOTHING
+        self.weights = np.repeat(np.fromiter(counts.values(), np.int64, len(counts)), lengths + 1)
+        self.next = np.arange(1, len(self.symbols) + 1)
+        self.previous = np.arange(-1, len(self.symbols) - 1)
+        order = np.argsort(self.symbols, kind="stable")
+        starts = np.searchsorted(self.symbols[order], np.arange(first_id, first_id + 257))
+        self.positions: defaultdict[int, Positions] = defaultdict(lambda: np.empty(0, np.intp))
+        for index in range(256):
+            self.positions[first_id + index] = order[starts[index] : starts[index + 1]]
+        self.counts: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self._count(self.symbols[:-1], self.symbols[1:], self.weights)
+        self.heap = [(-count, pair) for pair, count in self.counts.items()]
+        heapq.heapify(self.heap)
+
+    def most_frequent(self) -> tuple[int, int] | None:
+        """Return the pair that occurs most often, of equals the smallest; None if there is none."""
+        while self.heap:
+            negative, pair = heapq.heappop(self.heap)
+            count = self.counts[pair]
+            if count == -negative:
+                return pair
+            if count:  # it has become rarer since it was put there
+                heapq.heappush(self.heap, (-count, pair))
+        return None
+
+    def join(self, pair: tuple[int, int], new: int) -> None:
+        """Write the symbol `new` wherever the pair stands, and count the pairs anew that this changes."""
+        at = self._find(*pair)
+        weights = self.weights[at]
+        left, second = self.previous[at], self.next[at]
+        right = self.next[second]
+        left_symbols, right_symbols = self.symbols[left], self.symbols[right]
+
+        self.symbols[at] = new
+        self.symbols[second] = NOTHING
+        self.next[at] = right
+        self.previous[right] = at
+        self.positions[new] = np.sort(np.concatenate([self.positions[new], at]))
+
+        # Where the pair stands twice in a row, the first one's right neighbour is the second one's left neighbour.
+        outer = self.symbols[right] == right_symbols
+        self._count(left_symbols, np.full_like(at, pair[0]), -weights)
+        self._count(np.full_like(at, pair[1])[outer], right_symbols[outer], -weights[outer])
+        gained = self._count(self.symbols[self.previous[at]], self.symbols[at], weights)
+        gained |= self._count(self.symbols[at][outer], right_symbols[outer], weights[outer])
+        for other in gained:
+            heapq.heappush(self.heap, (-self.counts[other], other))
+        del self.counts[pair]
+
+    def _find(self, left: int, right: int) -> Positions:
+        """Return where to join a pair, in order; of a run of three equal symbols, the first two."""
+        if len(self.positions[left]) <= len(self.positions[right]):
+            at = self._positions_now(left)
+            at = at[self.symbols[self.next[at]] == right]
+        else:
+            at = self.previous[self._positions_now(right)]
+            at = at[self.symbols[at] == left]
+        if left == right:
+            index = np.arange(len(at))
+            begins_run = np.append(True, self.next[at[:-1]] != at[1:])
+            at = at[(index - np.maximum.accumulate(index * begins_run)) % 2 == 0]
+        return at
+
+    def _positions_now(self, symbol: int) -> Positions:
+        """Return the positions of a symbol, and forget those that it has left."""
+        at = self.positions[symbol]
+        self.positions[symbol] = at = at[self.symbols[at] == symbol]
+        return at
+
+    def _count(
+        self, left: npt.NDArray[np.intp], right: npt.NDArray[np.intp], weights: npt.NDArray[np.int64]
+    ) -> set[tuple[int, int]]:
+        """Add the weights of pairs to their counts, without those at an edge; return the pairs."""
+        inside = (left != NOTHING) & (right != NOTHING)
+        pairs = list(zip(left[inside].tolist(), right[inside].tolist(), strict=True))
+        for pair, weight in zip(pairs, weights[inside].tolist(), strict=True):
+            self.counts[pair] += weight
+        return set(pairs)
