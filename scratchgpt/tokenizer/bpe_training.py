@@ -17,6 +17,9 @@ from scratchgpt.tokenizer.bpe import ALPHABET, END_OF_TEXT, GPT2_PATTERN, BPETok
 NOTHING = -1
 """In place of a symbol: an edge of a piece, or the right half of what was joined."""
 
+MANY = 256
+"""From here on an array as long as the vocabulary is a quicker way to add up than a dictionary."""
+
 Positions = npt.NDArray[np.intp]
 
 
@@ -100,10 +103,19 @@ class _Pieces:
         self.positions: defaultdict[int, Positions] = defaultdict(lambda: np.empty(0, np.intp))
         for index in range(256):
             self.positions[first_id + index] = order[starts[index] : starts[index + 1]]
-        self.counts: defaultdict[tuple[int, int], int] = defaultdict(int)
-        self._count(self.symbols[:-1], self.symbols[1:], self.weights)
+        self.counts: defaultdict[tuple[int, int], int] = defaultdict(int, self._count_all())
         self.heap = [(-count, pair) for pair, count in self.counts.items()]
         heapq.heapify(self.heap)
+
+    def _count_all(self) -> dict[tuple[int, int], int]:
+        """Return how often each pair of neighbours occurs."""
+        left, right = self.symbols[:-1], self.symbols[1:]
+        inside = (left != NOTHING) & (right != NOTHING)
+        pairs, index = np.unique(left[inside] << 32 | right[inside], return_inverse=True)
+        sums = np.bincount(index, self.weights[inside]).astype(np.int64)
+        return dict(
+            zip(zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True), sums.tolist(), strict=True)
+        )
 
     def most_frequent(self) -> tuple[int, int] | None:
         """Return the pair that occurs most often, of equals the smallest; None if there is none."""
@@ -130,15 +142,22 @@ class _Pieces:
         self.previous[right] = at
         self.positions[new] = np.sort(np.concatenate([self.positions[new], at]))
 
-        # Where the pair stands twice in a row, the first one's right neighbour is the second one's left neighbour.
-        outer = self.symbols[right] == right_symbols
-        self._count(left_symbols, np.full_like(at, pair[0]), -weights)
-        self._count(np.full_like(at, pair[1])[outer], right_symbols[outer], -weights[outer])
-        gained = self._count(self.symbols[self.previous[at]], self.symbols[at], weights)
-        gained |= self._count(self.symbols[at][outer], right_symbols[outer], weights[outer])
-        for other in gained:
-            heapq.heappush(self.heap, (-self.counts[other], other))
+        # Where the pair stands twice in a row, the new symbol's neighbour is another new one. Elsewhere the neighbour
+        # is what it was.
+        first, last = self.symbols[self.previous[at]] == left_symbols, self.symbols[right] == right_symbols
+        for other, weight in _totals(left_symbols[first], weights[first]):
+            self._move((other, pair[0]), (other, new), weight)
+        for other, weight in _totals(right_symbols[last], weights[last]):
+            self._move((pair[1], other), (new, other), weight)
+        if not last.all():
+            self._move((pair[1], pair[0]), (new, new), int(weights[~last].sum()))
         del self.counts[pair]
+
+    def _move(self, old: tuple[int, int], new: tuple[int, int], weight: int) -> None:
+        """Count some occurrences of one pair as those of another."""
+        self.counts[old] -= weight
+        self.counts[new] += weight
+        heapq.heappush(self.heap, (-self.counts[new], new))
 
     def _find(self, left: int, right: int) -> Positions:
         """Return where to join a pair, in order; of a run of three equal symbols, the first two."""
@@ -160,12 +179,16 @@ class _Pieces:
         self.positions[symbol] = at = at[self.symbols[at] == symbol]
         return at
 
-    def _count(
-        self, left: npt.NDArray[np.intp], right: npt.NDArray[np.intp], weights: npt.NDArray[np.int64]
-    ) -> set[tuple[int, int]]:
-        """Add the weights of pairs to their counts, without those at an edge; return the pairs."""
-        inside = (left != NOTHING) & (right != NOTHING)
-        pairs = list(zip(left[inside].tolist(), right[inside].tolist(), strict=True))
-        for pair, weight in zip(pairs, weights[inside].tolist(), strict=True):
-            self.counts[pair] += weight
-        return set(pairs)
+
+def _totals(symbols: Positions, weights: npt.NDArray[np.int64]) -> Iterable[tuple[int, int]]:
+    """Yield every different symbol with the sum of its weights, without NOTHING."""
+    totals: defaultdict[int, int] = defaultdict(int)
+    if len(symbols) > MANY:
+        sums = np.bincount(symbols - NOTHING, weights).astype(np.int64)
+        present = np.flatnonzero(sums)
+        totals.update(zip((present + NOTHING).tolist(), sums[present].tolist(), strict=True))
+    else:
+        for symbol, weight in zip(symbols.tolist(), weights.tolist(), strict=True):
+            totals[symbol] += weight
+    totals.pop(NOTHING, None)
+    return totals.items()
