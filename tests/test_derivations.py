@@ -1,4 +1,4 @@
-"""The book of derivations beside the ops: its snippets run, its links lead somewhere, no op lacks a chapter."""
+"""The derivations beside the code: their snippets run, their links lead somewhere, no op lacks a chapter."""
 
 import re
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OPS = ROOT / "scratchgpt" / "ops"
 BOOK = sorted(OPS.glob("*.md"))
+PAGES = [*BOOK, ROOT / "scratchgpt" / "tokenizer" / "bpe.md"]
 NOT_OPS = {"__init__", "array"}
 
 
@@ -25,7 +26,7 @@ def _links(page: Path) -> list[str]:
     return [target for target in targets if "://" not in target]
 
 
-@pytest.mark.parametrize("page", BOOK, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_snippets_hold_what_they_claim(page: Path) -> None:
     """A page's snippets, pasted one after the other as a reader would, run through; each ends in its claim."""
     snippets = _snippets(page)
@@ -41,7 +42,7 @@ def test_snippets_hold_what_they_claim(page: Path) -> None:
     assert result.returncode == 0, result.stderr.decode()
 
 
-@pytest.mark.parametrize("page", BOOK, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_to_files(page: Path) -> None:
     """Every relative link is one to an existing file."""
     links = _links(page)
