@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from scratchgpt.generation.sampler import Sampling as Sampling
     from scratchgpt.generation.sampler import generate as generate
     from scratchgpt.model.gpt import GPT as GPT
+    from scratchgpt.tokenizer.bpe import BPETokenizer as BPETokenizer
     from scratchgpt.tokenizer.char import CharTokenizer as CharTokenizer
     from scratchgpt.training.checkpoint import fresh as fresh
     from scratchgpt.training.checkpoint import read as read
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from scratchgpt.training.trainer import Trainer as Trainer
 
 _HOMES = {
+    "BPETokenizer": "tokenizer.bpe",
     "CharTokenizer": "tokenizer.char",
     "Dataset": "data.dataset",
     "GPT": "model.gpt",
