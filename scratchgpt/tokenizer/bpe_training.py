@@ -100,11 +100,9 @@ class _Pieces:
         self.previous = np.arange(-1, len(self.symbols) - 1)
         order = np.argsort(self.symbols, kind="stable")
         starts = np.searchsorted(self.symbols[order], np.arange(first_id, first_id + 257))
-        self.positions: defaultdict[int, Positions] = defaultdict(lambda: np.empty(0, np.intp))
-        for index in range(256):
-            self.positions[first_id + index] = order[starts[index] : starts[index + 1]]
+        self.positions = {first_id + index: order[starts[index] : starts[index + 1]] for index in range(256)}
         self.counts: defaultdict[tuple[int, int], int] = defaultdict(int, self._count_all())
-        self.heap = [(-count, pair) for pair, count in self.counts.items()]
+        self.heap = [_entry(count, pair) for pair, count in self.counts.items()]
         heapq.heapify(self.heap)
 
     def _count_all(self) -> dict[tuple[int, int], int]:
@@ -120,12 +118,13 @@ class _Pieces:
     def most_frequent(self) -> tuple[int, int] | None:
         """Return the pair that occurs most often, of equals the smallest; None if there is none."""
         while self.heap:
-            negative, pair = heapq.heappop(self.heap)
+            entry = heapq.heappop(self.heap)
+            pair = (entry >> 32 & 0xFFFFFFFF, entry & 0xFFFFFFFF)
             count = self.counts[pair]
-            if count == -negative:
+            if count == -(entry >> 64):
                 return pair
             if count:  # it has become rarer since it was put there
-                heapq.heappush(self.heap, (-count, pair))
+                heapq.heappush(self.heap, _entry(count, pair))
         return None
 
     def join(self, pair: tuple[int, int], new: int) -> None:
@@ -140,24 +139,27 @@ class _Pieces:
         self.symbols[second] = NOTHING
         self.next[at] = right
         self.previous[right] = at
-        self.positions[new] = np.sort(np.concatenate([self.positions[new], at]))
+        self.positions[new] = np.sort(np.append(self.positions[new], at)) if new in self.positions else at
 
         # Where the pair stands twice in a row, the new symbol's neighbour is another new one. Elsewhere the neighbour
         # is what it was.
-        first, last = self.symbols[self.previous[at]] == left_symbols, self.symbols[right] == right_symbols
+        first: npt.NDArray[np.bool_] | slice = slice(None)
+        last = first
+        is_twice = at[1:] == right[:-1]
+        if is_twice.any():
+            self._move((pair[1], pair[0]), (new, new), int(weights[1:][is_twice].sum()))
+            first, last = np.append(True, ~is_twice), np.append(~is_twice, True)
         for other, weight in _totals(left_symbols[first], weights[first]):
             self._move((other, pair[0]), (other, new), weight)
         for other, weight in _totals(right_symbols[last], weights[last]):
             self._move((pair[1], other), (new, other), weight)
-        if not last.all():
-            self._move((pair[1], pair[0]), (new, new), int(weights[~last].sum()))
         del self.counts[pair]
 
     def _move(self, old: tuple[int, int], new: tuple[int, int], weight: int) -> None:
         """Count some occurrences of one pair as those of another."""
         self.counts[old] -= weight
         self.counts[new] += weight
-        heapq.heappush(self.heap, (-self.counts[new], new))
+        heapq.heappush(self.heap, _entry(self.counts[new], new))
 
     def _find(self, left: int, right: int) -> Positions:
         """Return where to join a pair, in order; of a run of three equal symbols, the first two."""
@@ -178,6 +180,11 @@ class _Pieces:
         at = self.positions[symbol]
         self.positions[symbol] = at = at[self.symbols[at] == symbol]
         return at
+
+
+def _entry(count: int, pair: tuple[int, int]) -> int:
+    """Return one number for the heap, which is smaller for a larger count, and of equals for a smaller pair."""
+    return -count << 64 | pair[0] << 32 | pair[1]
 
 
 def _totals(symbols: Positions, weights: npt.NDArray[np.int64]) -> Iterable[tuple[int, int]]:
