@@ -1,0 +1,171 @@
+"""Byte-pair merging: of all neighbouring pairs in a piece, the one whose merge comes first, the leftmost of equals.
+
+Three ways that give the same: a plain loop; for the longest pieces a heap; for many short pieces at once, matrices.
+"""
+
+import heapq
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from scratchgpt.tokenizer.hashing import HashTable
+
+Ids = npt.NDArray[np.uint32]
+Indices = npt.NDArray[np.intp]
+
+NONE = 2**31 - 1
+"""The rank of a pair that no merge joins: after all others."""
+
+FEW = 200
+"""With fewer pieces than this, the plain loop is quicker than matrices."""
+LONG = 32
+"""Pieces of more bytes than this are so rare that matrices of them would have few rows."""
+VERY_LONG = 500
+"""From here on, the heap is quicker than the plain loop, whose time grows with the square of the length."""
+
+
+class Merged(NamedTuple):
+    """The tokens of several pieces: piece i has `counts[i]` of the `ids`, after those of the pieces before it."""
+
+    ids: Ids
+    counts: Indices
+
+
+class Merges:
+    """The merges of a vocabulary, and what they make of pieces."""
+
+    def __init__(self, byte_ids: npt.ArrayLike, merges: npt.ArrayLike) -> None:
+        """Take the id of each byte (256,) and of each merge in order the ids (M, 3) of left, right and both."""
+        self._byte_ids = np.asarray(byte_ids, np.uint32)
+        left, right, both = np.asarray(merges, np.uint64).reshape(-1, 3).T
+        self._merged = both.astype(np.uint32)
+        # For one pair at a time ...
+        pairs = (left << np.uint64(32) | right).tolist()
+        self._rank_of_pair = dict(zip(reversed(pairs), reversed(range(len(pairs))), strict=True))
+        self._merged_list: list[int] = both.tolist()
+        # ... and for many.
+        self._pairs = HashTable(max(4, len(left).bit_length() + 2))
+        self._ranks = np.full(self._pairs.size, NONE, np.int32)
+        slots = self._pairs.insert(left, right + np.uint64(1))
+        self._ranks[slots[::-1]] = np.arange(len(left))[::-1]  # of a merge that is there twice, the first counts
+
+    def merge(self, data: npt.NDArray[np.uint8], starts: Indices, lengths: Indices) -> Merged:
+        """Return the tokens of the pieces (N,) that start at `starts` in `data` and have `lengths` bytes."""
+        in_matrices = lengths <= LONG if len(starts) >= FEW else np.zeros(len(starts), np.bool_)
+        one_by_one = np.flatnonzero(~in_matrices)
+        parts = list(self._merge_many(data, starts, lengths, np.flatnonzero(in_matrices)))
+        counts = np.zeros(len(starts), np.intp)
+        single: list[list[int]] = []
+        for piece, start, length in zip(one_by_one.tolist(), starts[one_by_one], lengths[one_by_one], strict=True):
+            single.append(self.merge_one(self._byte_ids[data[start : start + length]].tolist()))
+            counts[piece] = len(single[-1])
+        for pieces, ids in parts:
+            counts[pieces] = ids.shape[1]
+        firsts = np.cumsum(counts) - counts
+        merged = np.empty(counts.sum(), np.uint32)
+        for pieces, ids in parts:
+            merged[firsts[pieces][:, None] + np.arange(ids.shape[1])] = ids
+        for piece, tokens in zip(one_by_one.tolist(), single, strict=True):
+            merged[firsts[piece] : firsts[piece] + len(tokens)] = tokens
+        return Merged(merged, counts)
+
+    def merge_one(self, ids: list[int]) -> list[int]:
+        """Return the tokens of one piece, given as the ids of its bytes."""
+        if len(ids) >= VERY_LONG:
+            return self._merge_with_heap(ids)
+        find, merged = self._rank_of_pair.get, self._merged_list
+        ranks = [find(left << 32 | right, NONE) for left, right in pairwise(ids)]
+        while ranks and (best := min(ranks)) != NONE:
+            i = ranks.index(best)
+            ids[i : i + 2] = [merged[best]]
+            del ranks[i]
+            if i > 0:
+                ranks[i - 1] = find(ids[i - 1] << 32 | ids[i], NONE)
+            if i < len(ranks):
+                ranks[i] = find(ids[i] << 32 | ids[i + 1], NONE)
+        return ids
+
+    def _merge_with_heap(self, ids: list[int]) -> list[int]:
+        """Do as `merge_one` in time n log n: the pairs are in a heap, the tokens linked to their neighbours."""
+        find, merged = self._rank_of_pair.get, self._merged_list
+        end = len(ids)
+        before, after = list(range(-1, end - 1)), list(range(1, end + 1))
+        ranks = [find(left << 32 | right, NONE) for left, right in pairwise(ids)] + [NONE]
+        # Rank and position as one number: the smallest is the first merge at its leftmost place.
+        heap = [rank << 32 | position for position, rank in enumerate(ranks) if rank != NONE]
+        heapq.heapify(heap)
+        while heap:
+            rank, left = divmod(heapq.heappop(heap), 2**32)
+            if ranks[left] != rank:
+                continue  # one of the two has been merged with another since
+            right = after[left]
+            ids[left] = merged[rank]
+            ranks[right] = NONE
+            after[left] = beyond = after[right]
+            ranks[left] = find(ids[left] << 32 | ids[beyond], NONE) if beyond < end else NONE
+            if ranks[left] != NONE:
+                heapq.heappush(heap, ranks[left] << 32 | left)
+            if beyond < end:
+                before[beyond] = left
+            if (previous := before[left]) >= 0:
+                ranks[previous] = find(ids[previous] << 32 | ids[left], NONE)
+                if ranks[previous] != NONE:
+                    heapq.heappush(heap, ranks[previous] << 32 | previous)
+        tokens, position = [], 0
+        while position < end:
+            tokens.append(ids[position])
+            position = after[position]
+        return tokens
+
+    def _rank(self, left: Ids, right: Ids) -> npt.NDArray[np.int32]:
+        """Return the rank of each pair (N,)."""
+        return self._ranks[self._pairs.find(left.astype(np.uint64), right.astype(np.uint64) + np.uint64(1))]
+
+    def _merge_many(
+        self, data: npt.NDArray[np.uint8], starts: Indices, lengths: Indices, pieces: Indices
+    ) -> list[tuple[Indices, npt.NDArray[np.uint32]]]:
+        """Return pairs of pieces' indices (R,) and their tokens (R, L), one pair for each number L of tokens.
+
+        From the longest down to one token: the pieces that have L tokens now are the rows of one matrix. One merge in
+        each row makes rows of L - 1 tokens, which the pieces of L - 1 bytes join. So all rows stay full, and the NumPy
+        calls are as many as the longest piece has bytes.
+        """
+        done = []
+        order = pieces[np.argsort(lengths[pieces], kind="stable")]
+        longest = int(lengths[order[-1]]) if len(order) else 1
+        bounds = np.searchsorted(lengths[order], np.arange(longest + 2))
+        rows, ids, ranks = order[:0], np.empty((0, longest), np.uint32), np.empty((0, longest - 1), np.int32)
+        for length in range(longest, 0, -1):
+            new = order[bounds[length] : bounds[length + 1]]
+            if len(new):
+                new_ids = self._byte_ids[data[starts[new][:, None] + np.arange(length)]]
+                new_ranks = self._rank(new_ids[:, :-1].ravel(), new_ids[:, 1:].ravel()).reshape(len(new), length - 1)
+                rows, ids = np.concatenate([rows, new]), np.concatenate([ids, new_ids])
+                ranks = np.concatenate([ranks, new_ranks])
+            if length == 1:
+                done.append((rows, ids))
+                break
+            best = ranks.argmin(axis=1)
+            rank = ranks[np.arange(len(rows)), best]
+            goes_on = rank != NONE
+            done.append((rows[~goes_on], ids[~goes_on]))
+            rows, best, rank = rows[goes_on], best[goes_on], rank[goes_on]
+            row = np.arange(len(rows))
+            # The right one of the pair is taken out of each row, and the pair's rank.
+            ids = _without(ids[goes_on], row, best + 1)
+            ids[row, best] = self._merged[rank]
+            ranks = _without(ranks[goes_on], row, best)
+            # Only the pairs with the new token have changed.
+            has_left, has_right = np.flatnonzero(best > 0), np.flatnonzero(best < length - 2)
+            for some, at in ((has_left, best[has_left] - 1), (has_right, best[has_right])):
+                ranks[some, at] = self._rank(ids[some, at], ids[some, at + 1])
+        return done
+
+
+def _without(matrix: npt.NDArray[Any], row: Indices, column: Indices) -> npt.NDArray[Any]:
+    """Return the matrix (R, C - 1) without one element of each row."""
+    stays = np.ones(matrix.shape, np.bool_)
+    stays[row, column] = False
+    return matrix[stays].reshape(len(row), matrix.shape[1] - 1)
