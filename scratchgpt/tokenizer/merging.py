@@ -1,6 +1,6 @@
 """Byte-pair merging: of all neighbouring pairs in a piece, the one whose merge comes first, the leftmost of equals.
 
-Three ways that give the same: a plain loop; for the longest pieces a heap; for many short pieces at once, matrices.
+Two ways that give the same: a heap for one piece, and matrices for many short ones at once.
 """
 
 import heapq
@@ -15,15 +15,16 @@ from scratchgpt.tokenizer.hashing import HashTable
 Ids = npt.NDArray[np.uint32]
 Indices = npt.NDArray[np.intp]
 
+ONE = np.uint64(1)
+"""Added to the right id of a pair, since the second word of a key must not be 0."""
+
 NONE = 2**31 - 1
 """The rank of a pair that no merge joins: after all others."""
 
-FEW = 200
-"""With fewer pieces than this, the plain loop is quicker than matrices."""
+FEW = 100
+"""Fewer pieces than this are quicker one by one."""
 LONG = 32
 """Pieces of more bytes than this are so rare that matrices of them would have few rows."""
-VERY_LONG = 500
-"""From here on, the heap is quicker than the plain loop, whose time grows with the square of the length."""
 
 
 class Merged(NamedTuple):
@@ -37,58 +38,42 @@ class Merges:
     """The merges of a vocabulary, and what they make of pieces."""
 
     def __init__(self, byte_ids: npt.ArrayLike, merges: npt.ArrayLike) -> None:
-        """Take the id of each byte (256,) and of each merge in order the ids (M, 3) of left, right and both."""
-        self._byte_ids = np.asarray(byte_ids, np.uint32)
+        """Take the id of each byte (256,) and of each merge in order the ids (M, 3) of left, right and both.
+
+        No pair may be there twice. A byte that no text will have may have any id.
+        """
+        self._byte_ids = np.asarray(byte_ids, np.int64).astype(np.uint32)
         left, right, both = np.asarray(merges, np.uint64).reshape(-1, 3).T
         self._merged = both.astype(np.uint32)
         # For one pair at a time ...
-        pairs = (left << np.uint64(32) | right).tolist()
-        self._rank_of_pair = dict(zip(reversed(pairs), reversed(range(len(pairs))), strict=True))
+        self._rank_of_pair = {pair: rank for rank, pair in enumerate((left << np.uint64(32) | right).tolist())}
         self._merged_list: list[int] = both.tolist()
         # ... and for many.
-        self._pairs = HashTable(max(4, len(left).bit_length() + 2))
+        self._pairs = HashTable((8 * len(left) + 8).bit_length())
         self._ranks = np.full(self._pairs.size, NONE, np.int32)
-        slots = self._pairs.insert(left, right + np.uint64(1))
-        self._ranks[slots[::-1]] = np.arange(len(left))[::-1]  # of a merge that is there twice, the first counts
+        self._ranks[self._pairs.insert(left, right + ONE)] = np.arange(len(left))
 
     def merge(self, data: npt.NDArray[np.uint8], starts: Indices, lengths: Indices) -> Merged:
         """Return the tokens of the pieces (N,) that start at `starts` in `data` and have `lengths` bytes."""
-        in_matrices = lengths <= LONG if len(starts) >= FEW else np.zeros(len(starts), np.bool_)
-        one_by_one = np.flatnonzero(~in_matrices)
-        parts = list(self._merge_many(data, starts, lengths, np.flatnonzero(in_matrices)))
+        is_single = lengths > LONG if len(starts) >= FEW else np.ones(len(starts), np.bool_)
+        parts = self._merge_many(data, starts, lengths, np.flatnonzero(~is_single))
+        for piece in np.flatnonzero(is_single).tolist():
+            ids = self._byte_ids[data[starts[piece] : starts[piece] + lengths[piece]]].tolist()
+            parts.append((np.array([piece]), np.array([self.merge_one(ids)], np.uint32)))
         counts = np.zeros(len(starts), np.intp)
-        single: list[list[int]] = []
-        for piece, start, length in zip(one_by_one.tolist(), starts[one_by_one], lengths[one_by_one], strict=True):
-            single.append(self.merge_one(self._byte_ids[data[start : start + length]].tolist()))
-            counts[piece] = len(single[-1])
-        for pieces, ids in parts:
-            counts[pieces] = ids.shape[1]
+        for pieces, tokens in parts:
+            counts[pieces] = tokens.shape[1]
         firsts = np.cumsum(counts) - counts
         merged = np.empty(counts.sum(), np.uint32)
-        for pieces, ids in parts:
-            merged[firsts[pieces][:, None] + np.arange(ids.shape[1])] = ids
-        for piece, tokens in zip(one_by_one.tolist(), single, strict=True):
-            merged[firsts[piece] : firsts[piece] + len(tokens)] = tokens
+        for pieces, tokens in parts:
+            merged[firsts[pieces][:, None] + np.arange(tokens.shape[1])] = tokens
         return Merged(merged, counts)
 
     def merge_one(self, ids: list[int]) -> list[int]:
-        """Return the tokens of one piece, given as the ids of its bytes."""
-        if len(ids) >= VERY_LONG:
-            return self._merge_with_heap(ids)
-        find, merged = self._rank_of_pair.get, self._merged_list
-        ranks = [find(left << 32 | right, NONE) for left, right in pairwise(ids)]
-        while ranks and (best := min(ranks)) != NONE:
-            i = ranks.index(best)
-            ids[i : i + 2] = [merged[best]]
-            del ranks[i]
-            if i > 0:
-                ranks[i - 1] = find(ids[i - 1] << 32 | ids[i], NONE)
-            if i < len(ranks):
-                ranks[i] = find(ids[i] << 32 | ids[i + 1], NONE)
-        return ids
+        """Return the tokens of one piece, given as the ids of its n bytes, in time n log n.
 
-    def _merge_with_heap(self, ids: list[int]) -> list[int]:
-        """Do as `merge_one` in time n log n: the pairs are in a heap, the tokens linked to their neighbours."""
+        The pairs wait in a heap, and tokens are linked to their neighbours, so nothing is searched for or moved.
+        """
         find, merged = self._rank_of_pair.get, self._merged_list
         end = len(ids)
         before, after = list(range(-1, end - 1)), list(range(1, end + 1))
@@ -121,7 +106,7 @@ class Merges:
 
     def _rank(self, left: Ids, right: Ids) -> npt.NDArray[np.int32]:
         """Return the rank of each pair (N,)."""
-        return self._ranks[self._pairs.find(left.astype(np.uint64), right.astype(np.uint64) + np.uint64(1))]
+        return self._ranks[self._pairs.find(left.astype(np.uint64), right.astype(np.uint64) + ONE)]
 
     def _merge_many(
         self, data: npt.NDArray[np.uint8], starts: Indices, lengths: Indices, pieces: Indices
@@ -159,8 +144,9 @@ class Merges:
             ranks = _without(ranks[goes_on], row, best)
             # Only the pairs with the new token have changed.
             has_left, has_right = np.flatnonzero(best > 0), np.flatnonzero(best < length - 2)
-            for some, at in ((has_left, best[has_left] - 1), (has_right, best[has_right])):
-                ranks[some, at] = self._rank(ids[some, at], ids[some, at + 1])
+            changed = np.concatenate([has_left, has_right])
+            at = np.concatenate([best[has_left] - 1, best[has_right]])
+            ranks[changed, at] = self._rank(ids[changed, at], ids[changed, at + 1])
         return done
 
 
