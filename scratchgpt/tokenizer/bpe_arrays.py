@@ -118,7 +118,7 @@ class ArrayEncoder:
             pieces = unseen[where]
             self._learn(new, self._merges.merge(np.frombuffer(padded, np.uint8), starts[pieces], lengths[pieces]))
             counts[unseen] = self._count[slots[unseen]]
-        # Token j of a piece is at its first place in the pool plus j; j is a token's place less that of the first.
+        # A token is as far behind its piece's first in the pool as it is in the output.
         ends = np.cumsum(counts, dtype=np.int32)
         places = np.repeat(self._first[slots] - (ends - counts), counts)
         places += np.arange(len(places), dtype=np.int32)

@@ -4,6 +4,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import pairwise
 
 import numpy.typing as npt
 
@@ -47,12 +48,14 @@ def whole_blocks(blocks: Iterable[bytes]) -> Iterator[bytes]:
             start += 1
         while 0x80 <= rest[end] < 0xC0:
             end -= 1
-        # Only the tail is split. What comes before it would change no start of a piece but those nearby.
-        starts = piece_bounds(rest[start:end] + PADDING, is_end=False)
-        if len(starts) and starts[-1] >= NEARBY:
-            cut = start + int(starts[-1])
-            yield rest[:cut]
-            rest = rest[cut:]
+        # Only the tail is split. What comes before it would change no start of a piece but those nearby. There is no
+        # cut behind white space, whose last character goes with what follows, if something does.
+        tail = rest[start:end]
+        pieces = pairwise(piece_bounds(tail + PADDING, is_end=False).tolist())
+        cuts = [end for begin, end in pieces if begin >= NEARBY and not tail[begin:end].decode("utf-8").isspace()]
+        if cuts:
+            yield rest[: start + cuts[-1]]
+            rest = rest[start + cuts[-1] :]
     yield rest
 
 
