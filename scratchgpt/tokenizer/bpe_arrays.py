@@ -1,7 +1,7 @@
 """Byte-level BPE with GPT-2's pattern, on whole arrays: what the plain encoder does, many times as fast.
 
-Python spends some 100 ns on each step of a loop, and a text has a piece every four or five bytes. So nothing here loops
-over pieces, save over rare ones; every step is one NumPy call for the hundred thousand pieces of a chunk:
+Python spends some 100 ns on each step of a loop, and a text has a piece every four bytes or so. So nothing here loops
+over pieces, save over rare ones; every step is one NumPy call for all the pieces of a chunk:
 
 1. `splitting` finds where pieces start, on the UTF-8 bytes themselves.
 2. A piece of up to 15 bytes is two machine words, its bytes and its length, that are looked up in a hash table of the
@@ -11,7 +11,8 @@ over pieces, save over rare ones; every step is one NumPy call for the hundred t
 4. The tokens are taken from the pool for all pieces at once.
 
 The memory is bounded: a chunk at a time, and when the table or the pool is full, all is forgotten. No vocabulary is
-loaded into the table, for a token's bytes alone do not tell that merging gives this token.
+loaded into the table, for a token's bytes alone do not tell that merging gives this token. More in
+docs/bpe-arrays.md.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
