@@ -17,6 +17,8 @@ TEXT = "the quick brown fox jumps over the lazy dog,\nand the dog sleeps on.\n\n
 TINY = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.2}
 QUICK = {"steps": 20, "batch_size": 5, "learning_rate": 1e-2, "eval_every": 8, "eval_windows": 7, "save_every": 6}
 CPU = select("cpu")
+OTHERS = ("cupy._environment", "regex._main", "regex.regex")
+"""Modules of other packages that name no encoding."""
 
 
 def make_dataset(folder: Path, text: str = TEXT) -> Dataset:
@@ -45,18 +47,23 @@ def make_trainer(folder: Path, **changes: float) -> Trainer:
 
 
 def scratchgpt(
-    *arguments: str | Path, cwd: Path, environment: Mapping[str, str] = os.environ
+    *arguments: str | Path,
+    cwd: Path,
+    environment: Mapping[str, str] = os.environ,
+    standard_input: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the real command line in `cwd`, where reading or writing text without a named encoding is an error."""
     settings = {
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONWARNDEFAULTENCODING": "1",
-        "PYTHONWARNINGS": "error::EncodingWarning,ignore::EncodingWarning:cupy._environment",
+        "PYTHONWARNINGS": "error::EncodingWarning"
+        + "".join(f",ignore::EncodingWarning:{module}" for module in OTHERS),
     }
     return subprocess.run(
         [sys.executable, "-m", "scratchgpt", *arguments],
         cwd=cwd,
         env={**environment, **settings},
+        input=standard_input,
         capture_output=True,
         encoding="utf-8",
         check=False,

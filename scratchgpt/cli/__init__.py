@@ -9,7 +9,7 @@ import click
 from scratchgpt import __version__
 from scratchgpt.errors import ScratchGPTError, did_you_mean
 
-COMMANDS = ("prepare", "train", "generate", "bench")
+COMMANDS = ("prepare", "train", "generate", "encode", "decode", "bench")
 GPU_LIBRARIES = ("cupy", "cupy_backends")
 """Whose errors are about a GPU: one that hangs, or is taken away, or a compiler that is too old."""
 
@@ -63,6 +63,7 @@ def cli() -> None:
     scratchgpt train
     scratchgpt generate --tokens 1000
     """  # noqa: D301 - \b is click's mark for lines that are not to be wrapped
-    for stream in (sys.stdout, sys.stderr):
+    # What is not UTF-8 comes in as lone surrogates, which whoever reads text refuses.
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+            stream.reconfigure(encoding="utf-8", errors=errors)

@@ -1,5 +1,6 @@
 """`scratchgpt generate`: text from a trained model."""
 
+import codecs
 from pathlib import Path
 
 import click
@@ -52,6 +53,7 @@ def command(
         if sample:
             click.echo("\n" + "-" * 80)
         click.echo(prompt, nl=False)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be half a character
         for token in generate(gpt, ids, n_tokens, sampling, sample=sample):
-            click.echo(vocabulary.decode([token]), nl=False)
-        click.echo()
+            click.echo(decoder.decode(vocabulary.decode_bytes([token])), nl=False)
+        click.echo(decoder.decode(b"", final=True))

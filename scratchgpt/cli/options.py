@@ -4,13 +4,19 @@ Only vocab_size has none: it is a fact of the data.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.errors import UsageError
+
+if TYPE_CHECKING:  # imported when a command runs
+    from scratchgpt.tokenizer import Tokenizer
 
 Function = Callable[..., Any]
 
@@ -85,3 +91,42 @@ lanes_option = click.option(
     callback=_lanes,
     help="Processes that share the work: auto, one for each core; 0 or 1, no others.",
 )
+
+
+def vocabulary_options(function: Function) -> Function:
+    """Give a command --gpt2 and --tokenizer."""
+    given = click.option(
+        "--tokenizer",
+        "given",
+        metavar="FILE",
+        type=click.Path(exists=True, path_type=Path),
+        help="The vocabulary of a tokenizer.json, or of a folder that has one: data, a checkpoint, a model.",
+    )
+    return click.option("--gpt2", is_flag=True, help="GPT-2's vocabulary, of 50,257 tokens.")(given(function))
+
+
+def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
+    """Return the vocabulary that was named. Raises UsageError and DataError."""
+    from scratchgpt import tokenizer
+
+    if gpt2 == (given is not None):
+        raise UsageError("Name one vocabulary: --gpt2 or --tokenizer FILE.")
+    if given is None:
+        from scratchgpt.tokenizer import gpt2 as openai
+
+        return openai.load()
+    return tokenizer.load(given) if given.is_dir() else tokenizer.read(given)
+
+
+def json_lines(field: str, kind: type) -> Iterator[tuple[Any, Callable[[dict[str, Any]], None]]]:
+    """Yield the field of each line of standard input, and what writes the answer's line. Raises UsageError."""
+    for number, line in enumerate(sys.stdin, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)[field]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"Line {number} of standard input is no JSON object with a field {field!r}.") from error
+        if not isinstance(value, kind) or (isinstance(value, list) and any(type(item) is not int for item in value)):
+            raise UsageError(f"Line {number} of standard input has a field {field!r} of another kind.")
+        yield value, lambda answer: click.echo(json.dumps(answer))

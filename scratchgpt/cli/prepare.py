@@ -5,19 +5,29 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from scratchgpt.cli.options import vocabulary_of, vocabulary_options
 from scratchgpt.errors import UsageError
 
+if TYPE_CHECKING:  # imported when the command runs
+    from scratchgpt.data.prepare import Vocabulary
+
 STDIN = Path("-")
+VOCAB_SIZE = 4096
+"""Tokens that are learnt unless told otherwise: a good number for some megabytes of text."""
 
 
 @click.command("prepare")
 @click.argument(
     "sources", metavar="FILE...", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True, path_type=Path)
 )
-@click.option("--char", is_flag=True, default=True, help="One token for each character (the default).")
+@click.option("--char", is_flag=True, help="One token for each character (the default).")
+@click.option("--bpe", is_flag=True, help="Learn a vocabulary of byte pairs from the texts.")
+@click.option("--vocab-size", type=int, help=f"Of --bpe, how many tokens; by default {VOCAB_SIZE:,}.")
+@vocabulary_options
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where to write; by default data/<name>.")
 @click.option("--val", metavar="FILE", type=click.Path(exists=True, path_type=Path), help="Text for validation.")
 @click.option("--val-fraction", type=float, help="Share of each source for validation; by default 0.1.")
@@ -35,7 +45,11 @@ STDIN = Path("-")
 def command(
     *,
     sources: tuple[Path, ...],
-    char: bool,  # noqa: ARG001 - the only choice
+    char: bool,
+    bpe: bool,
+    vocab_size: int | None,
+    gpt2: bool,
+    given: Path | None,
     out: Path | None,
     val: Path | None,
     val_fraction: float | None,
@@ -53,9 +67,10 @@ def command(
     """
     from scratchgpt.cli.render import byte_progress, show_sources
     from scratchgpt.data.mix import Source, find_sources, source_name
-    from scratchgpt.data.prepare import prepare
+    from scratchgpt.data.prepare import Characters, prepare
     from scratchgpt.data.sources import Reading, text_files
 
+    vocabulary = _vocabulary(char=char, bpe=bpe, vocab_size=vocab_size, gpt2=gpt2, given=given)
     if val and val_fraction is not None:
         raise UsageError("--val is the whole of the validation text; leave out --val-fraction.")
     folder = out or _default_folder(sources)
@@ -69,6 +84,7 @@ def command(
             prepared = prepare(
                 found,
                 folder,
+                vocabulary=vocabulary,
                 how=how,
                 val=held_out,
                 val_fraction=0.1 if val_fraction is None else val_fraction,
@@ -81,8 +97,21 @@ def command(
     click.echo(
         f"{prepared.folder} {'is ready' if prepared.is_new else 'was prepared from this text before'}: "
         f"{meta['train_tokens']:,} tokens to train on, {meta['val_tokens']:,} to validate, "
-        f"{meta['vocab_size']:,} different characters."
+        f"{meta['vocab_size']:,} different {'characters' if isinstance(vocabulary, Characters) else 'tokens'}."
     )
+
+
+def _vocabulary(*, char: bool, bpe: bool, vocab_size: int | None, gpt2: bool, given: Path | None) -> "Vocabulary":
+    """Return where the tokenizer is to come from. Raises UsageError and DataError."""
+    from scratchgpt.data.prepare import Characters, Given, Pieces
+
+    if char + bpe + gpt2 + (given is not None) > 1:
+        raise UsageError("--char, --bpe, --gpt2 and --tokenizer name different vocabularies; choose one.")
+    if vocab_size is not None and not bpe:
+        raise UsageError("--vocab-size is how many tokens --bpe learns; give both, or neither.")
+    if bpe:
+        return Pieces(VOCAB_SIZE if vocab_size is None else vocab_size)
+    return Given(vocabulary_of(gpt2=gpt2, given=given)) if gpt2 or given else Characters()
 
 
 def _default_folder(sources: Sequence[Path]) -> Path:

@@ -7,6 +7,7 @@ written source by source and then cut to its ratio, since only then it is known 
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +19,7 @@ from scratchgpt.data.sources import Count, Document, Reading
 from scratchgpt.data.writing import TokenWriter, join
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_record, write_json
+from scratchgpt.tokenizer.bpe_training import count_pieces, train
 
 Progress = Callable[[int], None]
 """Told how many bytes of the files were read; there are twice their sizes in all."""
@@ -53,6 +55,24 @@ class Characters:
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Return the tokenizer of all characters seen."""
         return tokenizers.CharTokenizer(self._characters)
+
+
+class Pieces:
+    """Learns a byte-level BPE from how often each piece occurs."""
+
+    def __init__(self, vocab_size: int) -> None:
+        """Begin with nothing, to learn so many tokens."""
+        self.name = f"bpe {vocab_size}"
+        self._vocab_size = vocab_size
+        self._counts: Counter[str] = Counter()
+
+    def see(self, text: str) -> None:
+        """Count the pieces of a piece of text."""
+        self._counts.update(count_pieces([text]))
+
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """Return the tokenizer of what was counted. Raises UsageError if it cannot have so many tokens."""
+        return train(self._counts, self._vocab_size)
 
 
 class Given:
@@ -118,7 +138,7 @@ def prepare(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".prepare-", dir=folder.parent) as temporary:
-            written = Path(temporary) / folder.name
+            written = Path(temporary) / "whole"
             written.mkdir()
             for number, part in enumerate(everything):
                 train_share = 1 - val_fraction if val is None else float(part not in val_parts)

@@ -32,6 +32,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """Return the ids (N,) of a text. Raises UsageError naming what is not in the vocabulary."""
 
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        """Return the UTF-8 of ids (N,), which may begin and end in the middle of a character."""
+
     def decode(self, ids: npt.ArrayLike) -> str:
         """Return the text of ids (N,)."""
 

@@ -59,6 +59,10 @@ class CharTokenizer:
         points = self._points[indices]
         return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        """Return the UTF-8 of ids (N,). Raises UsageError as above."""
+        return self.decode(ids).encode("utf-8", "surrogatepass")
+
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary in the format of the `tokenizers` library, which gives the same ids from it."""
         return {

@@ -37,6 +37,10 @@ class Bytes:
         pieces = [b"\n--\n" if token == END else bytes([token]) for token in np.asarray(ids).tolist()]
         return b"".join(pieces).decode("utf-8", "replace")
 
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        """Return bytes."""
+        return self.decode(ids).encode("utf-8")
+
     def to_json(self) -> dict[str, Any]:
         """Return what tells the separator."""
         return {"added_tokens": [{"id": END, "content": writing.END_OF_TEXT}]}
