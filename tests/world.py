@@ -56,8 +56,7 @@ def scratchgpt(
     settings = {
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONWARNDEFAULTENCODING": "1",
-        "PYTHONWARNINGS": "error::EncodingWarning"
-        + "".join(f",ignore::EncodingWarning:{module}" for module in OTHERS),
+        "PYTHONWARNINGS": "error::EncodingWarning" + "".join(f",ignore::EncodingWarning:{module}" for module in OTHERS),
     }
     return subprocess.run(
         [sys.executable, "-m", "scratchgpt", *arguments],
