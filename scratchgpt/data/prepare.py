@@ -7,7 +7,6 @@ written source by source and then cut to its ratio, since only then it is known 
 import hashlib
 import json
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +18,8 @@ from scratchgpt.data.sources import Count, Document, Reading
 from scratchgpt.data.writing import TokenWriter, join
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_record, write_json
-from scratchgpt.tokenizer.bpe_training import count_pieces, train
+from scratchgpt.tokenizer.bpe_training import train
+from scratchgpt.tokenizer.counting import PieceCounter
 
 Progress = Callable[[int], None]
 """Told how many bytes of the files were read; there are twice their sizes in all."""
@@ -64,15 +64,15 @@ class Pieces:
         """Begin with nothing, to learn so many tokens."""
         self.name = f"bpe {vocab_size}"
         self._vocab_size = vocab_size
-        self._counts: Counter[str] = Counter()
+        self._counter = PieceCounter()
 
     def see(self, text: str) -> None:
         """Count the pieces of a piece of text."""
-        self._counts.update(count_pieces([text]))
+        self._counter.add(text)
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Return the tokenizer of what was counted. Raises UsageError if it cannot have so many tokens."""
-        return train(self._counts, self._vocab_size)
+        return train(self._counter.total(), self._vocab_size)
 
 
 class Given:

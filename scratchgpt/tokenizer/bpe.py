@@ -3,9 +3,9 @@
 The derivation and the cost are in bpe.md; `bpe_training` learns the order from a text.
 """
 
-import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -14,11 +14,9 @@ import regex
 
 from scratchgpt.errors import UsageError
 from scratchgpt.tokenizer.bpe_arrays import ArrayEncoder
+from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
 END_OF_TEXT = "<|endoftext|>"
-
-GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""Contractions, words, numbers and signs, each with the space in front of it, and white space: every character."""
 
 NO_ID = -1
 NEVER = 2**62
@@ -62,7 +60,7 @@ def encode_piece(
     """Return the ids of one piece: of all neighbours, those of the lowest rank are joined first, leftmost first.
 
     `ranks` gives the rank of a pair of ids, `merged` the id that a rank joins its pair to. The time grows with the
-    square of the piece's length, and pieces are words.
+    square of the piece's length. `bpe_arrays` gives the same ids many times as fast, and is what a tokenizer uses.
     """
     ids = [byte_ids[byte] for byte in piece]
     while len(ids) > 1:
@@ -94,7 +92,8 @@ class BPETokenizer:
 
         Raises ValueError if the parts do not fit together.
         """
-        self.tokens, self.merges, self.special, self.patterns = list(tokens), list(merges), dict(special), patterns
+        self.tokens, self.merges, self.special = list(tokens), list(merges), dict(special)
+        self.patterns = tuple(patterns)
         reserved = set(self.special.values())
         plain = {token: index for index, token in enumerate(self.tokens) if index not in reserved}
         if len(plain) + len(reserved) < len(self.tokens):
@@ -132,13 +131,19 @@ class BPETokenizer:
         else:
             parts = [text]
         ids = [
-            np.array([self.special[part]], np.uint32) if number % 2 else self._encode_ordinary(part)
+            np.array([self.special[part]], np.uint32) if number % 2 else self._encode_plain(part)
             for number, part in enumerate(parts)
         ]
-        return np.concatenate(ids)
+        return ids[0] if len(ids) == 1 else np.concatenate(ids)
 
-    def _encode_ordinary(self, text: str) -> npt.NDArray[np.uint32]:
-        """Return the ids of a text without special tokens. Raises UsageError."""
+    @cached_property
+    def _arrays(self) -> ArrayEncoder:
+        """What does the work of `encode_piece` on whole arrays."""
+        triples = [(*pair, new) for pair, new in zip(self.merges, self.merged, strict=True)]
+        return ArrayEncoder(self.tokens, self.byte_ids, triples)
+
+    def _encode_plain(self, text: str) -> npt.NDArray[np.uint32]:
+        """Return the ids (N,) of a text without special tokens. Raises UsageError."""
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -148,32 +153,16 @@ class BPETokenizer:
             ) from error
         if unknown := self._unknown_bytes.intersection(data):
             raise UsageError(f"The byte 0x{min(unknown):02X} of the text's UTF-8 is not in the vocabulary.")
-        if self._arrays:
+        if self.patterns == (GPT2_PATTERN,):
             return self._arrays.encode_bytes(data)
-        known: dict[str, list[int]] = {}
-        ids: list[int] = []
-        for piece in split(text, self.patterns):
-            if piece not in known:
-                known[piece] = encode_piece(piece.encode("utf-8"), self.byte_ids, self.ranks, self.merged)
-            ids += known[piece]
-        return np.array(ids, np.uint32)
-
-    @functools.cached_property
-    def _arrays(self) -> ArrayEncoder | None:
-        """What encodes GPT-2's way of cutting much faster; None for other ways."""
-        if tuple(self.patterns) != (GPT2_PATTERN,) or self._unknown_bytes:
-            return None
-        merges = [(*pair, new) for pair, new in zip(self.merges, self.merged, strict=True)]
-        return ArrayEncoder(self.tokens, self.byte_ids, np.array(merges, np.int64).reshape(-1, 3))
+        return self._arrays.encode_pieces([piece.encode("utf-8") for piece in split(text, self.patterns)])
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
         """Return the bytes of ids (N,), special tokens by their names. Raises UsageError if one is out of range."""
         indices = np.asarray(ids, dtype=np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.vocab_size:
             raise UsageError(f"There are ids outside the vocabulary of {self.vocab_size} tokens.")
-        if self._arrays:
-            return self._arrays.decode_bytes(indices)
-        return b"".join(self.tokens[index] for index in indices.tolist())
+        return self._arrays.decode_bytes(indices)
 
     def decode(self, ids: npt.ArrayLike) -> str:
         """Return the text of ids (N,); bytes that are not UTF-8 become U+FFFD. Raises UsageError as above."""

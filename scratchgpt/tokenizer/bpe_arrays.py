@@ -11,8 +11,9 @@ over pieces, save over rare ones; every step is one NumPy call for all the piece
 4. The tokens are taken from the pool for all pieces at once.
 
 The memory is bounded: a chunk at a time, and when the table or the pool is full, all is forgotten. No vocabulary is
-loaded into the table, for a token's bytes alone do not tell that merging gives this token. More in
-docs/bpe-arrays.md.
+loaded into the table, for a token's bytes alone do not tell that merging gives this token.
+
+More in docs/bpe-arrays.md.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from itertools import chain, repeat
 import numpy as np
 import numpy.typing as npt
 
-from scratchgpt.tokenizer.hashing import HashTable
+from scratchgpt.tokenizer.hashing import HashTable, Words
 from scratchgpt.tokenizer.merging import Ids, Indices, Merged, Merges
 from scratchgpt.tokenizer.splitting import PADDING, piece_starts
 
@@ -72,24 +73,16 @@ class ArrayEncoder:
 
     def encode_stream(self, blocks: Iterable[bytes]) -> Iterator[Ids]:
         """Yield in parts the ids of a text in valid UTF-8 that comes in blocks, cut anywhere."""
-        rest, size = b"", CHUNK
-        for block in chain(blocks, [None]):
-            rest += block or b""
-            used = 0
-            while used + size < len(rest) or (block is None and used < len(rest)):
-                end = used + size
-                is_end = end >= len(rest)
-                while not is_end and 0x80 <= rest[end] < 0xC0:  # in the middle of a character
-                    end -= 1
-                padded = rest[used:end] + PADDING
-                bounds = piece_bounds(padded, is_end=is_end)
-                if len(bounds) > 1:
-                    yield self._encode(padded, bounds)
-                    used += int(bounds[-1])
-                    size = CHUNK
-                else:
-                    size *= 2  # a piece larger than a chunk
-            rest = rest[used:]
+        for padded, bounds in chunks(blocks):
+            yield self._encode(padded, bounds)
+
+    def encode_pieces(self, pieces: Sequence[bytes]) -> Ids:
+        """Return the ids (N,) of a text that has been cut into pieces already, by another pattern."""
+        parts = [np.empty(0, np.uint32)]
+        for at in range(0, len(pieces), MOST_PIECES):
+            some = pieces[at : at + MOST_PIECES]
+            parts.append(self._encode(b"".join(some) + PADDING, np.cumsum([0, *map(len, some)])))
+        return np.concatenate(parts)
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
         """Return the bytes of ids (N,), each of which must be in the vocabulary."""
@@ -127,13 +120,7 @@ class ArrayEncoder:
 
     def _slots(self, padded: bytes, bounds: Indices, lengths: Indices) -> Indices:
         """Return each piece's index in what is remembered; those not seen before get one."""
-        starts = bounds[:-1]
-        # The eight bytes from each byte on. Copied once, they lie where a processor expects words: twice as fast.
-        words = np.ndarray(len(padded) - 7, "<u8", padded, strides=(1,)).astype(np.uint64)
-        kinds = np.minimum(lengths, SHORT + 1)
-        low = words[starts] & _OWN_LOW[kinds]
-        high = words[starts + 8] & _OWN_HIGH[kinds] | _LENGTH[kinds]
-        slots = self._table.insert(low, high)
+        slots = self._table.insert(*keys(padded, bounds[:-1], lengths))
         for piece in np.flatnonzero(lengths > SHORT).tolist():
             key = padded[bounds[piece] : bounds[piece + 1]]
             slots[piece] = self._table.size + self._long.setdefault(key, len(self._long))
@@ -170,6 +157,46 @@ class ArrayEncoder:
             longer = longer[lengths[longer] > 8 * n_more]
         places[starts] = self._heads[ids]
         return written[:n_bytes].tobytes()
+
+
+def chunks(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, Indices]]:
+    """Yield in parts a text in valid UTF-8 that comes in blocks, cut anywhere.
+
+    Each part is some bytes, `PADDING` included, and where their pieces start, and where the last one ends (N + 1,).
+    """
+    rest, size = b"", CHUNK
+    for block in chain(blocks, [None]):
+        rest += block or b""
+        used = 0
+        while used + size < len(rest) or (block is None and used < len(rest)):
+            end = used + size
+            is_end = end >= len(rest)
+            while not is_end and 0x80 <= rest[end] < 0xC0:  # in the middle of a character
+                end -= 1
+            padded = rest[used:end] + PADDING
+            bounds = piece_bounds(padded, is_end=is_end)
+            if len(bounds) > 1:
+                yield padded, bounds
+                used += int(bounds[-1])
+                size = CHUNK
+            else:
+                size *= 2  # a piece larger than a chunk
+        rest = rest[used:]
+
+
+def keys(padded: bytes, starts: Indices, lengths: Indices) -> tuple[Words, Words]:
+    """Return the two words (N,) that stand for each piece; all pieces of more than `SHORT` bytes have the same."""
+    # The eight bytes from each byte on. Copied once, they lie where a processor expects words: twice as fast.
+    words = np.ndarray(len(padded) - 7, "<u8", padded, strides=(1,)).astype(np.uint64)
+    kinds = np.minimum(lengths, SHORT + 1)
+    return words[starts] & _OWN_LOW[kinds], words[starts + 8] & _OWN_HIGH[kinds] | _LENGTH[kinds]
+
+
+def pieces_of_keys(low: Words, high: Words) -> list[bytes]:
+    """Return the pieces (N,) of up to `SHORT` bytes that words stand for."""
+    written = np.stack([low, high], axis=1).astype("<u8").tobytes()
+    lengths = (high >> np.uint64(56)).tolist()
+    return [written[16 * at : 16 * at + length] for at, length in enumerate(lengths)]
 
 
 def piece_bounds(padded: bytes, *, is_end: bool) -> Indices:

@@ -4,15 +4,14 @@ bpe.md has the derivation and the cost. The merges, their order and the ids are 
 """
 
 import heapq
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import regex
 
 from scratchgpt.errors import UsageError
-from scratchgpt.tokenizer.bpe import ALPHABET, END_OF_TEXT, GPT2_PATTERN, BPETokenizer
+from scratchgpt.tokenizer.bpe import ALPHABET, END_OF_TEXT, BPETokenizer
 
 NOTHING = -1
 """In place of a symbol: an edge of a piece, or the right half of what was joined."""
@@ -21,15 +20,6 @@ MANY = 256
 """From here on an array as long as the vocabulary is a quicker way to add up than a dictionary."""
 
 Positions = npt.NDArray[np.intp]
-
-
-def count_pieces(texts: Iterable[str]) -> Counter[str]:
-    """Return how often each piece occurs in some texts; no piece reaches from one text into the next."""
-    find = regex.compile(GPT2_PATTERN).findall
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(find(text))
-    return counts
 
 
 def train(
@@ -45,7 +35,7 @@ def train(
     often the one with the smallest (left id, right id) is joined first.
 
     Args:
-        counts: How often each piece occurs, see `count_pieces`.
+        counts: How often each piece occurs, see `counting.count_pieces`.
         vocab_size: How many tokens there shall be in all.
         special: The names of the special tokens.
         progress: Told after each merge that it was 1.

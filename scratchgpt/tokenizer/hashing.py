@@ -52,3 +52,7 @@ class HashTable:
             slots[new] = self.find(low[new], high[new])
             new = new[self._high[slots[new]] == 0]
         return slots
+
+    def keys(self, slots: Slots) -> tuple[Words, Words]:
+        """Return the keys (N,) in some slots."""
+        return self._low[slots], self._high[slots]

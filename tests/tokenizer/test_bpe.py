@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer
-from scratchgpt.tokenizer.bpe import ALPHABET, GPT2_PATTERN, encode_piece, split
-from scratchgpt.tokenizer.bpe_training import count_pieces, train
+from scratchgpt.tokenizer.bpe import ALPHABET, encode_piece, split
+from scratchgpt.tokenizer.bpe_training import train
+from scratchgpt.tokenizer.counting import count_pieces
+from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 from tests.strategies import settled_texts
 
 TEXT = "the cat\r\n\tsat — 𝄞 é e\u0301 😀 the cat's hat, the cats' hats   that  don't 1234\n\n"
@@ -38,6 +40,18 @@ def test_every_byte_string_has_tokens(data: bytes) -> None:
     ids = encode_piece(data, BPE.byte_ids, BPE.ranks, BPE.merged)
     assert BPE.decode_bytes(ids) == data
     assert BPE.decode(ids) == data.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("patterns", [(GPT2_PATTERN,), (r"\p{N}", GPT2_PATTERN), ("t+",), ()], ids=range(4))
+@given(text=texts)
+def test_arrays_give_what_the_plain_encoder_gives(text: str, patterns: tuple[str, ...]) -> None:
+    bpe = BPETokenizer(BPE.tokens, BPE.merges, special=BPE.special, patterns=patterns)
+    plain = [
+        index
+        for piece in split(text, patterns)
+        for index in encode_piece(piece.encode(), bpe.byte_ids, bpe.ranks, bpe.merged)
+    ]
+    assert bpe.encode(text).tolist() == plain
 
 
 @given(text=texts)

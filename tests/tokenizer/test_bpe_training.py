@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scratchgpt.errors import UsageError
 from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer
 from scratchgpt.tokenizer.bpe import ALPHABET
-from scratchgpt.tokenizer.bpe_training import count_pieces, train
+from scratchgpt.tokenizer.bpe_training import train
+from scratchgpt.tokenizer.counting import count_pieces
 from tests.strategies import settled_texts
 
 TEXT = "the cat sat on the mat — that cat's hat, aaaaaaa 😀\n  and  the  hats 12 123 1234 aaaaa aaaaaaaaa" * 3
