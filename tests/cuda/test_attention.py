@@ -43,7 +43,8 @@ def check(qkv: Array, bias: Array | None, dheads: Array, at: Context, seed: int 
     dqkv = attention.backward(device, dheads, saved, bias, H, mask)
     expected_heads, expected_lse, expected_dqkv = expect(qkv, bias, dheads, at)
     assert_close(heads, expected_heads, dtype)
-    assert_close(saved.lse, expected_lse, dtype)
+    # A logarithm near 0 is as exact as any other: its error is the relative one of probabilities.
+    assert_close(saved.lse, expected_lse, dtype, largest=max(1, np.abs(expected_lse).max()))
     assert_close(dqkv, expected_dqkv, dtype)
 
 
