@@ -70,7 +70,9 @@ def cases(file: str) -> Iterator[tuple[Any, tuple[Any, ...]]]:  # noqa: C901, PL
                 yield test_products.test_attention, (1, T, *heads, rate, *way)
         case "attention":
             for dtype, D in product(DTYPES[:2], test_attention.HEAD_SIZES):
-                for T, rate, seed in product(ROWS, RATES, SEEDS) if attention.supports(dtype, D) else ():
+                for T, rate, seed in (
+                    product((*ROWS, 2, 31, 33, 100), RATES, SEEDS) if attention.supports(dtype, D) else ()
+                ):
                     yield test_attention.check_random, (1, T, 1, D, dtype, rate, seed)
         case "attention_half":
             for T, D, rate, seed in product(ROWS, test_attention.HEAD_SIZES, RATES, SEEDS):
