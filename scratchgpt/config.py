@@ -88,6 +88,10 @@ class TrainConfig(_Config):
 
     steps: int = _setting("Number of optimiser updates.")
     batch_size: int = _setting("Sequences in one step (B).")
+    order: str = _setting(
+        "Where sequences are taken from: random, anywhere; sequential, one after the other.", "random"
+    )
+    within_documents: bool = _setting("Whether each sequence lies within one document.", default=False)
     micro_batch: int = _setting("Sequences that a lane computes at once; 0: as many as suit its caches.", 0)
     learning_rate: float = _setting("Peak learning rate.")
     min_lr_ratio: float = _setting(
@@ -112,6 +116,8 @@ class TrainConfig(_Config):
             self._require(name, at_least=0, below=2**31)
         for name in ("weight_decay", "grad_clip"):
             self._require(name, at_least=0)
+        if self.order not in ("random", "sequential"):
+            raise UsageError(f"order must be random or sequential, not {self.order!r}.")
         if self.learning_rate <= 0:
             raise UsageError(f"learning_rate must be greater than 0, not {self.learning_rate}.")
         if not 0 <= self.min_lr_ratio <= 1:

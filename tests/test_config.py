@@ -87,6 +87,8 @@ def test_impossible_models(change: dict[str, Any], reason: str) -> None:
         ({"steps": 0}, "steps must be at least 1"),
         ({"batch_size": -1}, "batch_size"),
         ({"micro_batch": -1}, "micro_batch"),
+        ({"order": "backwards"}, "order must be random or sequential, not 'backwards'"),
+        ({"within_documents": "yes"}, "within_documents must be of type bool, not 'yes'"),
         ({"learning_rate": 0.0}, "greater than 0"),
         ({"learning_rate": "fast"}, "of type float, not 'fast'"),
         ({"learning_rate": float("inf")}, "finite"),

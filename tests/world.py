@@ -3,13 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from scratchgpt import tokenizer as tokenizers
 from scratchgpt.backend import select
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.data.dataset import Dataset
 from scratchgpt.data.prepare import prepare
+from scratchgpt.data.shards import PARTS, SHARD, ShardWriter
+from scratchgpt.tokenizer.bpe_training import train
 from scratchgpt.training.checkpoint import Snapshot, fresh
 from scratchgpt.training.trainer import Trainer
 
@@ -30,7 +36,31 @@ def make_dataset(folder: Path, text: str = TEXT) -> Dataset:
     return Dataset.open(folder / "data")
 
 
-def make_snapshot(dataset: Dataset, **changes: float) -> Snapshot:
+def make_tokens(
+    folder: Path,
+    train_ids: Sequence[int] | None,
+    val_ids: Sequence[int],
+    *,
+    shard_sizes: Sequence[int] = (SHARD, SHARD),
+) -> Dataset:
+    """Write ids, or leave those that are there, and the vocabulary of <|endoftext|>, 0, and the bytes; open it all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizers.save(train({}, 257), folder)
+    for part, ids, shard_size in zip(PARTS, (train_ids, val_ids), shard_sizes, strict=True):
+        if ids is not None:
+            with ShardWriter(folder, part, np.dtype("<u2"), shard_size=shard_size) as writer:
+                writer.append(np.array(ids))
+    return Dataset.open(folder)
+
+
+def make_documents(folder: Path) -> Dataset:
+    """Make a data set of documents from 1 to 90 bytes long in `folder`, in shards."""
+    encode = train({}, 257).encode
+    ids = [token for length in range(1, 91) for token in (*encode(TEXT[length : 2 * length]).tolist(), 0)]
+    return make_tokens(folder / "data", ids, ids[2000:], shard_sizes=(1000, SHARD))
+
+
+def make_snapshot(dataset: Dataset, **changes: Any) -> Snapshot:
     """Return the first snapshot of a tiny run."""
     model = {name: changes.pop(name, value) for name, value in TINY.items()}
     return fresh(
@@ -40,7 +70,7 @@ def make_snapshot(dataset: Dataset, **changes: float) -> Snapshot:
     )
 
 
-def make_trainer(folder: Path, **changes: float) -> Trainer:
+def make_trainer(folder: Path, **changes: Any) -> Trainer:
     """Return a trainer of a tiny run in `folder` / run."""
     dataset = make_dataset(folder)
     return Trainer(make_snapshot(dataset, **changes), dataset, folder / "run")

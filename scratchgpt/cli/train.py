@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # imported when the command runs
 
 DATA = Path("data")
 RUNS = Path("runs")
+CHECKING = "Checking the data ..."
 FOLDER = click.Path(path_type=Path)
 
 
@@ -116,11 +117,12 @@ def _start(
     from scratchgpt.training.trainer import Trainer
 
     recipe = load_preset(preset)
-    dataset = Dataset.open(data or _newest_data())
-    from_data = {"vocab_size": dataset.tokenizer.vocab_size}
-    model = ModelConfig.from_mapping(recipe.model | typed(ModelConfig, settings) | from_data)
     train = TrainConfig.from_mapping(recipe.train | typed(TrainConfig, settings))
-    dataset.require(model.block_size)
+    with waiting(CHECKING):
+        dataset = Dataset.open(data or _newest_data())
+        from_data = {"vocab_size": dataset.tokenizer.vocab_size}
+        model = ModelConfig.from_mapping(recipe.model | typed(ModelConfig, settings) | from_data)
+        dataset.require(model.block_size, order=train.order, within_documents=train.within_documents)
     if run and not force:
         _require_empty(run)  # before anything that takes time
     snapshot = fresh(model, train, dataset, computing.plan(model, train))
@@ -149,6 +151,7 @@ def _resume(
     force: bool,
 ) -> Iterator["Trainer"]:
     """Yield the trainer of a run that goes on. Later checkpoints than a named one stay unless `force`."""
+    from scratchgpt.cli.render import waiting
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.training.checkpoint import Checkpoints, locate, read
     from scratchgpt.training.lock import RunLock
@@ -171,9 +174,12 @@ def _resume(
         snapshot = _with_changes(read(folder), settings, computing)
         if checkpoints.pointed("best") in (None, *later):
             snapshot = snapshot._replace(best_loss=None)
-        dataset = Dataset.open(data or Path(snapshot.data_folder))
-        if dataset.digest != snapshot.data_digest:
-            raise DataError(f"{dataset.folder} is not the data that {run} was trained on; name that with --data.")
+        train = snapshot.train
+        with waiting(CHECKING):
+            dataset = Dataset.open(data or Path(snapshot.data_folder))
+            if dataset.digest != snapshot.data_digest:
+                raise DataError(f"{dataset.folder} is not the data that {run} was trained on; name that with --data.")
+            dataset.require(snapshot.model.block_size, order=train.order, within_documents=train.within_documents)
         snapshot = snapshot._replace(data_folder=dataset.folder.as_posix())
         trainer = Trainer(snapshot, dataset, run)
         del snapshot  # whose arrays the trainer has copied

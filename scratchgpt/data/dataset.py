@@ -1,7 +1,8 @@
 """A prepared data set: a folder of token files and a vocabulary, checked when opened, and its batches.
 
-train.bin and val.bin are bare little-endian token ids, uint16 or, for more than 65,536 of them, uint32: what
-nanoGPT writes, so its files of the same vocabulary can be put beside a tokenizer.json and used as they are.
+train.bin and val.bin, each perhaps in shards, are bare little-endian token ids, uint16 or, for more than 65,536 of
+them, uint32: what nanoGPT writes, so its files of the same vocabulary can be put beside a tokenizer.json and used as
+they are.
 """
 
 import hashlib
@@ -15,14 +16,14 @@ import numpy.typing as npt
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.chance import Place, philox
+from scratchgpt.data.shards import PARTS, ShardReader, Tokens
+from scratchgpt.data.windows import CHUNK, Windows, documents, whole
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_record, read_json
 
 META = "meta.json"
 FORMAT = 2
 BINS = ("train.bin", "val.bin")
-
-Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Batch(NamedTuple):
@@ -37,51 +38,26 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
-class TokenFile:
-    """One file of token ids, read through a memory map. It must stay the same file while it is in use."""
-
-    def __init__(self, path: Path, dtype: np.dtype[np.unsignedinteger[Any]]) -> None:
-        """Name the file; it is not read yet."""
-        self.path = path
-        self._dtype = dtype
-        self._stat = self._identity()
-        self.size = path.stat().st_size // dtype.itemsize
-
-    def windows(self, starts: npt.NDArray[np.int64], block_size: int) -> Batch:
-        """Return the sequences (B, T) that begin at `starts` (B,), with the tokens that follow. Raises DataError."""
-        drawn = self._map()[starts[:, None] + np.arange(block_size + 1)]
-        return Batch(drawn[:, :-1], drawn[:, 1:])
-
-    def read(self, start: int, stop: int) -> Tokens:
-        """Return the ids from `start` up to `stop`. Raises DataError."""
-        return np.array(self._map()[start:stop])
-
-    def _map(self) -> Tokens:
-        """Return a fresh map: the pages of a long-lived one would count as this process's memory."""
-        try:
-            if self._identity() == self._stat:
-                return np.memmap(self.path, self._dtype, mode="r")
-        except OSError as error:
-            raise DataError(f"Cannot read {self.path}: {error.strerror}.") from error
-        raise DataError(f"{self.path} was replaced while it was in use.")
-
-    def _identity(self) -> tuple[int, int, int]:
-        stat = self.path.stat()
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
 class Dataset:
     """A prepared folder, ready to train on."""
 
-    def __init__(self, folder: Path, tokenizer: tokenizers.Tokenizer, records: dict[str, dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: tokenizers.Tokenizer,
+        train: ShardReader,
+        val: ShardReader,
+        records: dict[str, dict[str, Any]],
+    ) -> None:
         """Take a checked folder, with the size and hash of each of its files; `Dataset.open` checks."""
         self.folder = folder
         self.tokenizer = tokenizer
-        self.train, self.val = (TokenFile(folder / name, token_dtype(tokenizer.vocab_size)) for name in BINS)
-        hashes = "".join(records[name]["sha256"] for name in (*BINS, "tokenizer.json"))
-        self.digest = hashlib.sha256(
-            hashes.encode("ascii")
-        ).hexdigest()  # any change of tokens or vocabulary changes it
+        self.train, self.val = train, val
+        hashes = ["-".join(records[path.name]["sha256"] for path in part.paths) for part in (train, val)]
+        hashes.append(records["tokenizer.json"]["sha256"])
+        # Any change of tokens or vocabulary changes it:
+        self.digest = hashlib.sha256("".join(hashes).encode("ascii")).hexdigest()
+        self._windows: dict[tuple[str, int, str, bool], Windows] = {}
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -90,48 +66,101 @@ class Dataset:
             raise UsageError(
                 f"There is no prepared data in {folder}; run `scratchgpt prepare FILE`, or name other data with --data."
             )
-        for name in (*BINS, "tokenizer.json"):
-            if not (folder / name).is_file():
-                raise DataError(f"{folder} lacks {name}; prepare the text again.")
+        if not (folder / "tokenizer.json").is_file():
+            raise DataError(f"{folder} lacks tokenizer.json; prepare the text again.")
         tokenizer = tokenizers.load(folder)
-        records = {name: file_record(folder / name) for name in (*BINS, "tokenizer.json")}
+        train, val = (ShardReader(folder, part, token_dtype(tokenizer.vocab_size)) for part in PARTS)
+        records = {path.name: file_record(path) for path in (*train.paths, *val.paths, folder / "tokenizer.json")}
         if (folder / META).exists():
             _compare(folder, read_meta(folder), records)
         else:
-            _check_ids(folder, token_dtype(tokenizer.vocab_size), tokenizer.vocab_size)
-        return cls(folder, tokenizer, records)
+            for part in (train, val):
+                _check_ids(part, tokenizer.vocab_size)
+        return cls(folder, tokenizer, train, val, records)
 
-    def require(self, block_size: int) -> None:
-        """Check that both parts hold at least one sequence and the token after it. Raises UsageError."""
-        limit = min(self.train.size, self.val.size) - 1
-        for name, part in (("training", self.train), ("validation", self.val)):
-            if part.size <= block_size:
-                remedy = f"a longer text, or a --block-size of at most {limit}" if limit > 0 else "a longer text"
-                raise UsageError(
-                    f"The {name} part of {self.folder} has {part.size:,} tokens, too few for a block_size of "
-                    f"{block_size:,}; use {remedy}."
-                )
+    def require(self, block_size: int, *, order: str = "random", within_documents: bool = False) -> None:
+        """Check that both parts have windows for `batch` and `validation_windows`. Raises DataError and UsageError.
 
-    def batch(self, *, seed: int, step: int, batch_size: int, block_size: int) -> Batch:
-        """Draw the training batch (B, T) of one step: a function of `seed` and `step` alone."""
-        generator = np.random.Generator(philox(Place.BATCH, seed=seed, step=step))
-        starts = generator.integers(0, self.train.size - block_size, size=batch_size)
-        return self.train.windows(starts, block_size)
+        Within documents it finds out where they end, which takes a while if there are many tokens.
+        """
+        self._windows_of(self.train, block_size, order, within_documents=within_documents)
+        self._windows_of(self.val, block_size, "random", within_documents=within_documents)
 
-    def validation_windows(self, *, n_windows: int, batch_size: int, block_size: int) -> Iterator[Batch]:
+    def batch(
+        self,
+        *,
+        seed: int,
+        step: int,
+        batch_size: int,
+        block_size: int,
+        order: str = "random",
+        within_documents: bool = False,
+    ) -> Batch:
+        """Draw the training batch (B, T) of one step: a function of `seed` and `step` alone.
+
+        In sequential order step 0 has the first B windows, step 1 the next B, and after the last comes the first again.
+        """
+        windows = self._windows_of(self.train, block_size, order, within_documents=within_documents)
+        if order == "sequential":
+            numbers = (step * batch_size + np.arange(batch_size)) % windows.count
+        else:
+            generator = np.random.Generator(philox(Place.BATCH, seed=seed, step=step))
+            numbers = generator.integers(0, windows.count, size=batch_size)
+        return _batch(self.train, windows.starts(numbers), block_size)
+
+    def validation_windows(
+        self, *, n_windows: int, batch_size: int, block_size: int, within_documents: bool = False
+    ) -> Iterator[Batch]:
         """Yield always the same `n_windows` windows, spread evenly over the validation part, in batches."""
-        starts = np.linspace(0, self.val.size - block_size - 1, n_windows).astype(np.int64)
+        windows = self._windows_of(self.val, block_size, "random", within_documents=within_documents)
+        numbers = np.linspace(0, windows.count - 1, n_windows).astype(np.int64)
         for first in range(0, n_windows, batch_size):
-            yield self.val.windows(starts[first : first + batch_size], block_size)
+            yield _batch(self.val, windows.starts(numbers[first : first + batch_size]), block_size)
+
+    def _windows_of(self, part: ShardReader, block_size: int, order: str, *, within_documents: bool) -> Windows:
+        """Return the windows of a part. Raises DataError, and UsageError if there are none."""
+        key = (part.part, block_size, order, within_documents)
+        if key not in self._windows:
+            stretches = documents(part, self._separator(), longer_than=block_size) if within_documents else whole(part)
+            windows = Windows(stretches, block_size, stride=block_size if order == "sequential" else 1)
+            if not windows.count:
+                raise UsageError(self._lack_of_windows(part, block_size))
+            self._windows[key] = windows
+        return self._windows[key]
+
+    def _lack_of_windows(self, part: ShardReader, block_size: int) -> str:
+        """Return why a part has no windows, and what to do."""
+        name = "training" if part is self.train else "validation"
+        limit = min(self.train.size, self.val.size) - 1
+        if part.size > block_size:
+            return (
+                f"No document in the {name} part of {self.folder} has more than {block_size:,} tokens, so no window "
+                "fits into one; use a smaller --block-size, or --no-within-documents."
+            )
+        remedy = f"a longer text, or a --block-size of at most {limit}" if limit > 0 else "a longer text"
+        return (
+            f"The {name} part of {self.folder} has {part.size:,} tokens, too few for a block_size of "
+            f"{block_size:,}; use {remedy}."
+        )
+
+    def _separator(self) -> int:
+        """Return the id between two documents. Raises UsageError if there is none."""
+        for added in self.tokenizer.to_json()["added_tokens"]:
+            if added["content"] == tokenizers.END_OF_TEXT:
+                return int(added["id"])
+        raise UsageError(
+            f"The vocabulary of {self.folder} has no {tokenizers.END_OF_TEXT}, so that it is not known where its "
+            "documents end; use --no-within-documents, or prepare the text with --bpe or --gpt2."
+        )
 
     def whole_validation(self, *, batch_size: int, block_size: int) -> Iterator[Batch]:
         """Yield the whole validation part: each token but the first is a target once. The last window may be short."""
         n_windows, rest = divmod(self.val.size - 1, block_size)
         for first in range(0, n_windows, batch_size):
             starts = np.arange(first, min(first + batch_size, n_windows)) * block_size
-            yield self.val.windows(starts, block_size)
+            yield _batch(self.val, starts, block_size)
         if rest:
-            yield self.val.windows(np.array([n_windows * block_size]), rest)
+            yield _batch(self.val, np.array([n_windows * block_size]), rest)
 
     def n_whole_batches(self, *, batch_size: int, block_size: int) -> int:
         """Return how many batches `whole_validation` yields."""
@@ -147,24 +176,33 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
+def _batch(tokens: ShardReader, starts: npt.NDArray[np.int64], block_size: int) -> Batch:
+    """Return the sequences (B, T) that begin at `starts` (B,), with the tokens that follow. Raises DataError."""
+    drawn = tokens.windows(starts, block_size + 1)
+    return Batch(drawn[:, :-1], drawn[:, 1:])
+
+
 def _compare(folder: Path, meta: dict[str, Any], records: dict[str, dict[str, Any]]) -> None:
     """Check every file's size and hash against the recorded ones. Raises DataError."""
-    for name, record in records.items():
-        if meta["files"].get(name) != record:
+    recorded = {name: record for name, record in meta["files"].items() if name in records or name.endswith(".bin")}
+    for name in sorted({*records, *recorded}):
+        if recorded.get(name) != records.get(name):
             raise DataError(
-                f"{folder / name} is not as `prepare` wrote it: it was truncated or altered. "
+                f"{folder / name} is not as `prepare` wrote it: it was truncated, altered, added or removed. "
                 "Prepare the text again with --force."
             )
 
 
-def _check_ids(folder: Path, dtype: np.dtype[np.unsignedinteger[Any]], vocab_size: int) -> None:
+def _check_ids(tokens: ShardReader, vocab_size: int) -> None:
     """Check token files of unknown origin: whole ids, all in the vocabulary. Raises DataError."""
-    for name in BINS:
-        path = folder / name
-        if path.stat().st_size % dtype.itemsize or not path.stat().st_size:
-            raise DataError(f"{path} is empty or truncated: its size is no multiple of {dtype.itemsize} bytes.")
-        tokens = TokenFile(path, dtype)
-        chunk = 2**22
-        largest = max(int(tokens.read(at, at + chunk).max()) for at in range(0, tokens.size, chunk))
-        if largest >= vocab_size:
-            raise DataError(f"{path} holds the id {largest}, but {folder}'s vocabulary has only {vocab_size} tokens.")
+    itemsize = token_dtype(vocab_size).itemsize
+    for path in tokens.paths:
+        if path.stat().st_size % itemsize or not path.stat().st_size:
+            raise DataError(f"{path} is empty or truncated: its size is no multiple of {itemsize} bytes.")
+    largest = max(int(tokens.read(at, at + CHUNK).max()) for at in range(0, tokens.size, CHUNK))
+    if largest >= vocab_size:
+        folder = tokens.paths[0].parent
+        raise DataError(
+            f"The {tokens.part} part of {folder} holds the id {largest}, but the vocabulary beside it has only "
+            f"{vocab_size} tokens."
+        )

@@ -52,6 +52,7 @@ class ShardReader:
 
     def __init__(self, folder: Path, part: str, dtype: TokenType) -> None:
         """Find the files; they are not read yet. Raises DataError."""
+        self.part = part
         self.paths = shard_paths(folder, part)
         if not self.paths:
             raise DataError(f"{folder} lacks {part}.bin; prepare the text again.")
@@ -73,12 +74,15 @@ class ShardReader:
 
     def windows(self, starts: npt.NDArray[np.int64], length: int) -> Tokens:
         """Return the `length` ids from each of `starts` (B,) on, as (B, length). Raises DataError."""
-        places = starts[:, None] + np.arange(length)
-        shards = np.searchsorted(self._ends, places, side="right")
-        drawn = np.empty(places.shape, self._dtype)
-        for shard in np.unique(shards):
-            here = shards == shard
-            drawn[here] = self._map(shard)[places[here] - self._begins[shard]]
+        drawn = np.empty((len(starts), length), self._dtype)
+        shards = np.searchsorted(self._ends, starts, side="right")
+        crosses = starts + length > self._ends[shards]
+        for shard in np.unique(shards[~crosses]):
+            rows = (shards == shard) & ~crosses
+            places = starts[rows] - self._begins[shard]
+            drawn[rows] = self._map(shard)[places[:, None] + np.arange(length)]
+        for row in np.flatnonzero(crosses):
+            drawn[row] = self.read(starts[row], starts[row] + length)
         return drawn
 
     def _map(self, shard: int) -> Tokens:

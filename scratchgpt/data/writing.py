@@ -9,7 +9,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from scratchgpt.data.dataset import TokenFile, token_dtype
+from scratchgpt.data.dataset import token_dtype
+from scratchgpt.data.shards import ShardReader
 from scratchgpt.tokenizer import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -66,7 +67,7 @@ def join(paths: Sequence[Path], amounts: Sequence[int], target: Path, tokenizer:
     """
     dtype = token_dtype(tokenizer.vocab_size)
     taken = [
-        _whole_characters(TokenFile(path, dtype), amount, tokenizer)
+        _whole_characters(ShardReader(path.parent, path.stem, dtype), amount, tokenizer)
         for path, amount in zip(paths, amounts, strict=True)
     ]
     with paths[0].open("r+b") as whole:
@@ -83,7 +84,7 @@ def join(paths: Sequence[Path], amounts: Sequence[int], target: Path, tokenizer:
     return taken
 
 
-def _whole_characters(tokens: TokenFile, at: int, tokenizer: Tokenizer) -> int:
+def _whole_characters(tokens: ShardReader, at: int, tokenizer: Tokenizer) -> int:
     """Return the last place up to `at` where the tokens can be cut without cutting a character."""
     if at == tokens.size:
         return at

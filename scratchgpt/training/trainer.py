@@ -26,11 +26,12 @@ class Trainer:
 
         Raises UsageError if the data is too short or there is no such device, MemoryError if there is not enough.
         """
-        dataset.require(snapshot.model.block_size)
-        self.config = snapshot.train
+        train = snapshot.train
+        dataset.require(snapshot.model.block_size, order=train.order, within_documents=train.within_documents)
+        self.config = train
         self.step = snapshot.step
         self.run = run
-        n_tokens = snapshot.train.batch_size * snapshot.model.block_size
+        n_tokens = train.batch_size * snapshot.model.block_size
         self.engine = engine(
             snapshot.model,
             snapshot.params,
@@ -104,7 +105,12 @@ class Trainer:
         config = self.config
         block_size = self.model.config.block_size
         batch = self._dataset.batch(
-            seed=config.seed, step=self.step, batch_size=config.batch_size, block_size=block_size
+            seed=config.seed,
+            step=self.step,
+            batch_size=config.batch_size,
+            block_size=block_size,
+            order=config.order,
+            within_documents=config.within_documents,
         )
         try:
             loss = self.engine.loss_and_grad(*batch, seed=config.seed, step=self.step)
@@ -145,7 +151,10 @@ class Trainer:
         """Measure on the fixed windows; the best model so far is saved at once."""
         n_windows, batch_size = self.config.eval_windows, self._evaluation_batch
         batches = self._dataset.validation_windows(
-            n_windows=n_windows, batch_size=batch_size, block_size=self.model.config.block_size
+            n_windows=n_windows,
+            batch_size=batch_size,
+            block_size=self.model.config.block_size,
+            within_documents=self.config.within_documents,
         )
         result = yield from self._evaluate(batches, math.ceil(n_windows / batch_size), is_whole=False)
         self._require_finite(self.step, result.loss)

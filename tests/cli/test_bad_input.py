@@ -76,6 +76,8 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("train --data data/fox --learning-rate nan", USAGE, "finite"),
         ("train --data data/fox --dropout 1", USAGE, "dropout"),
         ("train --data data/fox --activation swish", USAGE, "gelu_new or relu"),
+        ("train --data data/fox --order backwards", USAGE, "order must be random or sequential"),
+        ("train --data data/fox --within-documents", USAGE, "has no <|endoftext|>"),
         ("train --data data/fox --block-size 300", USAGE, "validation part of data/fox has 207 tokens"),
         ("train --data data/fox --block-size 3000", USAGE, "training part of data/fox has 1,863 tokens"),
         ("train --data data/fox --lanes 65", USAGE, "--lanes must be auto or a number from 0 to 64"),
@@ -114,6 +116,13 @@ def test_altered_token_files(world: Path) -> None:
     path = world / "data" / "fox" / "val.bin"
     path.write_bytes(path.read_bytes()[:-2])
     assert "val.bin" in refused(scratchgpt("train", "--data", "data/fox", cwd=world), FAILURE)
+
+
+def test_a_vocabulary_that_is_not_the_datas(world: Path) -> None:
+    """Another vocabulary in the place of that of the token files: neither a new run nor an old one takes it."""
+    shutil.copy(world / "data" / "other" / "tokenizer.json", world / "data" / "fox")
+    for command in (("train", "--data", "data/fox"), ("train", "--resume", "runs/a", "--steps", "4")):
+        assert "tokenizer.json is not as `prepare` wrote it" in refused(scratchgpt(*command, cwd=world), FAILURE)
 
 
 def test_altered_weights(world: Path) -> None:

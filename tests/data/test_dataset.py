@@ -1,5 +1,8 @@
 """A data set: checked when opened, batches a function of (seed, step), the whole validation part covered once."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,8 @@ import pytest
 from scratchgpt.data.dataset import Batch, Dataset
 from scratchgpt.data.prepare import prepare
 from scratchgpt.errors import DataError, UsageError
-from tests.world import make_dataset
+from scratchgpt.files import file_record
+from tests.world import make_dataset, make_tokens
 
 
 def test_targets_follow_their_tokens(tmp_path: Path) -> None:
@@ -88,6 +92,58 @@ def test_damaged_files_are_found(name: str, damage: str, tmp_path: Path) -> None
         Dataset.open(path.parent)
 
 
+def in_shards(dataset: Dataset, sizes: Sequence[int]) -> Path:
+    """Write the training part anew in shards of these sizes, as `prepare` would have; return the folder."""
+    folder = dataset.folder
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    tokens = dataset.train.read(0, dataset.train.size)
+    for path in dataset.train.paths:
+        path.unlink()
+        del meta["files"][path.name]
+    for number, shard in enumerate(np.split(tokens, np.cumsum(sizes)), start=1):
+        path = folder / f"train-{number:05}.bin"
+        path.write_bytes(shard.tobytes())
+        meta["files"][path.name] = file_record(path)
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    return folder
+
+
+def test_shards_are_the_same_data(tmp_path: Path) -> None:
+    whole = make_dataset(tmp_path / "whole")
+    sharded = Dataset.open(in_shards(make_dataset(tmp_path / "shards"), [700, 20]))
+    assert len(sharded.train.paths) == 3
+    for order in ("random", "sequential"):
+        one, other = (
+            dataset.batch(seed=1, step=0, batch_size=100, block_size=50, order=order) for dataset in (whole, sharded)
+        )
+        assert (one.tokens == other.tokens).all()
+        assert (one.targets == other.targets).all()
+
+
+@pytest.mark.parametrize("name", ["train-00001.bin", "train-00002.bin", "train-00003.bin"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "removed"])
+def test_damaged_shards_are_found(name: str, damage: str, tmp_path: Path) -> None:
+    folder = in_shards(make_dataset(tmp_path), [700, 20])
+    path = folder / name
+    content = path.read_bytes()
+    match damage:
+        case "truncated":
+            path.write_bytes(content[:-2])
+        case "altered":
+            path.write_bytes(content[:10] + bytes([content[10] ^ 1]) + content[11:])
+        case "removed":
+            path.unlink()
+    with pytest.raises(DataError, match=name):
+        Dataset.open(folder)
+
+
+def test_a_shard_too_many_is_found(tmp_path: Path) -> None:
+    folder = in_shards(make_dataset(tmp_path), [700, 20])
+    (folder / "train-00004.bin").write_bytes(b"\0\0")
+    with pytest.raises(DataError, match=r"train-00004\.bin is not as `prepare` wrote it"):
+        Dataset.open(folder)
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", "[" * 100_000, '{"format": 2}', '{"format": 1}', '{"format": 1, "files": 3}']
 )
@@ -121,6 +177,22 @@ def test_the_digest_changes_with_tokens_and_vocabulary_only(tmp_path: Path) -> N
     (folder / "val.bin").write_bytes((folder / "train.bin").read_bytes())
     assert Dataset.open(folder).digest != first
     assert make_dataset(tmp_path / "other", text="abc" * 99).digest != first
+
+
+def test_the_digest_of_data_without_shards_is_what_it_was_before_there_were_any(tmp_path: Path) -> None:
+    """So that older runs can go on."""
+    dataset = make_dataset(tmp_path)
+    names = ("train.bin", "val.bin", "tokenizer.json")
+    hashes = "".join(hashlib.sha256((dataset.folder / name).read_bytes()).hexdigest() for name in names)
+    assert dataset.digest == hashlib.sha256(hashes.encode("ascii")).hexdigest()
+
+
+def test_the_digest_tells_which_part_a_shard_belongs_to(tmp_path: Path) -> None:
+    datasets = [
+        make_tokens(tmp_path / str(n), [1, 2, 3, 4, 5, 6][:n], [1, 2, 3, 4, 5, 6][n:], shard_sizes=(2, 2))
+        for n in (2, 4)
+    ]
+    assert datasets[0].digest != datasets[1].digest
 
 
 def test_token_files_replaced_while_in_use(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from scratchgpt.data import sources as sources_module
 from scratchgpt.data import writing
-from scratchgpt.data.dataset import BINS, TokenFile, token_dtype
+from scratchgpt.data.dataset import token_dtype
 from scratchgpt.data.mix import Source, amounts, find_sources
 from scratchgpt.data.prepare import Given, Prepared, prepare
+from scratchgpt.data.shards import PARTS, ShardReader
 from scratchgpt.errors import DataError, UsageError
 
 END = 256
@@ -69,7 +70,7 @@ def mixture(tmp_path: Path) -> Path:
 def tokens(prepared: Prepared) -> list[list[int]]:
     """Return the ids of both parts."""
     dtype = token_dtype(prepared.meta["vocab_size"])
-    files = (TokenFile(prepared.folder / name, dtype) for name in BINS)
+    files = (ShardReader(prepared.folder, part, dtype) for part in PARTS)
     return [file.read(0, file.size).tolist() for file in files]
 
 

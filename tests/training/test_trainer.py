@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scratchgpt.errors import TrainingError, UsageError
 from scratchgpt.training import checkpoint
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
 from scratchgpt.training.trainer import Trainer
-from tests.world import make_dataset, make_snapshot, make_trainer
+from tests.world import make_dataset, make_documents, make_snapshot, make_trainer
 
 
 def losses(events: list[Event]) -> list[tuple[int, float, float]]:
@@ -26,12 +27,22 @@ def assert_same_state(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
-@pytest.mark.parametrize("changes", [{}, {"micro_batch": 2}, {"dropout": 0.0, "grad_clip": 0.01}])
-def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, float], tmp_path: Path) -> None:
-    whole = make_trainer(tmp_path / "whole", **changes)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"micro_batch": 2},
+        {"dropout": 0.0, "grad_clip": 0.01},
+        {"order": "sequential", "micro_batch": 2},
+        {"within_documents": True},
+        {"order": "sequential", "within_documents": True},
+    ],
+)
+def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, Any], tmp_path: Path) -> None:
+    dataset = make_documents(tmp_path)
+    whole = Trainer(make_snapshot(dataset, **changes), dataset, tmp_path / "whole" / "run")
     expected = losses(list(whole.events()))
 
-    dataset = make_dataset(tmp_path / "parts")
     first = Trainer(make_snapshot(dataset, **changes), dataset, tmp_path / "parts" / "run")
     got = []
     for event in first.events():
@@ -65,6 +76,18 @@ def test_lanes_that_are_threads_say_so_first(tmp_path: Path, monkeypatch: pytest
     snapshot = snapshot._replace(plan=snapshot.plan._replace(lanes=2))
     first, *_ = Trainer(snapshot, dataset, tmp_path / "run").events()
     assert first == Noted("Lanes are threads and not processes, which is slower: Resource temporarily unavailable.")
+
+
+@pytest.mark.parametrize("order", ["random", "sequential"])
+def test_lanes_share_the_batches_of_one(order: str, tmp_path: Path) -> None:
+    dataset = make_documents(tmp_path)
+    changes = {"order": order, "within_documents": True, "steps": 3}
+    found = []
+    for lanes in (1, 2):
+        snapshot = make_snapshot(dataset, **changes)
+        snapshot = snapshot._replace(plan=snapshot.plan._replace(lanes=lanes, micro_batch=2))
+        found.append(losses(list(Trainer(snapshot, dataset, tmp_path / str(lanes)).events())))
+    assert np.abs(np.array(found[0]) - found[1]).max() <= 1e-5
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
