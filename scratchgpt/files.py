@@ -27,6 +27,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
+def replace_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object in the place of another: whatever happens, one of them is there, whole. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.new")
+    write_json(temporary, content)
+    sync_file(temporary)
+    temporary.replace(path)
+
+
 def file_record(path: Path) -> dict[str, Any]:
     """Return a file's size and SHA-256, to be compared later. Raises OSError."""
     with path.open("rb") as file:

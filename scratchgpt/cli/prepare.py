@@ -1,6 +1,7 @@
 """`scratchgpt prepare`: from texts to token files."""
 
 import contextlib
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from scratchgpt.cli.options import vocabulary_of, vocabulary_options
 from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
-    from scratchgpt.data.prepare import Vocabulary
+    from scratchgpt.data.vocabulary import Vocabulary
 
 STDIN = Path("-")
 VOCAB_SIZE = 4096
@@ -65,10 +66,11 @@ def command(
     or - for standard input, which is JSON lines if --field is given. A folder with sub-folders like 25_lovecraft and
     75_shakespeare is a mixture with that ratio of tokens.
     """
-    from scratchgpt.cli.render import byte_progress, show_sources
+    from scratchgpt.cli.render import show_sources, stages
     from scratchgpt.data.mix import Source, find_sources, source_name
-    from scratchgpt.data.prepare import Characters, prepare
+    from scratchgpt.data.prepare import prepare
     from scratchgpt.data.sources import Reading, text_files
+    from scratchgpt.data.vocabulary import Characters
 
     vocabulary = _vocabulary(char=char, bpe=bpe, vocab_size=vocab_size, gpt2=gpt2, given=given)
     if val and val_fraction is not None:
@@ -79,8 +81,7 @@ def command(
         found = find_sources(paths, mix)
         held_out = Source(source_name(val), text_files(val)) if val else None
         files = [file for source in (*found, *([held_out] if held_out else ())) for file in source.files]
-        n_bytes = sum(file.path.stat().st_size for file in files)
-        with byte_progress(f"Reading {' '.join(map(str, sources))}", total=2 * n_bytes) as progress:
+        with _interruptible(), stages(_shown(sources)) as progress:
             prepared = prepare(
                 found,
                 folder,
@@ -92,6 +93,8 @@ def command(
                 progress=progress,
             )
     meta = prepared.meta
+    if prepared.was_interrupted:
+        click.echo("This went on where it had been interrupted.")
     if len(files) > 1 or meta["parts"][0]["documents"] > 1 or how != Reading():
         show_sources(meta)
     click.echo(
@@ -101,9 +104,25 @@ def command(
     )
 
 
+def _shown(sources: Sequence[Path]) -> str:
+    """Return what is told to be read."""
+    others = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+    return f"{sources[0]}{others}"
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say what an interruption costs."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        click.echo("Interrupted. What is encoded is kept; the same command goes on from there.", err=True)
+        raise click.exceptions.Exit(128 + signal.SIGINT) from error
+
+
 def _vocabulary(*, char: bool, bpe: bool, vocab_size: int | None, gpt2: bool, given: Path | None) -> "Vocabulary":
     """Return where the tokenizer is to come from. Raises UsageError and DataError."""
-    from scratchgpt.data.prepare import Characters, Given, Pieces
+    from scratchgpt.data.vocabulary import Characters, Given, Pieces
 
     if char + bpe + gpt2 + (given is not None) > 1:
         raise UsageError("--char, --bpe, --gpt2 and --tokenizer name different vocabularies; choose one.")
@@ -137,7 +156,7 @@ def _with_standard_input(sources: Sequence[Path], folder: Path, *, is_json: bool
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".stdin-", dir=folder) as temporary:
         copy = Path(temporary) / ("stdin.jsonl" if is_json else "stdin.txt")
-        with byte_progress("Reading standard input", total=None) as progress, copy.open("wb") as file:
+        with byte_progress("Reading standard input") as progress, copy.open("wb") as file:
             while data := sys.stdin.buffer.read(CHUNK):
                 progress(file.write(data))
         yield [copy if source == STDIN else source for source in sources]

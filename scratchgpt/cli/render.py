@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -18,16 +26,29 @@ PLAIN_INTERVAL = 10.0
 
 
 @contextlib.contextmanager
-def byte_progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how much of `total` bytes of work is done, in a terminal; yields what to call with each amount.
-
-    Without a `total` it shows only how many there were.
-    """
+def byte_progress(description: str) -> Iterator[Callable[[int], None]]:
+    """Show how many bytes there were, in a terminal; yields what to call with each amount."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(description, total=None)
         yield lambda n_bytes: progress.advance(task, n_bytes)
+
+
+@contextlib.contextmanager
+def stages(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show the stages of some work, in a terminal; yields what to call with a stage, an amount done and that of all."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, n_done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(f"{stage} {title}", total=total)
+            progress.advance(tasks[stage], n_done)
+
+        yield show
 
 
 def waiting(description: str) -> contextlib.AbstractContextManager[object]:

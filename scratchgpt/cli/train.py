@@ -14,7 +14,8 @@ import click
 
 from scratchgpt.cli.options import config_options, device_options, lanes_option, require_cpu_for, resolved, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, TrainConfig, load_preset
-from scratchgpt.errors import DataError, UsageError
+from scratchgpt.errors import DataError, TrainingError, UsageError
+from scratchgpt.lock import FolderLock
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.model.plan import Plan
@@ -113,7 +114,6 @@ def _start(
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.model.tuning import tuned_plan
     from scratchgpt.training.checkpoint import Checkpoints, fresh
-    from scratchgpt.training.lock import RunLock
     from scratchgpt.training.trainer import Trainer
 
     recipe = load_preset(preset)
@@ -133,7 +133,7 @@ def _start(
     trainer = Trainer(snapshot, dataset, run)
     del snapshot  # whose arrays the trainer has copied
     run.mkdir(parents=True, exist_ok=True)
-    with RunLock(run):
+    with _lock(run):
         if not force:
             _require_empty(run)
         Checkpoints(run).clear()
@@ -154,7 +154,6 @@ def _resume(
     from scratchgpt.cli.render import waiting
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.training.checkpoint import Checkpoints, locate, read
-    from scratchgpt.training.lock import RunLock
     from scratchgpt.training.trainer import Trainer
 
     folder = locate(resume)
@@ -164,7 +163,7 @@ def _resume(
     folder = checkpoints.folder / folder.resolve().name
     if folder not in checkpoints.all():
         raise UsageError(f"{resume} is not in the folder `checkpoints` of a run, so no run can go on from it.")
-    with RunLock(run):
+    with _lock(run):
         later = checkpoints.after(folder)
         if later and is_named and not force:
             names = ", ".join(path.name for path in later)
@@ -280,6 +279,11 @@ def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
     click.echo(
         f"Done. Checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {shlex.quote(str(run))}"
     )
+
+
+def _lock(run: Path) -> FolderLock:
+    """Keep other trainings out of a run's folder. Raises TrainingError if one is in it."""
+    return FolderLock(run, TrainingError(f"Another training is running in {run}; stop it first."))
 
 
 def _count(n: int, what: str) -> str:

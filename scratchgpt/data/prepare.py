@@ -2,94 +2,48 @@
 
 The first pass counts characters, hashes files and learns the vocabulary; the second writes tokens. A mixture is
 written source by source and then cut to its ratio, since only then it is known how many tokens there are.
+
+All this is done in a hidden folder beside the one that is asked for. If it is interrupted in the second pass, the
+hidden folder stays, and preparing the same again goes on from there.
 """
 
-import hashlib
-import json
-import tempfile
+import contextlib
+import itertools
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from scratchgpt import tokenizer as tokenizers
-from scratchgpt.data.dataset import BINS, FORMAT, META, read_meta, token_dtype
+from scratchgpt.data.dataset import FORMAT, META, read_meta, token_dtype
+from scratchgpt.data.encoding import BORDER, encode_blocks, n_processes, separator
 from scratchgpt.data.mix import Source, amounts, find_sources
-from scratchgpt.data.sources import Count, Document, Reading
-from scratchgpt.data.writing import TokenWriter, join
-from scratchgpt.errors import DataError, UsageError
-from scratchgpt.files import file_record, write_json
-from scratchgpt.tokenizer.bpe_training import train
-from scratchgpt.tokenizer.counting import PieceCounter
+from scratchgpt.data.shards import PARTS, ShardReader, ShardWriter, shard_paths
+from scratchgpt.data.sources import Count, Reading
+from scratchgpt.data.vocabulary import Characters, Vocabulary
+from scratchgpt.errors import DataError, ScratchGPTError, UsageError
+from scratchgpt.files import file_record, read_json, replace_json, write_json
+from scratchgpt.lock import FolderLock
+from scratchgpt.tokenizer import Tokenizer
 
-Progress = Callable[[int], None]
-"""Told how many bytes of the files were read; there are twice their sizes in all."""
+Progress = Callable[[str, int, int], None]
+"""Told a stage, how much of it was done since the last call, and how much there is of it in all."""
 
+BLOCK = 2**20
+"""Bytes of text that are encoded at once, or a little more; tokens that are copied at once."""
 
-class Vocabulary(Protocol):
-    """Where the tokenizer comes from: learnt from the texts, or there before."""
+SAVE_EVERY = 32
+"""Blocks between two records of how far the second pass is."""
 
-    @property
-    def name(self) -> str:
-        """What tells it from others: texts prepared again with the same name give the same tokens."""
+WAY = 1
+"""The way that text is read and cut into blocks: work done in another way cannot be gone on with."""
 
-    def see(self, text: str) -> None:
-        """Learn from a piece of text."""
+LONGEST_CHARACTER = 4
+"""Tokens that one character may have: its bytes."""
 
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """Return the tokenizer, after all pieces were seen."""
-
-
-class Characters:
-    """Learns the characters of the texts."""
-
-    name = "char"
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self._characters: set[str] = set()
-
-    def see(self, text: str) -> None:
-        """Add the characters of a piece."""
-        self._characters.update(text)
-
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """Return the tokenizer of all characters seen."""
-        return tokenizers.CharTokenizer(self._characters)
-
-
-class Pieces:
-    """Learns a byte-level BPE from how often each piece occurs."""
-
-    def __init__(self, vocab_size: int) -> None:
-        """Begin with nothing, to learn so many tokens."""
-        self.name = f"bpe {vocab_size}"
-        self._vocab_size = vocab_size
-        self._counter = PieceCounter()
-
-    def see(self, text: str) -> None:
-        """Count the pieces of a piece of text."""
-        self._counter.add(text)
-
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """Return the tokenizer of what was counted. Raises UsageError if it cannot have so many tokens."""
-        return train(self._counter.total(), self._vocab_size)
-
-
-class Given:
-    """A tokenizer that is there before."""
-
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        """Take the tokenizer."""
-        self._tokenizer = tokenizer
-        content = json.dumps(tokenizer.to_json(), sort_keys=True)
-        self.name = f"given {hashlib.sha256(content.encode('ascii')).hexdigest()}"
-
-    def see(self, text: str) -> None:
-        """Learn nothing."""
-
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        """Return it."""
-        return self._tokenizer
+STATE = "state.json"
 
 
 class Prepared(NamedTuple):
@@ -98,6 +52,7 @@ class Prepared(NamedTuple):
     folder: Path
     meta: dict[str, Any]
     is_new: bool
+    was_interrupted: bool
 
 
 def prepare(
@@ -109,52 +64,41 @@ def prepare(
     val: Source | None = None,
     val_fraction: float = 0.1,
     force: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress = lambda *_: None,
 ) -> Prepared:
-    """Turn texts into train.bin, val.bin, tokenizer.json and meta.json in `folder`; by default a character a token.
+    """Turn texts into token files, tokenizer.json and meta.json in `folder`; by default a character a token.
 
     `source` is a file or folder, or what `find_sources` found. `val` is for validation; without it, that is the last
     `val_fraction` of each source's characters. The same texts prepared again are left as they are; anything else in
     the way is kept unless `force`. Raises DataError and UsageError.
     """
     sources = find_sources([source]) if isinstance(source, Path) else list(source)
-    parts = [_Part(each, how, progress) for each in sources]
-    val_parts = [_Part(val, how, progress)] if val else parts
-    everything = parts + val_parts if val else parts
-    _check([part.source for part in everything], folder, val_fraction)
-    vocabulary = vocabulary or Characters()
-    for part in everything:
-        part.survey(vocabulary)
-    asked = {
-        "tokenizer": vocabulary.name,
-        "reading": how._asdict(),
-        "val_fraction": None if val else val_fraction,
-        "sources": [part.record() for part in parts],
-        "val": val_parts[0].record() if val else None,
-    }
-    if not force and _is_prepared(folder, asked):
-        return Prepared(folder, read_meta(folder), is_new=False)
-    tokenizer = vocabulary.tokenizer()
+    _check([*sources, *([val] if val else [])], folder, val_fraction)
+    texts = [_Text(each, how, train_share=1.0 if val else 1 - val_fraction) for each in sources]
+    texts += [_Text(val, how, train_share=0.0)] if val else []
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".prepare-", dir=folder.parent) as temporary:
-            written = Path(temporary) / "whole"
-            written.mkdir()
-            for number, part in enumerate(everything):
-                train_share = 1 - val_fraction if val is None else float(part not in val_parts)
-                part.write(Path(temporary) / str(number), train_share, tokenizer)
-            for name, of in zip(BINS, (parts, val_parts), strict=True):
-                _join(of, name, written, tokenizer)
-            tokenizers.save(tokenizer, written)
-            write_json(written / META, _meta(written, asked, everything, tokenizer))
-            if folder.exists():
-                for name in (*BINS, *tokenizers.FILES, META):  # meta.json last: it vouches for the others
-                    (written / name).replace(folder / name)
-            else:
-                written.rename(folder)
+        with _hidden_folder(folder) as hidden:
+            work = _Work(texts, vocabulary or Characters(), hidden, progress)
+            work.survey()
+            asked = {
+                "tokenizer": work.vocabulary.name,
+                "reading": how._asdict(),
+                "val_fraction": None if val else val_fraction,
+                "sources": [text.record() for text in texts[: len(sources)]],
+                "val": texts[-1].record() if val else None,
+            }
+            is_new = force or not _is_prepared(folder, asked)
+            if is_new:
+                work.encode()
+                work.join()
+                _publish(work.finish(asked), folder)
+            work.forget()
     except OSError as error:
-        raise DataError(f"Cannot write the prepared data into {folder}: {error.strerror or error}.") from error
-    return Prepared(folder, read_meta(folder), is_new=True)
+        raise DataError(
+            f"Cannot write the prepared data into {folder}: {error.strerror or error}. Once that is mended, the same "
+            "command goes on from there."
+        ) from error
+    return Prepared(folder, read_meta(folder), is_new, work.was_interrupted)
 
 
 def _check(sources: list[Source], folder: Path, val_fraction: float) -> None:
@@ -168,111 +112,296 @@ def _check(sources: list[Source], folder: Path, val_fraction: float) -> None:
             )
 
 
-class _Part:
-    """One source on its way: what the first pass finds out about it, and its tokens."""
+@contextlib.contextmanager
+def _hidden_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to work in, locked; it stays if there is a state in it and the work was not in error."""
+    hidden = folder.with_name(f".{folder.name}.partial")
+    hidden.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(hidden, DataError(f"Another program is preparing {folder}; wait until it is done."))
+    try:
+        yield hidden
+    except ScratchGPTError:
+        (hidden / STATE).unlink(missing_ok=True)  # going on would fail again
+        raise
+    finally:
+        lock.release()
+        if not (hidden / STATE).exists():
+            shutil.rmtree(hidden, ignore_errors=True)
 
-    def __init__(self, source: Source, how: Reading, progress: Progress) -> None:
+
+class _Text:
+    """One source on its way through both passes."""
+
+    def __init__(self, source: Source, how: Reading, *, train_share: float) -> None:
         self.source = source
+        self.parts = [part for part, share in zip(PARTS, (train_share, 1 - train_share), strict=True) if share]
+        self.n_bytes = sum(file.path.stat().st_size for file in source.files)
+        # All that an interrupted work needs to know, and meta.json.
+        self.state: dict[str, Any] = {
+            "documents": 0,
+            "characters": 0,
+            "dropped_characters": 0,
+            "files": [],
+            "blocks": 0,  # encoded so far
+            "is_encoded": False,
+            "tokens": dict.fromkeys(self.parts, 0),
+            "taken": {},  # of the tokens, for the mixture
+        }
         self._how = how
-        self._progress = progress
-        self.n_documents = self.n_characters = self.n_dropped = 0
-        self.bins: dict[str, Path] = {}
-        self.n_tokens: dict[str, int] = {}
-        self.n_kept = 0
+        self._train_share = train_share
 
-    def survey(self, vocabulary: Vocabulary) -> None:
+    def survey(self, vocabulary: Vocabulary, progress: Count) -> None:
         """Read the source for the first time. Raises DataError and UsageError."""
-        for document in self._documents(self._drop):
-            n_before = self.n_characters
-            for text in document:
-                vocabulary.see(text)
-                self.n_characters += len(text)
-            self.n_documents += self.n_characters > n_before
-        if not self.n_characters:
-            raise DataError(f"{self.source.name} is empty; there is nothing to learn from.")
-
-    def write(self, folder: Path, train_share: float, tokenizer: tokenizers.Tokenizer) -> None:
-        """Read the source again and write all its tokens into `folder`, parted by characters. Raises DataError."""
-        n_left = int(self.n_characters * train_share)
-        if 0 < train_share < 1 and not 0 < n_left < self.n_characters:
-            name, n_characters = self.source.name, self.n_characters
-            raise DataError(f"{name} has {n_characters:,} characters: too few to split for validation.")
-        folder.mkdir()
-        self.bins = {name: folder / name for name in BINS}
-        with TokenWriter(self.bins[BINS[0]], tokenizer) as train, TokenWriter(self.bins[BINS[1]], tokenizer) as val:
-            for document in self._documents(lambda _: None):
+        for file in self.source.files:
+            for document in file.documents(self._how, read=progress, dropped=self._drop):
+                n_before = self.state["characters"]
                 for text in document:
-                    train.write(text[:n_left])
-                    val.write(text[n_left:])
+                    vocabulary.see(text)
+                    self.state["characters"] += len(text)
+                self.state["documents"] += self.state["characters"] > n_before
+            self.state["files"].append(file.record)
+        n_characters = self.state["characters"]
+        if not n_characters:
+            raise DataError(f"{self.source.name} is empty; there is nothing to learn from.")
+        if len(self.parts) == len(PARTS) and not 0 < self._n_train < n_characters:
+            raise DataError(f"{self.source.name} has {n_characters:,} characters: too few to split for validation.")
+
+    def blocks(self, progress: Count) -> Iterator[tuple[str, bytes]]:
+        """Read the source again and yield it in blocks, each with the part it belongs to. Raises DataError."""
+        n_left = self._n_train
+        blocks = {part: bytearray() for part in PARTS}
+        begun = dict.fromkeys(PARTS, False)
+        for file, record in zip(self.source.files, self.state["files"], strict=True):
+            file.record = record
+            for document in file.documents(self._how, read=progress, dropped=lambda _: None):
+                is_border = begun.copy()
+                for text in document:
+                    for part, share in zip(PARTS, (text[:n_left], text[n_left:]), strict=True):
+                        if not share:
+                            continue
+                        blocks[part] += BORDER * is_border[part] + share.encode("utf-8")
+                        begun[part], is_border[part] = True, False
+                        if len(blocks[part]) >= BLOCK:
+                            yield part, bytes(blocks[part])
+                            blocks[part].clear()
                     n_left -= min(n_left, len(text))
-                train.end_document()
-                val.end_document()
-        itemsize = token_dtype(tokenizer.vocab_size).itemsize
-        self.n_tokens = {name: path.stat().st_size // itemsize for name, path in self.bins.items()}
+        yield from ((part, bytes(block)) for part, block in blocks.items() if block)
+
+    def request(self) -> dict[str, Any]:
+        """Return what the same source is known by without reading it, in the types of JSON."""
+        stats = [(file.path, file.path.stat()) for file in self.source.files]
+        return {
+            "files": [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
+            "reading": self._how._asdict(),
+            "weight": self.source.weight,
+            "train_share": self._train_share,
+        }
 
     def record(self) -> dict[str, Any]:
         """Return what identifies the source."""
-        files = [file.record for file in self.source.files]
-        return {"name": self.source.name, "weight": self.source.weight, "files": files}
+        return {"name": self.source.name, "weight": self.source.weight, "files": self.state["files"]}
 
     def summary(self) -> dict[str, Any]:
         """Return what became of the source."""
-        return {
-            "name": self.source.name,
-            "documents": self.n_documents,
-            "characters": self.n_characters,
-            "dropped_characters": self.n_dropped,
-            "tokens": sum(self.n_tokens.values()),
-            "kept_tokens": self.n_kept,
-        }
+        counts = {name: self.state[name] for name in ("documents", "characters", "dropped_characters")}
+        sums = {"tokens": sum(self.state["tokens"].values()), "kept_tokens": sum(self.state["taken"].values())}
+        return {"name": self.source.name, **counts, **sums}
 
-    def _documents(self, dropped: Count) -> Iterator[Document]:
-        for file in self.source.files:
-            yield from file.documents(self._how, read=self._progress, dropped=dropped)
+    @property
+    def _n_train(self) -> int:
+        return int(self.state["characters"] * self._train_share)
 
     def _drop(self, n_characters: int) -> None:
-        self.n_dropped += n_characters
+        self.state["dropped_characters"] += n_characters
 
 
-def _join(parts: list[_Part], name: str, folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    """Make one token file of those of all parts, as much of each as the mixture takes."""
-    available = [part.n_tokens[name] for part in parts]
-    wanted = amounts(available, [part.source for part in parts])
-    taken = join([part.bins[name] for part in parts], wanted, folder / name, tokenizer)
-    for part, n_tokens in zip(parts, taken, strict=True):
-        part.n_kept += n_tokens
+class _Work:
+    """The work on all texts, in a hidden folder; each method goes on where it was interrupted."""
+
+    def __init__(self, texts: list[_Text], vocabulary: Vocabulary, hidden: Path, progress: Progress) -> None:
+        self.vocabulary = vocabulary
+        self.was_interrupted = False
+        self._tokenizer: Tokenizer
+        self._texts = texts
+        self._hidden = hidden
+        self._whole = hidden / "whole"
+        self._progress = progress
+        self._n_bytes = sum(text.n_bytes for text in texts)
+
+    def survey(self) -> None:
+        """Read the texts for the first time, unless that has been done. Raises DataError, UsageError and OSError."""
+        found: dict[str, Any] = {}
+        with contextlib.suppress(DataError):
+            found = read_json(self._hidden / STATE, DataError)
+        self.was_interrupted = found.get("request") == self._request()
+        if self.was_interrupted:
+            for text, state in zip(self._texts, found["texts"], strict=True):
+                text.state = state
+            return
+        self.forget()
+        for text in self._texts:
+            text.survey(self.vocabulary, lambda n_bytes: self._progress("Reading", n_bytes, self._n_bytes))
+
+    def encode(self) -> None:
+        """Learn the vocabulary and write all tokens. Raises DataError, UsageError and OSError."""
+        if self.was_interrupted:
+            self._tokenizer = tokenizers.load(self._whole)
+        else:
+            n_steps = self.vocabulary.n_steps
+            self._tokenizer = self.vocabulary.tokenizer(lambda n_done: self._progress("Learning", n_done, n_steps))
+            self._whole.mkdir()
+            tokenizers.save(self._tokenizer, self._whole)
+            self._save()
+        for text in self._texts:
+            if text.state["is_encoded"]:
+                self._progress("Encoding", text.n_bytes, self._n_bytes)
+            else:
+                self._encode(text)
+
+    def _encode(self, text: _Text) -> None:
+        """Write the tokens of one text. Raises DataError, UsageError and OSError."""
+        state = text.state
+        with contextlib.ExitStack() as stack:
+            writers = {part: stack.enter_context(self._writer(text, part)) for part in text.parts}
+            for part, writer in writers.items():
+                writer.truncate(state["tokens"][part])  # to what was recorded last
+
+            def record() -> None:
+                for part, writer in writers.items():
+                    writer.sync()
+                    state["tokens"][part] = writer.size
+                self._save()
+
+            blocks = text.blocks(lambda n_bytes: self._progress("Encoding", n_bytes, self._n_bytes))
+            blocks = itertools.islice(blocks, state["blocks"], None)
+            for part, ids in encode_blocks(blocks, self._tokenizer, self._whole, n_processes(self._n_bytes)):
+                writers[part].append(ids)
+                state["blocks"] += 1
+                if state["blocks"] % SAVE_EVERY == 0:
+                    record()
+            state["is_encoded"] = True
+            record()
+
+    def join(self) -> None:
+        """Make one of all texts' tokens, as much of each as the mixture takes. Raises DataError and OSError."""
+        between = separator(self._tokenizer)
+        for part in PARTS:
+            texts = self._texts_of(part)
+            if any(part not in text.state["taken"] for text in texts):
+                wanted = amounts([text.state["tokens"][part] for text in texts], [text.source for text in texts])
+                for text, n_tokens in zip(texts, wanted, strict=True):
+                    tokens = self._reader(text, part)
+                    text.state["taken"][part] = _whole_characters(tokens, n_tokens, self._tokenizer)
+                self._save()  # what is taken of the first is cut off below, and cannot be found out again
+            first, *others = texts
+            total = sum(text.state["taken"][part] for text in others)
+            with self._writer(first, part) as whole:
+                whole.truncate(first.state["taken"][part])
+                for text in others:
+                    whole.append(between)
+                    tokens, n_tokens = self._reader(text, part), text.state["taken"][part]
+                    for at in range(0, n_tokens, BLOCK):
+                        ids = tokens.read(at, min(at + BLOCK, n_tokens))
+                        whole.append(ids)
+                        self._progress("Joining", len(ids), total)
+                whole.sync()
+
+    def finish(self, asked: dict[str, Any]) -> Path:
+        """Record all this beside the tokens, and return their folder. Raises OSError."""
+        dtype = token_dtype(self._tokenizer.vocab_size)
+        readers = {part: ShardReader(self._whole, part, dtype) for part in PARTS}
+        meta = {
+            "format": FORMAT,
+            "asked": asked,
+            "parts": [text.summary() for text in self._texts],
+            "vocab_size": self._tokenizer.vocab_size,
+            "dtype": dtype.name,
+            **{f"{part}_tokens": reader.size for part, reader in readers.items()},
+            "files": {path.name: file_record(path) for path in _ours(self._whole)},
+        }
+        write_json(self._whole / META, meta)
+        (self._hidden / STATE).unlink()
+        return self._whole
+
+    def forget(self) -> None:
+        """Leave nothing that could be gone on with. Raises OSError."""
+        (self._hidden / STATE).unlink(missing_ok=True)
+        for folder in self._hidden.iterdir():
+            if folder.is_dir():
+                shutil.rmtree(folder)
+
+    def _save(self) -> None:
+        """Record how far the work is. Raises OSError."""
+        replace_json(self._hidden / STATE, {"request": self._request(), "texts": [text.state for text in self._texts]})
+
+    def _request(self) -> dict[str, Any]:
+        """Return what the same work is known by without reading the texts, in the types of JSON."""
+        return {
+            "way": WAY,
+            "block": BLOCK,
+            "tokenizer": self.vocabulary.name,
+            "texts": [text.request() for text in self._texts],
+        }
+
+    def _texts_of(self, part: str) -> list[_Text]:
+        return [text for text in self._texts if part in text.parts]
+
+    def _folder(self, text: _Text, part: str) -> Path:
+        """Return where the tokens of a text are written: the first one's at once where all are joined."""
+        number = self._texts.index(text)
+        folder = self._whole if text is self._texts_of(part)[0] else self._hidden / str(number)
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _writer(self, text: _Text, part: str) -> ShardWriter:
+        return ShardWriter(self._folder(text, part), part, token_dtype(self._tokenizer.vocab_size))
+
+    def _reader(self, text: _Text, part: str) -> ShardReader:
+        return ShardReader(self._folder(text, part), part, token_dtype(self._tokenizer.vocab_size))
 
 
-def _meta(folder: Path, asked: dict[str, Any], parts: list[_Part], tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-    """Return what is recorded of all this."""
-    dtype = token_dtype(tokenizer.vocab_size)
-    files = {name: file_record(folder / name) for name in (*BINS, *tokenizers.FILES)}
-    n_train, n_val = (files[name]["bytes"] // dtype.itemsize for name in BINS)
-    return {
-        "format": FORMAT,
-        "asked": asked,
-        "parts": [part.summary() for part in parts],
-        "vocab_size": tokenizer.vocab_size,
-        "dtype": dtype.name,
-        "train_tokens": n_train,
-        "val_tokens": n_val,
-        "files": files,
-    }
+def _whole_characters(tokens: ShardReader, at: int, tokenizer: Tokenizer) -> int:
+    """Return the last place up to `at` where the tokens can be cut without cutting a character. Raises DataError."""
+    if at == tokens.size:
+        return at
+    for place in range(at, max(at - LONGEST_CHARACTER, 0), -1):
+        left = tokens.read(max(place - LONGEST_CHARACTER, 0), place)
+        right = tokens.read(place, place + LONGEST_CHARACTER)
+        if tokenizer.decode(left) + tokenizer.decode(right) == tokenizer.decode(np.concatenate([left, right])):
+            return place
+    return at
+
+
+def _ours(folder: Path) -> list[Path]:
+    """Return the files in a folder that `prepare` writes, but for meta.json. Raises DataError."""
+    tokens = [path for part in PARTS for path in shard_paths(folder, part)]
+    return [*tokens, *(folder / name for name in tokenizers.FILES if (folder / name).exists())]
+
+
+def _publish(written: Path, folder: Path) -> None:
+    """Move what was written to where it is asked for. Raises OSError."""
+    if not folder.exists():
+        written.rename(folder)
+        return
+    for path in _ours(folder):
+        if not (written / path.name).exists():
+            path.unlink()
+    for path in (*_ours(written), written / META):  # meta.json last: it vouches for the others
+        path.replace(folder / path.name)
 
 
 def _is_prepared(folder: Path, asked: dict[str, Any]) -> bool:
     """Tell whether `folder` already holds just this. Raises DataError if it holds something else."""
-    ours = [name for name in (*BINS, *tokenizers.FILES, META) if (folder / name).exists()]
-    if not ours:
-        return False
-    if len(ours) == len(BINS) + len(tokenizers.FILES) + 1:
+    ours = _ours(folder)
+    if (folder / META).exists():
         found = read_meta(folder)
-        files = found["files"]
-        if found.get("asked") == asked and all(
-            file_record(folder / name) == files.get(name) for name in ours if name != META
-        ):
+        if found.get("asked") == asked and {path.name: file_record(path) for path in ours} == found["files"]:
             return True
-    raise DataError(
-        f"{folder} already holds {', '.join(ours)} from something else; "
-        "use --force to replace it, or --out for another place."
-    )
+        ours.append(folder / META)
+    if ours:
+        names = ", ".join(path.name for path in ours)
+        raise DataError(
+            f"{folder} already holds {names} from something else; use --force to replace it, or --out for another "
+            "place."
+        )
+    return False

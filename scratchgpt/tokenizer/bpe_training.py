@@ -13,6 +13,9 @@ import numpy.typing as npt
 from scratchgpt.errors import UsageError
 from scratchgpt.tokenizer.bpe import ALPHABET, END_OF_TEXT, BPETokenizer
 
+N_BEFORE_MERGES = len(ALPHABET) + 1
+"""Tokens that a vocabulary has before any merge, with one special token."""
+
 NOTHING = -1
 """In place of a symbol: an edge of a piece, or the right half of what was joined."""
 

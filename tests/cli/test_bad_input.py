@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from scratchgpt.training.lock import RunLock
+from scratchgpt.errors import TrainingError
+from scratchgpt.lock import FolderLock
 from tests.world import TEXT, scratchgpt
 
 USAGE, FAILURE = 2, 1
@@ -159,7 +160,7 @@ def test_weights_that_are_not_numbers(world: Path) -> None:
 
 
 def test_two_trainings_in_one_run(world: Path) -> None:
-    with RunLock(world / "runs" / "a"):
+    with FolderLock(world / "runs" / "a", TrainingError("busy")):
         result = scratchgpt("train", "--resume", "runs/a", "--steps", "4", cwd=world)
     assert "Another training is running in runs/a" in refused(result, FAILURE)
 

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchgpt.data import sources as sources_module
-from scratchgpt.data import writing
 from scratchgpt.data.dataset import token_dtype
 from scratchgpt.data.mix import Source, amounts, find_sources
-from scratchgpt.data.prepare import Given, Prepared, prepare
+from scratchgpt.data.prepare import Prepared, prepare
 from scratchgpt.data.shards import PARTS, ShardReader
+from scratchgpt.data.vocabulary import Given
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.tokenizer import END_OF_TEXT
 
 END = 256
 
@@ -27,7 +28,7 @@ class Bytes:
 
     def __contains__(self, token: str) -> bool:
         """Tell whether this is a token."""
-        return len(token.encode("utf-8")) == 1 or token == writing.END_OF_TEXT
+        return len(token.encode("utf-8")) == 1 or token == END_OF_TEXT
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """Return the bytes."""
@@ -44,7 +45,7 @@ class Bytes:
 
     def to_json(self) -> dict[str, Any]:
         """Return what tells the separator."""
-        return {"added_tokens": [{"id": END, "content": writing.END_OF_TEXT}]}
+        return {"added_tokens": [{"id": END, "content": END_OF_TEXT}]}
 
 
 class Words(Bytes):

@@ -15,7 +15,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchgpt.tokenizer import bpe_arrays, bpe_parallel, merging
+from scratchgpt.tokenizer import bpe_arrays, merging
 from scratchgpt.tokenizer.bpe_arrays import ArrayEncoder
 from scratchgpt.tokenizer.hashing import HashTable
 from scratchgpt.tokenizer.merging import Merges
@@ -196,23 +196,6 @@ def test_blocks_and_chunks_may_end_anywhere(text: str, sizes: list[int], chunk: 
         patch.setattr(bpe_arrays, "CHUNK", chunk)
         parts = list(arrays().encode_stream(blocks(text, sizes)))
     assert [token for part in parts for token in part.tolist()] == plain().encode(text)
-
-
-@given(text=texts, sizes=block_sizes, block=st.integers(1, 80), tail=st.integers(20, 60))
-def test_whole_blocks_are_the_same_text_cut_between_pieces(text: str, sizes: list[int], block: int, tail: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpe_parallel, "BLOCK", block)
-        patch.setattr(bpe_parallel, "TAIL", tail)
-        whole = [block.decode() for block in bpe_parallel.whole_blocks(blocks(text, sizes))]
-    assert [piece for block in whole for piece in cuts(block)] == regex.findall(GPT2_PATTERN, text)
-
-
-def test_processes_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe_parallel, "BLOCK", 2**12)
-    text = "".join(f"{part}{number}" for number in range(1000) for part in PARTS)
-    parts = (plain().token_bytes, plain().byte_ids(), plain().merges())
-    ids = np.concatenate(list(bpe_parallel.encode_parallel(parts, blocks(text, [5000]), n_processes=2)))
-    assert np.array_equal(ids, arrays().encode_bytes(text.encode()))
 
 
 @given(many=st.lists(texts, min_size=1, max_size=5))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from scratchgpt.errors import TrainingError
+from scratchgpt.lock import FolderLock
 from scratchgpt.training.events import Ended, Evaluated, StepDone
-from scratchgpt.training.lock import RunLock
 from scratchgpt.training.logs import Log
 
 STEP = StepDone(step=3, loss=1.5, learning_rate=1e-3, grad_norm=0.5, seconds=0.25, n_tokens=100)
@@ -71,7 +71,8 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_one_training_at_a_time(tmp_path: Path) -> None:
-    with RunLock(tmp_path), pytest.raises(TrainingError, match="Another training"):
-        RunLock(tmp_path)
-    with RunLock(tmp_path):
+    busy = TrainingError("Another training is running.")
+    with FolderLock(tmp_path, busy), pytest.raises(TrainingError, match="Another training"):
+        FolderLock(tmp_path, busy)
+    with FolderLock(tmp_path, busy):
         pass

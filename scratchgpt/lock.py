@@ -1,11 +1,11 @@
-"""One training at a time in a run folder, by the operating system's own lock: it cannot outlive its process."""
+"""One program at a time in a folder, by the operating system's own lock: it cannot outlive its process."""
 
 import errno
 import sys
 from pathlib import Path
 from typing import Self
 
-from scratchgpt.errors import TrainingError
+from scratchgpt.errors import ScratchGPTError
 
 if sys.platform == "win32":
     import msvcrt
@@ -13,15 +13,15 @@ else:
     import fcntl
 
 
-class RunLock:
-    """Held from construction to `release`. Raises TrainingError if somebody else holds it."""
+class FolderLock:
+    """Held from construction to `release`."""
 
-    def __init__(self, run: Path) -> None:
-        """Lock the run folder, which exists."""
+    def __init__(self, folder: Path, busy: ScratchGPTError) -> None:
+        """Lock a folder that exists. Raises `busy` if somebody else holds it, and its class if it cannot be locked."""
         try:
-            self._file = (run / ".lock").open("w", encoding="utf-8")
+            self._file = (folder / ".lock").open("w", encoding="utf-8")
         except OSError as error:
-            raise TrainingError(f"Cannot write into {run}: {error.strerror}.") from error
+            raise type(busy)(f"Cannot write into {folder}: {error.strerror}.") from error
         try:
             if sys.platform == "win32":
                 msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -30,8 +30,8 @@ class RunLock:
         except OSError as error:
             self._file.close()
             if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                raise TrainingError(f"Another training is running in {run}; stop it first.") from error
-            raise TrainingError(f"Cannot lock {run}: {error.strerror}.") from error
+                raise busy from error
+            raise type(busy)(f"Cannot lock {folder}: {error.strerror}.") from error
 
     def release(self) -> None:
         """Let others in."""

@@ -1,0 +1,89 @@
+"""Where a prepared folder's tokenizer comes from: characters or byte pairs of the texts, or a given one."""
+
+import hashlib
+import json
+from typing import Protocol
+
+from scratchgpt import tokenizer as tokenizers
+from scratchgpt.data.sources import Count
+from scratchgpt.tokenizer.bpe_training import N_BEFORE_MERGES, train
+from scratchgpt.tokenizer.counting import PieceCounter
+
+
+class Vocabulary(Protocol):
+    """Where the tokenizer comes from: learnt from the texts, or there before."""
+
+    @property
+    def name(self) -> str:
+        """What tells it from others: texts prepared again with the same name give the same tokens."""
+
+    def see(self, text: str) -> None:
+        """Learn from a piece of text."""
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps `tokenizer` takes, if they are worth counting."""
+
+    def tokenizer(self, progress: Count, /) -> tokenizers.Tokenizer:
+        """Return the tokenizer, after all pieces were seen; `progress` is told how many steps were done."""
+
+
+class Characters:
+    """Learns the characters of the texts."""
+
+    name = "char"
+    n_steps = 0
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._characters: set[str] = set()
+
+    def see(self, text: str) -> None:
+        """Add the characters of a piece."""
+        self._characters.update(text)
+
+    def tokenizer(self, _: Count, /) -> tokenizers.Tokenizer:
+        """Return the tokenizer of all characters seen."""
+        return tokenizers.CharTokenizer(self._characters)
+
+
+class Pieces:
+    """Learns a byte-level BPE from how often each piece occurs."""
+
+    def __init__(self, vocab_size: int) -> None:
+        """Begin with nothing, to learn so many tokens."""
+        self.name = f"bpe {vocab_size}"
+        self._vocab_size = vocab_size
+        self._counter = PieceCounter()
+
+    def see(self, text: str) -> None:
+        """Count the pieces of a piece of text."""
+        self._counter.add(text)
+
+    @property
+    def n_steps(self) -> int:
+        """How many merges there are to learn."""
+        return max(self._vocab_size - N_BEFORE_MERGES, 0)
+
+    def tokenizer(self, progress: Count, /) -> tokenizers.Tokenizer:
+        """Return the tokenizer of what was counted. Raises UsageError if it cannot have so many tokens."""
+        return train(self._counter.total(), self._vocab_size, progress=progress)
+
+
+class Given:
+    """A tokenizer that is there before."""
+
+    n_steps = 0
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        """Take the tokenizer."""
+        self._tokenizer = tokenizer
+        content = json.dumps(tokenizer.to_json(), sort_keys=True)
+        self.name = f"given {hashlib.sha256(content.encode('ascii')).hexdigest()}"
+
+    def see(self, text: str) -> None:
+        """Learn nothing."""
+
+    def tokenizer(self, _: Count, /) -> tokenizers.Tokenizer:
+        """Return it."""
+        return self._tokenizer
