@@ -23,7 +23,6 @@ from scratchgpt.files import file_record, read_json
 
 META = "meta.json"
 FORMAT = 2
-BINS = ("train.bin", "val.bin")
 
 
 class Batch(NamedTuple):
@@ -145,13 +144,13 @@ class Dataset:
 
     def _separator(self) -> int:
         """Return the id between two documents. Raises UsageError if there is none."""
-        for added in self.tokenizer.to_json()["added_tokens"]:
-            if added["content"] == tokenizers.END_OF_TEXT:
-                return int(added["id"])
-        raise UsageError(
-            f"The vocabulary of {self.folder} has no {tokenizers.END_OF_TEXT}, so that it is not known where its "
-            "documents end; use --no-within-documents, or prepare the text with --bpe or --gpt2."
-        )
+        separator = tokenizers.end_of_text(self.tokenizer)
+        if separator is None:
+            raise UsageError(
+                f"The vocabulary of {self.folder} has no {tokenizers.END_OF_TEXT}, so that it is not known where its "
+                "documents end; use --no-within-documents, or prepare the text with --bpe or --gpt2."
+            )
+        return separator
 
     def whole_validation(self, *, batch_size: int, block_size: int) -> Iterator[Batch]:
         """Yield the whole validation part: each token but the first is a target once. The last window may be short."""

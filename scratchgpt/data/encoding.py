@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scratchgpt.data.dataset import token_dtype
 from scratchgpt.data.shards import Tokens, TokenType
 from scratchgpt.machine import usable_cores
-from scratchgpt.tokenizer import END_OF_TEXT, Tokenizer
+from scratchgpt.tokenizer import Tokenizer, end_of_text
 
 BORDER = b"\xff"
 """What stands between two documents in a block: no byte of UTF-8."""
@@ -37,10 +37,8 @@ SIZE = struct.Struct("<Q")
 
 def separator(tokenizer: Tokenizer) -> npt.NDArray[np.uint32]:
     """Return what stands between two documents: <|endoftext|>, else a newline, else nothing, as the vocabulary has."""
-    for added in tokenizer.to_json()["added_tokens"]:
-        if added["content"] == END_OF_TEXT:
-            return np.array([added["id"]], np.uint32)
-    return tokenizer.encode("\n" if "\n" in tokenizer else "")
+    end = end_of_text(tokenizer)
+    return tokenizer.encode("\n" if "\n" in tokenizer else "") if end is None else np.array([end], np.uint32)
 
 
 class BlockEncoder:

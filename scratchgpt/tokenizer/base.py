@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, write_json
-from scratchgpt.tokenizer.bpe import BPETokenizer
+from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
 from scratchgpt.tokenizer.char import CharTokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -40,6 +40,12 @@ class Tokenizer(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of tokenizer.json."""
+
+
+def end_of_text(tokenizer: Tokenizer) -> int | None:
+    """Return the id of <|endoftext|>, which ends a document, if the vocabulary has it."""
+    ids = {added["content"]: added["id"] for added in tokenizer.to_json()["added_tokens"]}
+    return ids.get(END_OF_TEXT)
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:
