@@ -1,11 +1,14 @@
 """`scratchgpt encode`: from text to ids, for pipes."""
 
+import codecs
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from scratchgpt.cli.options import json_lines, vocabulary_options
+from scratchgpt.cli.options import answer_json_lines, standard_input, vocabulary_options
+from scratchgpt.errors import DataError, UsageError
 
 
 @click.command("encode", short_help="Turn text into token ids.")
@@ -14,17 +17,35 @@ from scratchgpt.cli.options import json_lines, vocabulary_options
 def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
     """Turn the text of standard input into token ids, with spaces between them."""
     from scratchgpt.cli.options import vocabulary_of
-    from scratchgpt.errors import DataError
+    from scratchgpt.data.sources import whole_words
 
     tokenizer = vocabulary_of(gpt2=gpt2, given=given)
     if is_json:
-        for text, answer in json_lines("text", str):
-            answer({"ids": tokenizer.encode(text).tolist()})
+        answer_json_lines("text", str, lambda text: {"ids": tokenizer.encode(text).tolist()})
         return
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"Standard input is not UTF-8: the byte at offset {error.start:,} does not belong; save the text as UTF-8."
-        ) from error
-    click.echo(" ".join(map(str, tokenizer.encode(text).tolist())))
+    n_characters, space = 0, ""
+    for text in whole_words(_text()):
+        try:
+            ids = tokenizer.encode(text).tolist()
+        except UsageError as error:
+            raise UsageError(f"In what follows the first {n_characters:,} characters: {error}") from error
+        if ids:
+            sys.stdout.write(space + " ".join(map(str, ids)))
+            space = " "
+        n_characters += len(text)
+    sys.stdout.write("\n")
+
+
+def _text() -> Iterator[str]:
+    """Yield the text of standard input in pieces. Raises DataError."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    n_bytes = 0
+    for data in standard_input():
+        n_bytes += len(data)
+        try:
+            yield decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            offset = n_bytes - len(error.object) + error.start
+            raise DataError(
+                f"Standard input is not UTF-8: the byte at offset {offset:,} does not belong; save the text as UTF-8."
+            ) from error

@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # imported when a command runs
 
 Function = Callable[..., Any]
 
+BLOCK = 2**20
+"""Bytes of standard input read at once."""
+
 
 def _fields(record: type[ModelConfig | TrainConfig]) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(record) if field.name != "vocab_size"]
@@ -120,15 +123,33 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
     return tokenizer.read(given)
 
 
-def json_lines(field: str, kind: type) -> Iterator[tuple[Any, Callable[[dict[str, Any]], None]]]:
-    """Yield the field of each line of standard input, and what writes the answer's line. Raises UsageError."""
-    for number, line in enumerate(sys.stdin, start=1):
-        if not line.strip():
+def standard_input() -> Iterator[bytes]:
+    """Yield standard input in blocks, the last of which is empty."""
+    while data := sys.stdin.buffer.read(BLOCK):
+        yield data
+    yield b""
+
+
+def answer_json_lines(field: str, kind: type, answer: Callable[[Any], dict[str, Any]]) -> None:
+    """Write an answer to this field of each line of standard input, at once. Raises UsageError naming the line."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        if line.isspace():
             continue
         try:
-            value = json.loads(line)[field]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"Line {number} of standard input is no JSON object with a field {field!r}.") from error
-        if not isinstance(value, kind) or (isinstance(value, list) and any(type(item) is not int for item in value)):
-            raise UsageError(f"Line {number} of standard input has a field {field!r} of another kind.")
-        yield value, lambda answer: click.echo(json.dumps(answer))
+            sys.stdout.write(json.dumps(answer(_value(line, field, kind))) + "\n")
+        except UsageError as error:
+            raise UsageError(f"Line {number:,} of standard input: {error}") from error
+        sys.stdout.flush()
+
+
+def _value(line: bytes, field: str, kind: type) -> Any:
+    """Return the field of a line. Raises UsageError."""
+    try:
+        value = json.loads(line.decode("utf-8-sig"))[field]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The byte at offset {error.start:,} is not UTF-8.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"It is no JSON object with a field {field!r}.") from error
+    if not isinstance(value, kind):
+        raise UsageError(f"Its field {field!r} is of another kind.")
+    return value

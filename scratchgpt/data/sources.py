@@ -28,6 +28,9 @@ CHUNK = 2**20
 LONGEST_LINE = 2**28
 """Bytes that a line of JSON may have: it is held in memory."""
 
+LONGEST_WORD = 2**22
+"""Characters without the end of a word that are held in memory."""
+
 ROWS = 256
 """Rows of Parquet read at once."""
 
@@ -68,7 +71,7 @@ class TextFile:
         `read` is told how many bytes were read, `dropped` how many characters were left out.
         """
         for document in self._documents(how, read):
-            yield _whole_words(_without_gutenberg(document, dropped) if how.strip_gutenberg else document)
+            yield whole_words(_without_gutenberg(document, dropped) if how.strip_gutenberg else document)
 
     def _documents(self, how: Reading, read: Count) -> Iterator[Document]:
         name = self.path.name.lower()
@@ -279,16 +282,17 @@ def _whole_lines(document: Document) -> Document:
     yield rest
 
 
-def _whole_words(document: Document) -> Document:
+def whole_words(document: Document) -> Document:
     """Yield the same text in pieces whose tokens, one after another, are those of the whole.
 
-    Every split pattern in use ends a word before a space or newline. A piece without such a place is left as it is.
+    Every split pattern in use ends a word before a space or newline. Text without such a place is cut where it must be.
     """
-    held = ""
+    held, at = "", 0
     for piece in document:
-        places = (at for at in range(len(held) - 1, 0, -1) if held[at] in " \n" and held[at - 1].isalpha())
-        at = next(places, len(held))
-        if held:
+        if at:
             yield held[:at]
         held = held[at:] + piece
+        new_places = range(len(held) - 1, max(len(held) - len(piece), 1) - 1, -1)
+        must_cut = len(held) if len(held) > LONGEST_WORD else 0
+        at = next((at for at in new_places if held[at] in " \n" and held[at - 1].isalpha()), must_cut)
     yield held

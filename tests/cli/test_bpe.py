@@ -1,11 +1,16 @@
 """Words instead of characters, as a person comes by them: learnt, taken from elsewhere, trained on, written, piped."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from tests.cli.test_bad_input import USAGE, refused
+from scratchgpt import tokenizer
+from scratchgpt.cli import decode, encode, options
+from tests.cli.test_bad_input import FAILURE, USAGE, refused
 from tests.world import TEXT, scratchgpt
 
 SMALL = ("--block-size", "8", "--n-layer", "1", "--n-head", "2", "--n-embd", "8", "--eval-windows", "2")
@@ -61,6 +66,44 @@ def test_json_lines_there_and_back(world: Path) -> None:
     assert [json.loads(line) for line in back.stdout.splitlines()] == [json.loads(line) for line in lines]
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 100, 2**20])
+def test_pipes_do_not_care_for_blocks(world: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "BLOCK", block)
+    vocabulary = ("--tokenizer", str(world / "data" / "own"))
+    text = "\ufeffGrüße , the  quick\r\n\r\n日本語 🙂 dog's\n \t end  \n"
+    ids = CliRunner().invoke(encode.command, vocabulary, input=text.encode("utf-8"))
+    assert ids.output.split() == list(map(str, tokenizer.load(world / "data" / "own").encode(text)))
+    back = CliRunner().invoke(decode.command, vocabulary, input="\r\n " + ids.output.replace(" ", "\n", 3))
+    assert back.stdout_bytes == text.encode("utf-8")
+
+
+def test_a_pipe_that_is_closed(world: Path) -> None:
+    line = json.dumps({"text": "the quick brown fox"}) + "\n"
+    for command, data in (("encode", TEXT), ("encode --json", line), ("decode", "5 6 7\n")):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scratchgpt", *command.split(), "--tokenizer", "data/own"],
+            cwd=world,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout
+        process.stdout.close()
+        _, errors = process.communicate(data.encode("utf-8") * 9_999)
+        assert not errors
+
+
+def test_json_lines_are_answered_one_by_one(world: Path) -> None:
+    command = [sys.executable, "-m", "scratchgpt", "decode", "--json", "--tokenizer", "data/own"]
+    with subprocess.Popen(command, cwd=world, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin
+        assert process.stdout
+        for line in (b'{"ids": []}\n', b'\r\n\xef\xbb\xbf{"ids": [1, 2], "more": null}\r\n'):
+            process.stdin.write(line)
+            assert json.loads(process.stdout.readline()).keys() == {"text"}
+        process.stdin.close()
+
+
 @pytest.mark.parametrize(
     ("command", "standard_input", "message"),
     [
@@ -69,10 +112,26 @@ def test_json_lines_there_and_back(world: Path) -> None:
         ("prepare own.txt --bpe --vocab-size 100 --out data/x", "", "too small"),
         ("prepare own.txt --bpe --vocab-size 99999 --out data/x", "", "too large for this text"),
         ("prepare own.txt --tokenizer missing", "", "missing"),
-        ("decode --tokenizer data/own", "1 2 x", "'x' is no id"),
-        ("decode --tokenizer data/own", "300", "outside the vocabulary"),
-        ("encode --tokenizer data/own --json", '{"text": "a"}\n{"words": 1}', "Line 2 of standard input"),
-        ("decode --tokenizer data/own --json", '{"ids": [1, "a"]}', "Line 1 of standard input"),
+        ("decode --tokenizer data/own", "1 2\n\nx 3", "Line 3 of standard input: 'x' is no id; ids are whole numbers"),
+        (
+            "decode --tokenizer data/own",
+            "1 300",
+            "Line 1 of standard input: '300' is no id; ids are whole numbers below",
+        ),
+        ("decode --tokenizer data/own", "1 -3", "'-3' is no id"),
+        ("decode --tokenizer data/own", "9" * 9999, "'99999999"),
+        (
+            "encode --tokenizer data/own --json",
+            '{"text": "a"}\n\n{"words": 1}',
+            "Line 3 of standard input: It is no JSON",
+        ),
+        ("encode --tokenizer data/own --json", '{"text": "a"}\n{"text": 1}', "Line 2 of standard input: Its field"),
+        ("encode --tokenizer data/own --json", r'{"text": "a\ud800"}', "Line 1 of standard input: The text has half a"),
+        ("encode --tokenizer data/own --json", "[" * 99_999, "Line 1 of standard input: It is no JSON"),
+        ("decode --tokenizer data/own --json", '{"ids": [1, "a"]}', "Line 1 of standard input: 'a' is no id"),
+        ("decode --tokenizer data/own --json", '{"ids": [1, true]}', "True is no id"),
+        ("decode --tokenizer data/own --json", '{"ids": [-1]}', "-1 is no id"),
+        ("decode --tokenizer data/own --json", '{"ids": [' + "9" * 400 + "]}", "999 is no id"),
         ("encode", "text", "--gpt2 or --tokenizer"),
         ("encode --gpt2 --tokenizer data/own", "text", "--gpt2 or --tokenizer"),
     ],
@@ -80,3 +139,32 @@ def test_json_lines_there_and_back(world: Path) -> None:
 def test_what_is_refused(world: Path, command: str, standard_input: str, message: str) -> None:
     result = scratchgpt(*command.split(), cwd=world, standard_input=standard_input)
     assert message in refused(result, USAGE)
+
+
+@pytest.mark.parametrize(
+    ("command", "data", "code", "message"),
+    [
+        ("encode --tokenizer .", b"", FAILURE, "no vocabulary, neither a tokenizer.json nor GPT-2's"),
+        ("encode", b"x" * 2**20 + b"caf\xe9", FAILURE, "Standard input is not UTF-8: the byte at offset 1,048,579 "),
+        ("encode", b"caf\xe2\x82", FAILURE, "offset 3 "),
+        (
+            "encode --json",
+            b'{"text": "a"}\n{"text": "\xe9"}',
+            USAGE,
+            "Line 2 of standard input: The byte at offset 10 is",
+        ),
+        ("decode", b"1 \xe9", USAGE, "is no id"),
+        ("decode --json", b"\xff\xfe{", USAGE, "Line 1 of standard input: The byte at offset 0 is not UTF-8"),
+    ],
+)
+def test_bytes_that_are_refused(world: Path, command: str, data: bytes, code: int, message: str) -> None:
+    name, *options = command.split()
+    result = subprocess.run(
+        [sys.executable, "-m", "scratchgpt", name, "--tokenizer", "data/own", *options],
+        cwd=world,
+        input=data,
+        capture_output=True,
+        check=False,
+    )
+    text = subprocess.CompletedProcess[str]([], result.returncode, "", result.stderr.decode("utf-8"))
+    assert message in refused(text, code)

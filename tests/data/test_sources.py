@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from scratchgpt.data import sources
 from scratchgpt.data.sources import Reading, TextFile, text_files
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.tokenizer.bpe import split
+from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
+# That of Llama 3, whose kin is in most files of today.
+NEWER_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 TEXTS = ["Ünder the sea", "日本語の文\nand more", "third 🙂"]
 
 
@@ -162,6 +169,17 @@ def test_gutenbergs_header_and_footer(text: str, at: int, tmp_path_factory: pyte
         (kept,) = ["".join(text) for text in file.documents(how, read=lambda _: None, dropped=dropped.append)]
     assert kept == text
     assert sum(dropped) == len(HEADER + FOOTER)
+
+
+@given(pieces=st.lists(st.text("aé1.' \n\t。", max_size=9), max_size=9), longest=st.integers(0, 9))
+def test_no_word_is_cut(pieces: list[str], longest: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "LONGEST_WORD", longest)
+        assert "".join(sources.whole_words(iter(pieces))) == "".join(pieces)
+    whole = list(sources.whole_words(iter(pieces)))
+    assert "".join(whole) == "".join(pieces)
+    for pattern in (GPT2_PATTERN, NEWER_PATTERN):
+        assert [part for piece in whole for part in split(piece, [pattern])] == split("".join(pieces), [pattern])
 
 
 def test_a_text_without_gutenbergs_marks_stays(tmp_path: Path) -> None:
