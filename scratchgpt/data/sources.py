@@ -6,6 +6,7 @@ file is one document; JSON lines are one a line, Parquet one a row. .gz and .zst
 
 import codecs
 import contextlib
+import enum
 import gzip
 import hashlib
 import importlib
@@ -15,7 +16,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,22 @@ class Reading(NamedTuple):
     strip_gutenberg: bool = False
 
 
+class Kind(enum.Enum):
+    """What a file holds, by its name."""
+
+    TEXT = enum.auto()
+    JSON_LINES = enum.auto()
+    PARQUET = enum.auto()
+
+
+def _kind(path: Path) -> Kind:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return Kind.PARQUET
+    is_json = name.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson"))
+    return Kind.JSON_LINES if is_json else Kind.TEXT
+
+
 class TextFile:
     """A file that is read more than once, and must be the same each time."""
 
@@ -63,6 +80,7 @@ class TextFile:
             raise DataError(f"{path} is not a regular file; name a text file.")
         self.path = path
         self.root = root
+        self.kind = _kind(path)
         self.record: dict[str, Any] = {}  # name, bytes and sha256: known after the first reading
 
     def documents(self, how: Reading, *, read: Count, dropped: Count) -> Iterator[Document]:
@@ -74,8 +92,7 @@ class TextFile:
             yield whole_words(_without_gutenberg(document, dropped) if how.strip_gutenberg else document)
 
     def _documents(self, how: Reading, read: Count) -> Iterator[Document]:
-        name = self.path.name.lower()
-        if name.endswith(".parquet"):
+        if self.kind is Kind.PARQUET:
             yield from _parquet(self.path, how.field)
             self._remember(file_record(self.path))
             read(self.path.stat().st_size)
@@ -83,8 +100,8 @@ class TextFile:
         with _failures_named(self.path):
             file = self.path.open("rb", buffering=0)
         with file, _Watched(file, self.path, read) as raw:
-            stream, damage = _unpacked(raw, name, self.path)
-            if name.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson")):
+            stream, damage = _unpacked(raw, self.path)
+            if self.kind is Kind.JSON_LINES:
                 yield from _json_lines(stream, self.path, how, damage)
             else:
                 yield _text(stream, self.path, how.errors, damage)
@@ -108,6 +125,15 @@ def text_files(path: Path) -> list[TextFile]:
     if not visible:
         raise DataError(f"{path} holds no files; there is nothing to learn from.")
     return [TextFile(path / name, path) for name in sorted(visible, key=lambda name: name.parts)]
+
+
+def check_reading(files: Iterable[TextFile], how: Reading) -> None:
+    """Raise UsageError for a setting that means nothing for any of the files."""
+    kinds = {file.kind for file in files}
+    if how.field != Reading().field and kinds == {Kind.TEXT}:
+        raise UsageError("--field is for files named .jsonl, .ndjson or .parquet; there is none, so leave it out.")
+    if how.errors != Reading().errors and kinds == {Kind.PARQUET}:
+        raise UsageError("--errors is for text that may not be UTF-8; Parquet always is, so leave it out.")
 
 
 class _Watched(io.RawIOBase):
@@ -140,8 +166,9 @@ Damage = tuple[type[Exception], ...]
 """What a stream raises when its compressed file is damaged."""
 
 
-def _unpacked(raw: _Watched, name: str, path: Path) -> tuple[io.BufferedIOBase, Damage]:
+def _unpacked(raw: _Watched, path: Path) -> tuple[io.BufferedIOBase, Damage]:
     """Return the stream of a file's contents."""
+    name = path.name.lower()
     buffered = io.BufferedReader(raw, CHUNK)
     if name.endswith(".gz"):
         return gzip.open(buffered), (EOFError, zlib.error, gzip.BadGzipFile)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchgpt.data import sources
-from scratchgpt.data.sources import Reading, TextFile, text_files
+from scratchgpt.data.sources import Reading, TextFile, check_reading, text_files
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.tokenizer.bpe import split
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
@@ -109,6 +109,27 @@ def test_parquet(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="is damaged"):
         documents(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "how", "message"),
+    [
+        (["a.txt", "b.json.gz"], Reading(field="body"), "--field is for files named .jsonl, .ndjson or .parquet"),
+        (["a.PARQUET"], Reading(errors="replace"), "--errors is for text that may not be UTF-8"),
+        (["a.txt", "b.jsonl.gz"], Reading(field="body", errors="replace"), None),
+        (["a.parquet", "b.txt"], Reading(field="body", errors="replace"), None),
+        (["a.txt"], Reading(strip_gutenberg=True), None),
+        (["a.parquet"], Reading(), None),
+    ],
+)
+def test_settings_that_mean_nothing(names: list[str], how: Reading, message: str | None, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    if message is None:
+        check_reading(text_files(tmp_path), how)
+    else:
+        with pytest.raises(UsageError, match=message):
+            check_reading(text_files(tmp_path), how)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("a.parquet", "parquet"), ("a.txt.zst", "zstd")])
