@@ -40,6 +40,13 @@ def write_lines(path: Path, texts: list[str], field: str = "text") -> Path:
     return path
 
 
+def test_packed_lines_that_are_cut(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl.gz", [str(number) for number in range(9_999)])
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz is damaged"):
+        documents(path)
+
+
 @pytest.mark.parametrize("chunk", [1, 5, 2**20])
 def test_packed_text(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "CHUNK", chunk)
@@ -168,6 +175,20 @@ def test_a_file_that_changes_between_readings(tmp_path: Path) -> None:
     assert file.record["name"] == "a.jsonl"
     write_lines(tmp_path / "a.jsonl", [TEXTS[0], TEXTS[2], TEXTS[1]])
     with pytest.raises(DataError, match=r"a\.jsonl changed while it was being read"):
+        _ = [list(document) for document in read(file)]
+
+
+def test_a_file_that_grows_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"to be or not\n" * sources.CHUNK)
+    file = TextFile(path, path)
+    for document in read(file):
+        next(document)
+        with path.open("ab") as more:
+            more.write(b"to be")
+        assert sum(map(len, document)) > 0
+    path.write_bytes(path.read_bytes() + b"?")
+    with pytest.raises(DataError, match=r"a\.txt changed while it was being read"):
         _ = [list(document) for document in read(file)]
 
 
