@@ -28,7 +28,9 @@ def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
         try:
             ids = tokenizer.encode(text).tolist()
         except UsageError as error:
-            raise UsageError(f"In what follows the first {n_characters:,} characters: {error}") from error
+            raise UsageError(
+                f"After the first {n_characters:,} characters: {error}" if n_characters else str(error)
+            ) from error
         if ids:
             sys.stdout.write(space + " ".join(map(str, ids)))
             space = " "

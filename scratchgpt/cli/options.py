@@ -103,8 +103,8 @@ def vocabulary_options(function: Function) -> Function:
         "given",
         metavar="FILE",
         type=click.Path(exists=True, path_type=Path),
-        help="The vocabulary of a tokenizer.json, or of a folder that has one (data, a checkpoint, a model), or that "
-        "has GPT-2's two files.",
+        help="The vocabulary of a tokenizer.json, or of a folder that has one (data, a run, a checkpoint), or "
+        "that has GPT-2's two files.",
     )
     return click.option("--gpt2", is_flag=True, help="GPT-2's vocabulary, of 50,257 tokens.")(given(function))
 
@@ -118,6 +118,10 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
         raise UsageError("Name one vocabulary: --gpt2 or --tokenizer FILE.")
     if given is None:
         return openai.load(tell=lambda what: click.echo(what, err=True))
+    if (given / "checkpoints").is_dir():
+        from scratchgpt.training.checkpoint import locate
+
+        given = locate(given)
     if given.is_dir():
         return tokenizer.load(given) if (given / "tokenizer.json").exists() else openai.load(given)
     return tokenizer.read(given)

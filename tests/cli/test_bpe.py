@@ -25,6 +25,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = scratchgpt("prepare", "own.txt", "--bpe", "--vocab-size", "300", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "300 different tokens" in result.stdout
+    (folder / "letters.txt").write_text("ab " * 99, encoding="utf-8", newline="")
+    assert scratchgpt("prepare", "letters.txt", cwd=folder).returncode == 0
     return folder
 
 
@@ -46,6 +48,10 @@ def test_train_and_generate(world: Path) -> None:
     made = scratchgpt("generate", "r", "--prompt", "Größe", "--tokens", "30", cwd=world)
     assert made.returncode == 0, made.stderr
     assert made.stdout.startswith("Größe")
+    for place in ("r", "r/checkpoints/step-000002", "data/own"):
+        ids = scratchgpt("encode", "--tokenizer", place, cwd=world, standard_input="Größe")
+        assert ids.returncode == 0, ids.stderr
+        assert ids.stdout.split() == list(map(str, tokenizer.load(world / "data" / "own").encode("Größe")))
 
 
 @pytest.mark.parametrize("text", ["", "the quick Grüße\n", "no newline, 日本 \n\t", "\0 <|endoftext|>"])
@@ -146,6 +152,8 @@ def test_what_is_refused(world: Path, command: str, standard_input: str, message
     [
         ("encode --tokenizer .", b"", FAILURE, "no vocabulary, neither a tokenizer.json nor GPT-2's"),
         ("encode", b"x" * 2**20 + b"caf\xe9", FAILURE, "Standard input is not UTF-8: the byte at offset 1,048,579 "),
+        ("encode --tokenizer data/letters", b"ab " * 2**20 + b"?", USAGE, "fter the first 3,145,"),
+        ("encode --tokenizer data/letters", b"ab?", USAGE, "The character '?' (U+003F, at position 2)"),
         ("encode", b"caf\xe2\x82", FAILURE, "offset 3 "),
         (
             "encode --json",
