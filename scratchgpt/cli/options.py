@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imported when a command runs
 
 Function = Callable[..., Any]
 
-BLOCK = 2**20
+BLOCK = 2**18
 """Bytes of standard input read at once."""
 
 
