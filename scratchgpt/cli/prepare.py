@@ -69,7 +69,7 @@ def command(
     from scratchgpt.cli.render import show_sources, stages
     from scratchgpt.data.mix import Source, find_sources, source_name
     from scratchgpt.data.prepare import prepare
-    from scratchgpt.data.sources import Reading, text_files
+    from scratchgpt.data.sources import Reading, check_reading, text_files
     from scratchgpt.data.vocabulary import Characters
 
     vocabulary = _vocabulary(char=char, bpe=bpe, vocab_size=vocab_size, gpt2=gpt2, given=given)
@@ -81,6 +81,7 @@ def command(
         found = find_sources(paths, mix)
         held_out = Source(source_name(val), text_files(val)) if val else None
         files = [file for source in (*found, *([held_out] if held_out else ())) for file in source.files]
+        check_reading(files, how)
         with _interruptible(), stages(_shown(sources)) as progress:
             prepared = prepare(
                 found,

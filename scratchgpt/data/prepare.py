@@ -26,6 +26,7 @@ from scratchgpt.data.vocabulary import Characters, Vocabulary
 from scratchgpt.errors import DataError, ScratchGPTError, UsageError
 from scratchgpt.files import file_record, read_json, replace_json, write_json
 from scratchgpt.lock import FolderLock
+from scratchgpt.machine import return_freed_memory
 from scratchgpt.tokenizer import Tokenizer
 
 Progress = Callable[[str, int, int], None]
@@ -36,6 +37,9 @@ BLOCK = 2**20
 
 SAVE_EVERY = 32
 """Blocks between two records of how far the second pass is."""
+
+RETURN_EVERY = 2**25
+"""Bytes read after which freed memory is returned."""
 
 WAY = 1
 """The way that text is read and cut into blocks: work done in another way cannot be gone on with."""
@@ -226,6 +230,7 @@ class _Work:
         self._hidden = hidden
         self._whole = hidden / "whole"
         self._progress = progress
+        self._n_read = 0
         self._n_bytes = sum(text.n_bytes for text in texts)
 
     def survey(self) -> None:
@@ -240,7 +245,7 @@ class _Work:
             return
         self.forget()
         for text in self._texts:
-            text.survey(self.vocabulary, lambda n_bytes: self._progress("Reading", n_bytes, self._n_bytes))
+            text.survey(self.vocabulary, self._told("Reading"))
 
     def encode(self) -> None:
         """Learn the vocabulary and write all tokens. Raises DataError, UsageError and OSError."""
@@ -272,8 +277,7 @@ class _Work:
                     state["tokens"][part] = writer.size
                 self._save()
 
-            blocks = text.blocks(lambda n_bytes: self._progress("Encoding", n_bytes, self._n_bytes))
-            blocks = itertools.islice(blocks, state["blocks"], None)
+            blocks = itertools.islice(text.blocks(self._told("Encoding")), state["blocks"], None)
             for part, ids in encode_blocks(blocks, self._tokenizer, self._whole, n_processes(self._n_bytes)):
                 writers[part].append(ids)
                 state["blocks"] += 1
@@ -329,6 +333,18 @@ class _Work:
         for folder in self._hidden.iterdir():
             if folder.is_dir():
                 shutil.rmtree(folder)
+
+    def _told(self, stage: str) -> Count:
+        """Return what is to be told of bytes being read."""
+
+        def tell(n_bytes: int) -> None:
+            self._progress(stage, n_bytes, self._n_bytes)
+            self._n_read += n_bytes
+            if self._n_read >= RETURN_EVERY:
+                self._n_read = 0
+                return_freed_memory()
+
+        return tell
 
     def _save(self) -> None:
         """Record how far the work is. Raises OSError."""
