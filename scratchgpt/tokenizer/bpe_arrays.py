@@ -26,7 +26,7 @@ from scratchgpt.tokenizer.hashing import HashTable, Words
 from scratchgpt.tokenizer.merging import Ids, Indices, Merged, Merges
 from scratchgpt.tokenizer.splitting import PADDING, piece_starts
 
-CHUNK = 2**18
+CHUNK = 2**19
 """Bytes encoded at once: enough to make a NumPy call's own time small, and few enough for the processor's cache."""
 MOST_PIECES = 2**17
 """Pieces encoded at once."""

@@ -23,7 +23,7 @@ NONE = 2**31 - 1
 
 FEW = 100
 """Fewer pieces than this are quicker one by one."""
-LONG = 32
+LONG = 64
 """Pieces of more bytes than this are so rare that matrices of them would have few rows."""
 
 
