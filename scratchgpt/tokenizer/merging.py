@@ -1,6 +1,7 @@
 """Byte-pair merging: of all neighbouring pairs in a piece, the one whose merge comes first, the leftmost of equals.
 
-Two ways that give the same: a heap for one piece, and matrices for many short ones at once.
+Three ways that give the same: a heap for one piece, matrices for many short ones at once, and for a piece of thousands
+of bytes all the places of one pair at once, as long as there are many.
 """
 
 import heapq
@@ -25,6 +26,10 @@ FEW = 100
 """Fewer pieces than this are quicker one by one."""
 LONG = 64
 """Pieces of more bytes than this are so rare that matrices of them would have few rows."""
+HUGE = 2**12
+"""In pieces of more bytes than this some pairs stand at many places ..."""
+COMMON = 1 / 128
+"""... which are joined at once if they are at least this share of the tokens, and else one by one."""
 
 
 class Merged(NamedTuple):
@@ -51,15 +56,23 @@ class Merges:
         # ... and for many.
         self._pairs = HashTable((8 * len(left) + 8).bit_length())
         self._ranks = np.full(self._pairs.size, NONE, np.int32)
-        self._ranks[self._pairs.insert(left, right + ONE)] = np.arange(len(left))
+        ranks = np.arange(len(left))
+        self._ranks[self._pairs.insert(left, right + ONE)] = ranks
+        # Whether each token is made before it is joined, so that a merge makes only pairs of higher ranks.
+        first_use = np.full(int(np.max([left, right, both], initial=0)) + 1, NONE)
+        for part in (left, right):
+            np.minimum.at(first_use, part.astype(np.intp), ranks)
+        self._is_in_order = bool((first_use[both.astype(np.intp)] > ranks).all())
 
     def merge(self, data: npt.NDArray[np.uint8], starts: Indices, lengths: Indices) -> Merged:
         """Return the tokens of the pieces (N,) that start at `starts` in `data` and have `lengths` bytes."""
         is_single = lengths > LONG if len(starts) >= FEW else np.ones(len(starts), np.bool_)
         parts = self._merge_many(data, starts, lengths, np.flatnonzero(~is_single))
         for piece in np.flatnonzero(is_single).tolist():
-            ids = self._byte_ids[data[starts[piece] : starts[piece] + lengths[piece]]].tolist()
-            parts.append((np.array([piece]), np.array([self.merge_one(ids)], np.uint32)))
+            ids = self._byte_ids[data[starts[piece] : starts[piece] + lengths[piece]]]
+            if len(ids) > HUGE and self._is_in_order:
+                ids = self._merge_common(ids)
+            parts.append((np.array([piece]), np.array([self.merge_one(ids.tolist())], np.uint32)))
         counts = np.zeros(len(starts), np.intp)
         for pieces, tokens in parts:
             counts[pieces] = tokens.shape[1]
@@ -68,6 +81,32 @@ class Merges:
         for pieces, tokens in parts:
             merged[firsts[pieces][:, None] + np.arange(tokens.shape[1])] = tokens
         return Merged(merged, counts)
+
+    def _merge_common(self, ids: Ids) -> Ids:
+        """Return what one piece has become when its next merge is at few places.
+
+        The places of one pair are the next merges, one after the other, since none of them makes a pair of a rank as
+        low: so they are joined at once.
+        """
+        ranks = self._rank(ids[:-1], ids[1:])
+        while len(ranks):
+            rank = ranks.min()
+            at = np.flatnonzero(ranks == rank)
+            if rank == NONE or len(at) < COMMON * len(ids):
+                break
+            # Of a run of three equal tokens, the first two are joined.
+            index = np.arange(len(at))
+            begins_run = np.append(True, np.diff(at) > 1)
+            at = at[(index - np.maximum.accumulate(index * begins_run)) % 2 == 0]
+            stays = np.ones(len(ids), np.bool_)
+            stays[at + 1] = False
+            ids[at] = self._merged[rank]
+            ids, ranks = ids[stays], ranks[stays[1:]]
+            at -= np.arange(len(at))  # where they are now
+            changed = np.concatenate([at - 1, at])
+            changed = changed[(changed >= 0) & (changed < len(ranks))]
+            ranks[changed] = self._rank(ids[changed], ids[changed + 1])
+        return ids
 
     def merge_one(self, ids: list[int]) -> list[int]:
         """Return the tokens of one piece, given as the ids of its n bytes, in time n log n.

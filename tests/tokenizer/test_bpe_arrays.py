@@ -225,17 +225,43 @@ def test_memory_is_bounded() -> None:
 
 
 @given(text=texts.filter(bool))
-def test_both_ways_of_merging_give_the_same(text: str) -> None:
+def test_all_ways_of_merging_give_the_same(text: str) -> None:
     merges = Merges(plain().byte_ids(), plain().merges())
     data = text.encode()
     starts = np.arange(len(data))
     lengths = np.minimum(starts[::-1] + 1, 40)
     expected = [[plain().id_of[token] for token in plain().merge(data[start : start + 40])] for start in starts]
-    for few in (0, 10**9):
+    for few, huge, common in ((0, 100, 0), (10**9, 100, 0), (10**9, 0, 0), (10**9, 0, 1 / 8)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(merging, "FEW", few)
+            patch.setattr(merging, "HUGE", huge)
+            patch.setattr(merging, "COMMON", common)
             merged = merges.merge(np.frombuffer(data, np.uint8), starts, lengths)
         assert [part.tolist() for part in np.split(merged.ids, np.cumsum(merged.counts)[:-1])] == expected
+
+
+def test_a_token_that_is_joined_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the places of one pair are not the next merges."""
+    monkeypatch.setattr(merging, "HUGE", 0)
+    vocabulary = Plain([(b"ab", b"a"), (b"a", b"b")])
+    ids = vocabulary.arrays().encode_bytes(b"abab")
+    assert [vocabulary.token_bytes[token] for token in ids] == vocabulary.merge(b"abab") == [b"aba", b"b"]
+
+
+@pytest.mark.parametrize("part", [b"a", b"ab", b"-", "中".encode()])
+def test_a_huge_piece_of_few_kinds_is_not_merged_one_by_one(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = [(part[:end], part[end : end + 1]) for end in range(1, len(part))]
+    doubled = Plain(first + [(part * 2**n, part * 2**n) for n in range(7)])
+    left_over: list[int] = []
+
+    def merge_one(_: Merges, ids: list[int]) -> list[int]:
+        left_over.append(len(ids))
+        return ids
+
+    monkeypatch.setattr(Merges, "merge_one", merge_one)
+    ids = doubled.arrays().encode_bytes(part * 2**16)
+    assert left_over == [2**9]
+    assert set(ids.tolist()) == {doubled.id_of[part * 2**7]}
 
 
 def test_large_vocabularies() -> None:
