@@ -4,6 +4,7 @@ The files are those of the `tokenizers` library: tokenizer.json, and tokenizer_c
 `transformers.AutoTokenizer` would guess a class that drops spaces and newlines.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,11 +63,16 @@ def load(folder: Path) -> Tokenizer:
 def read(path: Path) -> Tokenizer:
     """Read a tokenizer.json: characters, or byte-level BPE. Raises DataError."""
     content = read_json(path, DataError)
-    kind = "byte-level BPE that is supported"
+    model = content.get("model")
+    reader: Callable[[dict[str, Any]], Tokenizer]
+    match model.get("type") if isinstance(model, dict) else None:
+        case "BPE":
+            reader, kind = BPETokenizer.from_json, "byte-level BPE that is supported"
+        case "WordLevel":
+            reader, kind = CharTokenizer.from_json, "character vocabulary"
+        case other:
+            raise DataError(f"{path} is damaged: its model's type is {other!r}, and only BPE and WordLevel are known.")
     try:
-        if content["model"].get("type") == "BPE":
-            return BPETokenizer.from_json(content)
-        kind = "character vocabulary"
-        return CharTokenizer.from_json(content)
+        return reader(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged: it is no {kind} ({error}).") from error

@@ -4,6 +4,7 @@ The derivation and the cost are in bpe.md; `bpe_training` learns the order from 
 """
 
 import itertools
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
@@ -12,11 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import regex
 
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import DataError, UsageError
 from scratchgpt.tokenizer.bpe_arrays import ArrayEncoder
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
 END_OF_TEXT = "<|endoftext|>"
+
+PATIENCE = 10.0
+"""Seconds that a file's patterns may take to cut a text, and 10 µs a character more: patterns can be without end."""
+LONGEST_PATTERN = 10_000
+"""Characters; a pattern of a megabyte takes `regex` minutes to understand."""
 
 NO_ID = -1
 NEVER = 2**62
@@ -39,18 +45,45 @@ ALPHABET = [bytes([byte]) for byte in sorted(range(256), key=BYTE_CHARACTERS.__g
 """The single bytes in the order of their characters: the first tokens of every vocabulary."""
 
 
+def utf8(text: str) -> bytes:
+    """Return a text's bytes. Raises UsageError for a lone surrogate, saying where it is."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"The text has half a character (the lone surrogate U+{ord(text[error.start]):04X}) at position "
+            f"{error.start}; UTF-8 cannot hold it, so remove it."
+        ) from error
+
+
 def split(text: str, patterns: Iterable[str]) -> list[str]:
-    """Cut a text into pieces: a pattern's matches and what lies between them, each cut again by the next pattern."""
+    """Cut a text into pieces: a pattern's matches and what lies between them, each cut again by the next pattern.
+
+    Raises DataError if a pattern takes too long.
+    """
     pieces = [text]
+    deadline = time.monotonic() + PATIENCE + len(text) / 100_000
     for pattern in patterns:
         compiled = regex.compile(pattern)
-        pieces = [part for piece in pieces for part in _cut(piece, compiled)]
+        try:
+            pieces = [part for piece in pieces for part in _cut(piece, compiled, deadline - time.monotonic())]
+        except (TimeoutError, MemoryError) as error:
+            raise DataError(
+                f"The vocabulary's split pattern {pattern!r} is too slow or too large for this text; use another "
+                "tokenizer."
+            ) from error
     return pieces
 
 
-def _cut(text: str, pattern: regex.Pattern[str]) -> list[str]:
-    """Return the matches of one pattern and what lies between them, in order, without empty ones."""
-    edges = [0, *itertools.chain.from_iterable(match.span() for match in pattern.finditer(text)), len(text)]
+def _cut(text: str, pattern: regex.Pattern[str], seconds: float) -> list[str]:
+    """Return the matches of one pattern and what lies between them, in order, without empty ones.
+
+    Raises TimeoutError if there are no `seconds` left, or not enough.
+    """
+    if seconds <= 0:
+        raise TimeoutError
+    matches = pattern.finditer(text, timeout=seconds)
+    edges = [0, *itertools.chain.from_iterable(match.span() for match in matches), len(text)]
     return [text[start:end] for start, end in itertools.pairwise(edges) if start < end]
 
 
@@ -98,6 +131,9 @@ class BPETokenizer:
         plain = {token: index for index, token in enumerate(self.tokens) if index not in reserved}
         if len(plain) + len(reserved) < len(self.tokens):
             raise ValueError("some tokens are there twice")
+        for name in self.special:
+            if BYTE_OF_CHARACTER.keys() >= set(name) and to_bytes(name) in plain:
+                raise ValueError(f"its special token {name!r} is written as another token is; rename it")
         self.byte_ids = [plain.get(bytes([byte]), NO_ID) for byte in range(256)]
         self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         if len(self.ranks) < len(self.merges):
@@ -123,9 +159,10 @@ class BPETokenizer:
 
         The names of special tokens are text like any other, so that nobody ends a document by writing about it;
         with `special` they become those tokens. Raises UsageError for a lone surrogate, which UTF-8 cannot hold, and
-        for a byte that is not in the vocabulary.
+        for a byte that is not in the vocabulary, and DataError if a file's own pattern takes too long.
         """
         if special and self.special:
+            utf8(text)  # so that what is wrong with it is told with its place in the whole text
             names = sorted(self.special, key=len, reverse=True)  # where two begin, the longer one counts
             parts = regex.split(f"({'|'.join(map(regex.escape, names))})", text)
         else:
@@ -143,14 +180,8 @@ class BPETokenizer:
         return ArrayEncoder(self.tokens, self.byte_ids, triples)
 
     def _encode_plain(self, text: str) -> npt.NDArray[np.uint32]:
-        """Return the ids (N,) of a text without special tokens. Raises UsageError."""
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"The text has half a character (the lone surrogate U+{ord(text[error.start]):04X}) at position "
-                f"{error.start}; UTF-8 cannot hold it, so remove it."
-            ) from error
+        """Return the ids (N,) of a text without special tokens. Raises UsageError or DataError."""
+        data = utf8(text)
         if unknown := self._unknown_bytes.intersection(data):
             raise UsageError(f"The byte 0x{min(unknown):02X} of the text's UTF-8 is not in the vocabulary.")
         if self.patterns == (GPT2_PATTERN,):
@@ -204,24 +235,30 @@ class BPETokenizer:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Read a byte-level BPE's tokenizer.json. Raises ValueError, KeyError or TypeError naming what is wrong."""
-        model = content["model"]
+        """Read a byte-level BPE's tokenizer.json. Raises ValueError naming what is wrong."""
+        model = _part(content, "model", dict)
         for part in ("normalizer", "truncation", "padding"):
             _refuse(f"its {part}", content.get(part))
         for part in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
             _refuse(f"its model's {part}", model.get(part))
-        if (content.get("decoder") or {}).get("type") != "ByteLevel":
+        if _kind(content.get("decoder")) != "ByteLevel":
             raise ValueError("its decoder is not ByteLevel")
-        if (content.get("post_processor") or {"type": "ByteLevel"}).get("type") != "ByteLevel":
-            raise ValueError(f"its post_processor {content['post_processor'].get('type')} is not supported")
-        special = {}
-        for added in content.get("added_tokens", []):
+        if (kind := _kind(content.get("post_processor"))) not in (None, "ByteLevel"):
+            raise ValueError(f"its post_processor {kind} is not supported")
+        special: dict[str, int] = {}
+        for added in _part({"added_tokens": [], **content}, "added_tokens", list):
+            name = _part(added, "content", str, "added token's ")
             for flag in ("lstrip", "rstrip", "single_word"):
-                _refuse(f"{flag} of its added token {added['content']!r}", added.get(flag))
-            _refuse(f"its added token {added['content']!r}, which is not special,", not added.get("special"))
-            special[added["content"]] = added["id"]
+                _refuse(f"{flag} of its added token {name!r}", added.get(flag))
+            _refuse(f"its added token {name!r}, which is not special,", not added.get("special"))
+            if name in special:
+                raise ValueError(f"its added token {name!r} is there twice")
+            special[name] = _part(added, "id", int, "added token's ")
         return cls.from_words(
-            model["vocab"], model["merges"], special=special, patterns=_read_patterns(content.get("pre_tokenizer"))
+            _part(model, "vocab", dict, "model's "),
+            _part(model, "merges", list, "model's "),
+            special=special,
+            patterns=_read_patterns(content.get("pre_tokenizer")),
         )
 
     @classmethod
@@ -235,8 +272,11 @@ class BPETokenizer:
     ) -> Self:
         """Make the vocabulary as files hold it: a character for each byte, merges as "left right" or two strings.
 
-        Raises ValueError, KeyError or TypeError naming what is wrong.
+        Raises ValueError naming what is wrong.
         """
+        for name, index in special.items():
+            if vocabulary.get(name, index) != index:
+                raise ValueError(f"its special token {name!r} is written as another token is; rename it")
         ids = dict(vocabulary) | dict(special)
         if any(type(index) is not int for index in ids.values()) or sorted(ids.values()) != [*range(len(ids))]:
             raise ValueError("its ids do not count from 0 without gaps or repetition")
@@ -248,9 +288,11 @@ class BPETokenizer:
         pairs = []
         for rank, merge in enumerate(merges):
             words = merge.split(" ") if isinstance(merge, str) else merge
-            if len(words) != 2 or any(word not in ids or word in special for word in words):
-                raise ValueError(f"its merge {rank}, {merge!r}, does not join two tokens")
-            pairs.append((ids[words[0]], ids[words[1]]))
+            match words:
+                case [str(left), str(right)] if all(word in ids and word not in special for word in words):
+                    pairs.append((ids[left], ids[right]))
+                case _:
+                    raise ValueError(f"its merge {rank}, {merge!r}, does not join two tokens")
         return cls(tokens, pairs, special=special, patterns=patterns)
 
 
@@ -275,6 +317,22 @@ def _byte_level(*, use_regex: bool) -> dict[str, Any]:
     return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
 
 
+_KINDS = {dict: "object", list: "list", str: "text", int: "number"}
+
+
+def _part(whole: Any, name: str, kind: type, of: str = "") -> Any:
+    """Return a part of a file. Raises ValueError if it is missing or of another kind."""
+    part = whole.get(name) if isinstance(whole, dict) else None
+    if isinstance(part, kind):
+        return part
+    raise ValueError(f"its {of}{name} is missing or no {_KINDS[kind]}")
+
+
+def _kind(step: Any) -> Any:
+    """Return the type that a step of a file names; of what is no step, how Python writes it."""
+    return step.get("type") if isinstance(step, dict) else step and repr(step)
+
+
 def _refuse(part: str, value: Any) -> None:
     """Raise ValueError if a part of the file asks for something."""
     if value:
@@ -282,29 +340,36 @@ def _refuse(part: str, value: Any) -> None:
 
 
 def _read_patterns(pre_tokenizer: Any) -> tuple[str, ...]:
-    """Return the patterns that cut as a file's pre_tokenizer does. Raises ValueError, KeyError or TypeError."""
-    steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
-    if not steps or steps[-1]["type"] != "ByteLevel":
+    """Return the patterns that cut as a file's pre_tokenizer does. Raises ValueError."""
+    is_sequence = _kind(pre_tokenizer) == "Sequence"
+    steps = _part(pre_tokenizer, "pretokenizers", list, "pre_tokenizer's ") if is_sequence else [pre_tokenizer]
+    if not steps or _kind(steps[-1]) != "ByteLevel":
         raise ValueError("its pre_tokenizer does not end in ByteLevel")
     patterns = []
     for step in steps:
         match step:
             case {"type": "ByteLevel"} if step is steps[-1]:
-                _refuse("add_prefix_space of its pre_tokenizer", step["add_prefix_space"])
+                _refuse("add_prefix_space of its pre_tokenizer", step.get("add_prefix_space", True))
                 patterns += [GPT2_PATTERN] if step.get("use_regex", True) else []
             case {"type": "Digits", "individual_digits": individual}:
                 patterns.append(r"\p{N}" if individual else r"\p{N}+")
             case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
                 patterns.append(_checked(pattern))
+            case {"type": "Split"}:
+                raise ValueError("a Split of its pre_tokenizer other than Isolated by a Regex is not supported")
             case _:
-                raise ValueError(f"the step {step['type']} of its pre_tokenizer is not supported")
+                raise ValueError(f"the step {_kind(step)} of its pre_tokenizer is not supported")
     return tuple(patterns)
 
 
 def _checked(pattern: str) -> str:
     """Return a pattern that `regex` understands. Raises ValueError."""
+    if len(pattern) > LONGEST_PATTERN:
+        raise ValueError(f"a split pattern of its pre_tokenizer has more than {LONGEST_PATTERN:,} characters")
     try:
-        regex.compile(pattern)
+        compiled = regex.compile(pattern)
     except (regex.error, RecursionError, OverflowError) as error:
         raise ValueError(f"its split pattern {pattern!r} cannot be used: {error}") from error
+    if compiled.flags & regex.REVERSE:
+        raise ValueError(f"its split pattern {pattern!r} cannot be used: it searches backwards")
     return pattern

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.errors import UsageError
-from scratchgpt.tokenizer.bpe import ALPHABET, END_OF_TEXT, BPETokenizer
+from scratchgpt.tokenizer.bpe import ALPHABET, END_OF_TEXT, BPETokenizer, utf8
 
 N_BEFORE_MERGES = len(ALPHABET) + 1
 """Tokens that a vocabulary has before any merge, with one special token."""
@@ -43,7 +43,8 @@ def train(
         special: The names of the special tokens.
         progress: Told after each merge that it was 1.
 
-    Raises UsageError if there can be no vocabulary of this size, saying which sizes there can be.
+    Raises UsageError if there can be no vocabulary of this size, saying which sizes there can be, for a lone surrogate,
+    and if a special token's name is that of another token in files.
     """
     tokens = [name.encode("utf-8") for name in special] + ALPHABET
     if vocab_size < len(tokens):
@@ -68,7 +69,10 @@ def train(
         merges.append(pair)
         pieces.join(pair, new)
         progress(1)
-    return BPETokenizer(tokens, merges, special={name: index for index, name in enumerate(special)})
+    try:
+        return BPETokenizer(tokens, merges, special={name: index for index, name in enumerate(special)})
+    except ValueError as error:
+        raise UsageError(f"The names of the special tokens do not fit the vocabulary: {error}.") from error
 
 
 class _Pieces:
@@ -83,7 +87,7 @@ class _Pieces:
         """Lay out the pieces with edges around each; the ids of the bytes begin at `first_id`."""
         id_of_byte = np.full(256, NOTHING, np.intp)
         id_of_byte[list(b"".join(ALPHABET))] = np.arange(256) + first_id
-        pieces = [piece.encode("utf-8") for piece in counts]
+        pieces = [utf8(piece) for piece in counts]
         lengths = np.array([len(piece) for piece in pieces], np.intp)
         edges = np.concatenate([[0], np.cumsum(lengths + 1)])
         self.symbols = id_of_byte[np.frombuffer(b"\0" + b"".join(piece + b"\0" for piece in pieces), np.uint8)]

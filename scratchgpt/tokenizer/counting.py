@@ -6,16 +6,20 @@ from collections.abc import Iterable
 import numpy as np
 import regex
 
+from scratchgpt.tokenizer.bpe import utf8
 from scratchgpt.tokenizer.bpe_arrays import SHORT, TABLE_BITS, chunks, keys, pieces_of_keys
 from scratchgpt.tokenizer.hashing import HashTable
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
 SMALL = 4096
-"""Characters; a text of fewer is counted sooner piece by piece than on arrays."""
+"""Bytes; a text of fewer is counted sooner piece by piece than on arrays."""
 
 
 def count_pieces(texts: Iterable[str]) -> Counter[str]:
-    """Return how often each piece occurs in some texts; no piece reaches from one text into the next."""
+    """Return how often each piece occurs in some texts; no piece reaches from one text into the next.
+
+    Raises UsageError for a lone surrogate, which UTF-8 cannot hold.
+    """
     counter = PieceCounter()
     for text in texts:
         counter.add(text)
@@ -32,11 +36,12 @@ class PieceCounter:
         self._arrays = _ArrayCounter()
 
     def add(self, text: str) -> None:
-        """Count the pieces of a text."""
-        if len(text) < SMALL:
+        """Count the pieces of a text. Raises UsageError for a lone surrogate."""
+        data = utf8(text)
+        if len(data) < SMALL:
             self._counts.update(self._find(text))
         else:
-            self._arrays.add(text.encode("utf-8"))
+            self._arrays.add(data)
 
     def total(self) -> Counter[str]:
         """Return all counts. No more texts can be added."""

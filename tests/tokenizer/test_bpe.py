@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer
+from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer, bpe
 from scratchgpt.tokenizer.bpe import ALPHABET, encode_piece, split
 from scratchgpt.tokenizer.bpe_training import train
 from scratchgpt.tokenizer.counting import count_pieces
@@ -98,6 +99,8 @@ def test_membership() -> None:
 def test_half_a_character_is_refused() -> None:
     with pytest.raises(UsageError, match=r"surrogate U\+D83D\) at position 2; UTF-8 cannot hold it"):
         BPE.encode("ab\ud83d")
+    with pytest.raises(UsageError, match=r"at position 14;"):
+        BPE.encode(f"a{END_OF_TEXT}\ud83d", special=True)
 
 
 def test_bytes_that_are_no_text_become_replacement_characters() -> None:
@@ -197,7 +200,13 @@ REFUSED = {
     "add_prefix_space": changed(lambda c: c.update(pre_tokenizer=level(add_prefix_space=True))),
     "the step Whitespace of its pre_tokenizer": with_step({"type": "Whitespace"}),
     "the step ByteLevel of its pre_tokenizer": with_step(level()),
-    "the step Split of its pre_tokenizer": with_step(split_step(behavior="Removed")),
+    "a Split of its pre_tokenizer other than": with_step(split_step(behavior="Removed")),
+    "its split pattern '\\(\\?r\\)a' cannot be used: it searches backwards": with_step(
+        split_step(pattern={"Regex": "(?r)a"})
+    ),
+    "a split pattern of its pre_tokenizer has more than 10,000": with_step(split_step(pattern={"Regex": "a" * 10_001})),
+    "the step 3 of its pre_tokenizer": changed(lambda c: c["pre_tokenizer"]["pretokenizers"].insert(0, 3)),
+    "its pre_tokenizer's pretokenizers is missing": changed(lambda c: c.update(pre_tokenizer={"type": "Sequence"})),
     r"its split pattern '\(' cannot be used": with_step(split_step(pattern={"Regex": "("})),
     "its ids do not count from 0": changed(lambda c: c["model"]["vocab"].update(zzz=1000)),
     "its ids do not count from 0 without": changed(lambda c: c["model"]["vocab"].update({"!": "1"})),
@@ -208,10 +217,25 @@ REFUSED = {
     "merge 0, 'a b c', does not": changed(lambda c: c["model"]["merges"].__setitem__(0, "a b c")),
     "a merge makes b'zz', which is no token": changed(lambda c: c["model"]["merges"].append("z z")),
     "some merges are there twice": changed(lambda c: c["model"]["merges"].append(c["model"]["merges"][0])),
-    "'int' object": changed(lambda c: c["model"].update(merges=3)),
-    "'added_tokens'|added_tokens|string indices": changed(lambda c: c.update(added_tokens="x")),
-    "'vocab'": changed(lambda c: c["model"].pop("vocab")),
-    "subscriptable": changed(lambda c: c.update(pre_tokenizer=None)),
+    "merge 0, 3, does not": changed(lambda c: c["model"]["merges"].__setitem__(0, 3)),
+    "merge 0, None, does not": changed(lambda c: c["model"]["merges"].__setitem__(0, None)),
+    r"merge 0, \[\['a'\], 'b'\], does not": changed(lambda c: c["model"]["merges"].__setitem__(0, [["a"], "b"])),
+    r"merge 0, \['a', 'b', 'c'\], does not": changed(lambda c: c["model"]["merges"].__setitem__(0, ["a", "b", "c"])),
+    r"merge 0, '<.*> a', does not join": changed(lambda c: c["model"]["merges"].__setitem__(0, f"{END_OF_TEXT} a")),
+    "its model's merges is missing or no list": changed(lambda c: c["model"].update(merges=3)),
+    "its added_tokens is missing or no list": changed(lambda c: c.update(added_tokens="x")),
+    "its added token's content is missing or no text": changed(lambda c: c["added_tokens"].append(3)),
+    "its added token's id is missing or no number": changed(lambda c: c["added_tokens"][0].update(id="0")),
+    "its added token '<.*>' is there twice": changed(lambda c: c["added_tokens"].append(c["added_tokens"][0])),
+    "its special token 't' is written as another token": changed(
+        lambda c: c["added_tokens"].append({"id": 290, "content": "t", "special": True})
+    ),
+    "its model's vocab is missing or no object": changed(lambda c: c["model"].pop("vocab")),
+    "its pre_tokenizer does not end in": changed(lambda c: c.update(pre_tokenizer=None)),
+    "its decoder is not": changed(lambda c: c.update(decoder="ByteLevel")),
+    "its post_processor 3 is not supported": changed(lambda c: c.update(post_processor=3)),
+    "its model's type is 'Unigram', and only BPE": changed(lambda c: c["model"].update(type="Unigram")),
+    "its model's type is None": changed(lambda c: c.update(model=[])),
 }
 
 
@@ -221,6 +245,22 @@ def test_what_is_wrong_with_a_file_is_named(message: str, content: dict[str, Any
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DataError, match=rf"tokenizer\.json is damaged: .*{message.replace('|endoftext|', '.*')}"):
         tokenizers.load(tmp_path)
+
+
+def test_a_special_token_written_as_another_one() -> None:
+    with pytest.raises(ValueError, match="its special token 'Ġ' is written as another token is; rename it"):
+        BPETokenizer([*ALPHABET, "Ġ".encode()], [], special={"Ġ": 256})
+    spaced = BPETokenizer([*ALPHABET, b"a b"], [], special={"a b": 256})  # no plain token is written with a space
+    assert BPETokenizer.from_json(spaced.to_json()).tokens == spaced.tokens
+
+
+@pytest.mark.parametrize("pattern", ["(a|aa)+b", "(?R)"])
+def test_a_pattern_without_end(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "PATIENCE", 0.2)
+    hostile = BPETokenizer(BPE.tokens, BPE.merges, special=BPE.special, patterns=(r"\n", pattern))
+    assert hostile.decode(hostile.encode("")) == ""
+    with pytest.raises(DataError, match=rf"split pattern {re.escape(repr(pattern))} is too slow or too large for this"):
+        hostile.encode(("a" * 60 + "\n") * 10)
 
 
 @pytest.mark.oracle

@@ -94,6 +94,17 @@ def test_a_vocabulary_that_is_too_large() -> None:
         train(count_pieces(["abc abc"]), 1000, special=("<s>",))
 
 
+@pytest.mark.parametrize("name", ["a", "cat"])
+def test_a_special_token_with_the_name_of_another(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"do not fit the vocabulary: its special token '{name}' is written as"):
+        train(count_pieces(["cat cat cat"]), 260, special=(name,))
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"surrogate U\+D83D\) at position 2"):
+        train({"ab\ud83d": 1}, 260)
+
+
 @pytest.mark.oracle
 @given(text=st.text("aab c\n", max_size=60) | settled_texts)
 @example(TEXT)

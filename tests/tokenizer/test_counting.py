@@ -7,6 +7,7 @@ import regex
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scratchgpt.errors import UsageError
 from scratchgpt.tokenizer import bpe_arrays, counting
 from scratchgpt.tokenizer.counting import count_pieces
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
@@ -25,6 +26,12 @@ def test_arrays_count_what_there_is(parts: list[str], monkeypatch: pytest.Monkey
     monkeypatch.setattr(counting, "SMALL", 0)
     monkeypatch.setattr(counting, "TABLE_BITS", 8)
     assert count_pieces([*parts, TEXT]) == plainly([*parts, TEXT])
+
+
+@pytest.mark.parametrize("text", ["ab\ud83d", "a" * 2 * counting.SMALL + "\ud83d"], ids=["short", "long"])
+def test_half_a_character_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=rf"surrogate U\+D83D\) at position {len(text) - 1}; UTF-8 cannot hold it"):
+        count_pieces(["good", text])
 
 
 def test_a_table_that_is_full_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
