@@ -22,6 +22,9 @@ NOTHING = -1
 MANY = 256
 """From here on an array as long as the vocabulary is a quicker way to add up than a dictionary."""
 
+TOLD = 100
+"""Merges between two words of progress: a few hundredths of a second."""
+
 Positions = npt.NDArray[np.intp]
 
 
@@ -41,7 +44,7 @@ def train(
         counts: How often each piece occurs, see `counting.count_pieces`.
         vocab_size: How many tokens there shall be in all.
         special: The names of the special tokens.
-        progress: Told after each merge that it was 1.
+        progress: Told now and then how many merges were learnt since it was told last.
 
     Raises UsageError if there can be no vocabulary of this size, saying which sizes there can be, for a lone surrogate,
     and if a special token's name is that of another token in files.
@@ -68,7 +71,9 @@ def train(
             tokens.append(joined)
         merges.append(pair)
         pieces.join(pair, new)
-        progress(1)
+        if len(merges) % TOLD == 0:
+            progress(TOLD)
+    progress(len(merges) % TOLD)
     try:
         return BPETokenizer(tokens, merges, special={name: index for index, name in enumerate(special)})
     except ValueError as error:

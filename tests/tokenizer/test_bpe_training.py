@@ -73,10 +73,12 @@ def test_special_tokens_come_first() -> None:
     assert bpe.tokens[2:258] == ALPHABET
 
 
-def test_every_merge_is_told() -> None:
-    told: list[int] = []
-    train(count_pieces([TEXT]), 270, progress=told.append)
-    assert sum(told) == 13
+def test_every_merge_is_told_but_not_each_for_itself() -> None:
+    text = " ".join(map(str, range(2000)))
+    for n_merges, expected in ((0, [0]), (13, [13]), (250, [100, 100, 50])):
+        told: list[int] = []
+        train(count_pieces([text]), 257 + n_merges, progress=told.append)
+        assert told == expected
 
 
 def test_no_piece_reaches_into_the_next_text() -> None:
