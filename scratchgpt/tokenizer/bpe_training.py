@@ -100,21 +100,24 @@ class _Pieces:
         self.weights = np.repeat(np.fromiter(counts.values(), np.int64, len(counts)), lengths + 1)
         self.next = np.arange(1, len(self.symbols) + 1)
         self.previous = np.arange(-1, len(self.symbols) - 1)
-        order = np.argsort(self.symbols, kind="stable")
-        starts = np.searchsorted(self.symbols[order], np.arange(first_id, first_id + 257))
-        self.positions = {first_id + index: order[starts[index] : starts[index + 1]] for index in range(256)}
-        self.counts: defaultdict[tuple[int, int], int] = defaultdict(int, self._count_all())
+        at = np.flatnonzero(self.symbols != NOTHING)
+        characters = (self.symbols[at] - first_id).astype(np.uint8)  # which NumPy sorts in one pass
+        order = at[np.argsort(characters, kind="stable")]
+        ends = np.cumsum(np.bincount(characters, minlength=256))
+        self.positions = dict(enumerate(np.split(order, ends[:-1]), first_id))
+        self.counts: defaultdict[tuple[int, int], int] = defaultdict(int, self._count_all(first_id))
         self.heap = [_entry(count, pair) for pair, count in self.counts.items()]
         heapq.heapify(self.heap)
 
-    def _count_all(self) -> dict[tuple[int, int], int]:
+    def _count_all(self, first_id: int) -> dict[tuple[int, int], int]:
         """Return how often each pair of neighbours occurs."""
         left, right = self.symbols[:-1], self.symbols[1:]
         inside = (left != NOTHING) & (right != NOTHING)
-        pairs, index = np.unique(left[inside] << 32 | right[inside], return_inverse=True)
-        sums = np.bincount(index, self.weights[inside]).astype(np.int64)
+        sums = np.bincount((left[inside] - first_id) * 256 + right[inside] - first_id, self.weights[inside])
+        pairs = np.flatnonzero(sums)
+        left, right = pairs // 256 + first_id, pairs % 256 + first_id
         return dict(
-            zip(zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True), sums.tolist(), strict=True)
+            zip(zip(left.tolist(), right.tolist(), strict=True), sums[pairs].astype(np.int64).tolist(), strict=True)
         )
 
     def most_frequent(self) -> tuple[int, int] | None:
