@@ -23,7 +23,9 @@ def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
 
     tokenizer = vocabulary_of(gpt2=gpt2, given=given)
     if is_json:
-        answer_json_lines("ids", list, lambda ids: {"text": tokenizer.decode(_checked(ids, tokenizer.vocab_size))})
+        answer_json_lines(
+            "ids", list, lambda many: [{"text": tokenizer.decode(_checked(ids, tokenizer.vocab_size))} for ids in many]
+        )
         return
     id_of_word = {b"%d" % index: index for index in range(tokenizer.vocab_size)}
     line, rest = 1, b""

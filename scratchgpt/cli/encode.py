@@ -21,7 +21,7 @@ def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
 
     tokenizer = vocabulary_of(gpt2=gpt2, given=given)
     if is_json:
-        answer_json_lines("text", str, lambda text: {"ids": tokenizer.encode(text).tolist()})
+        answer_json_lines("text", str, lambda texts: [{"ids": ids.tolist()} for ids in tokenizer.encode_batch(texts)])
         return
     n_characters, space = 0, ""
     for text in whole_words(_text()):

@@ -5,8 +5,9 @@ Only vocab_size has none: it is a fact of the data.
 
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,16 +135,41 @@ def standard_input() -> Iterator[bytes]:
     yield b""
 
 
-def answer_json_lines(field: str, kind: type, answer: Callable[[Any], dict[str, Any]]) -> None:
-    """Write an answer to this field of each line of standard input, at once. Raises UsageError naming the line."""
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        if line.isspace():
-            continue
+def answer_json_lines(field: str, kind: type, answer: Callable[[list[Any]], Iterable[dict[str, Any]]]) -> None:
+    """Write an answer to this field of each line of standard input, as soon as the line is there.
+
+    `answer` gets the fields of several lines where those are there already. Raises UsageError naming the line.
+    """
+
+    def answered(lines: Sequence[bytes]) -> str:
+        values = [_value(line, field, kind) for line in lines if line.strip()]
+        return "".join(json.dumps(content) + "\n" for content in answer(values))
+
+    n_before = 0
+    for lines in _lines_at_hand():
         try:
-            sys.stdout.write(json.dumps(answer(_value(line, field, kind))) + "\n")
-        except UsageError as error:
-            raise UsageError(f"Line {number:,} of standard input: {error}") from error
+            sys.stdout.write(answered(lines))
+        except UsageError:  # of which line? Those before it get their answers
+            for number, line in enumerate(lines, n_before + 1):
+                try:
+                    sys.stdout.write(answered([line]))
+                except UsageError as error:
+                    raise UsageError(f"Line {number:,} of standard input: {error}") from error
         sys.stdout.flush()
+        n_before += len(lines)
+
+
+def _lines_at_hand() -> Iterator[list[bytes]]:
+    """Yield the lines of standard input, always as many as are there without waiting, within limits."""
+    held: list[bytes] = []
+    while data := os.read(sys.stdin.fileno(), BLOCK):
+        whole, newline, rest = data.rpartition(b"\n")
+        if newline:
+            yield b"".join([*held, whole]).split(b"\n")
+            held = []
+        held.append(rest)
+    if any(held):
+        yield [b"".join(held)]
 
 
 def _value(line: bytes, field: str, kind: type) -> Any:

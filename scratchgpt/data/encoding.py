@@ -52,7 +52,7 @@ class BlockEncoder:
 
     def __call__(self, block: bytes) -> Tokens:
         """Return the ids (N,) of a block: documents in UTF-8 with a `BORDER` between two. Raises UsageError."""
-        first, *others = (self._tokenizer.encode(document.decode("utf-8")) for document in block.split(BORDER))
+        first, *others = self._tokenizer.encode_batch([text.decode("utf-8") for text in block.split(BORDER)])
         parts = [first, *(ids for other in others for ids in (self._between, other))]
         return np.concatenate(parts, dtype=self.dtype, casting="same_kind")
 

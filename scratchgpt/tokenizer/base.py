@@ -4,7 +4,7 @@ The files are those of the `tokenizers` library: tokenizer.json, and tokenizer_c
 `transformers.AutoTokenizer` would guess a class that drops spaces and newlines.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """Return the ids (N,) of a text. Raises UsageError naming what is not in the vocabulary."""
+
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[npt.NDArray[np.uint32]]:
+        """Return the ids (N,) of each text. Raises UsageError as `encode` does."""
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
         """Return the UTF-8 of ids (N,), which may begin and end in the middle of a character."""

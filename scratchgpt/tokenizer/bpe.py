@@ -173,6 +173,12 @@ class BPETokenizer:
         ]
         return ids[0] if len(ids) == 1 else np.concatenate(ids)
 
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
+        """Return the ids (N,) of each text as `encode` does: of short ones together, which is many times as fast."""
+        if self.patterns != (GPT2_PATTERN,) or self._unknown_bytes:
+            return [self.encode(text) for text in texts]
+        return self._arrays.encode_batch([utf8(text) for text in texts])
+
     @cached_property
     def _arrays(self) -> ArrayEncoder:
         """What does the work of `encode_piece` on whole arrays."""

@@ -30,6 +30,8 @@ CHUNK = 2**19
 """Bytes encoded at once: enough to make a NumPy call's own time small, and few enough for the processor's cache."""
 MOST_PIECES = 2**17
 """Pieces encoded at once."""
+GAP = b"\n" * len(PADDING)
+"""Stands between two texts: white space, in front of which a text ends as ever, and of which the next one gets none."""
 TABLE_BITS = 19
 """The table has 2^19 slots in 12 MB. It is full when half of them are taken, and then has room for a chunk more."""
 MOST_LONG = 2**16
@@ -74,14 +76,40 @@ class ArrayEncoder:
     def encode_stream(self, blocks: Iterable[bytes]) -> Iterator[Ids]:
         """Yield in parts the ids of a text in valid UTF-8 that comes in blocks, cut anywhere."""
         for padded, bounds in chunks(blocks):
-            yield self._encode(padded, bounds)
+            yield self._encode(padded, bounds)[0]
+
+    def encode_batch(self, texts: Sequence[bytes]) -> list[Ids]:
+        """Return the ids (N,) of each text in valid UTF-8: of short ones together, which is many times as fast."""
+        ids: list[Ids] = []
+        ends = np.cumsum([len(text) for text in texts])
+        while len(ids) < len(texts):
+            first = len(ids)
+            begin = ends[first - 1] if first else 0
+            end = max(int(np.searchsorted(ends, begin + MOST_PIECES, side="right")), first + 1)
+            several = texts[first:end]
+            ids += self._encode_together(several) if len(several) > 1 else [self.encode_bytes(several[0])]
+        return ids
+
+    def _encode_together(self, texts: Sequence[bytes]) -> list[Ids]:
+        """Return the ids of each of some short texts."""
+        lengths = np.array([len(text) for text in texts])
+        ends = np.cumsum(lengths)
+        begins = ends - lengths
+        # The pieces are found in the texts with gaps between, and then the gaps taken out.
+        starts = piece_starts(GAP.join(texts) + PADDING)
+        shifts = len(GAP) * np.arange(len(texts))
+        text = np.searchsorted(begins + shifts, starts, side="right") - 1
+        places = starts - shifts[text]
+        bounds = np.unique(np.concatenate([places[places < ends[text]], begins, ends]))
+        ids, edges = self._encode(b"".join(texts) + PADDING, bounds)
+        return np.split(ids, edges[np.searchsorted(bounds, ends[:-1])])
 
     def encode_pieces(self, pieces: Sequence[bytes]) -> Ids:
         """Return the ids (N,) of a text that has been cut into pieces already, by another pattern."""
         parts = [np.empty(0, np.uint32)]
         for at in range(0, len(pieces), MOST_PIECES):
             some = pieces[at : at + MOST_PIECES]
-            parts.append(self._encode(b"".join(some) + PADDING, np.cumsum([0, *map(len, some)])))
+            parts.append(self._encode(b"".join(some) + PADDING, np.cumsum([0, *map(len, some)]))[0])
         return np.concatenate(parts)
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
@@ -99,8 +127,8 @@ class ArrayEncoder:
         self._pool = np.empty(CHUNK, np.uint32)
         self._n_pooled = 0
 
-    def _encode(self, padded: bytes, bounds: Indices) -> Ids:
-        """Return the ids of the pieces between neighbouring bounds."""
+    def _encode(self, padded: bytes, bounds: Indices) -> tuple[Ids, npt.NDArray[np.int32]]:
+        """Return the ids (N,) of the pieces between neighbouring bounds (P + 1,), and where in them the bounds are."""
         if self._table.n_keys > self._table.size // 2 or len(self._long) > MOST_LONG or self._n_pooled > MOST_POOLED:
             self._forget()
         starts, lengths = bounds[:-1], np.diff(bounds)
@@ -113,10 +141,11 @@ class ArrayEncoder:
             self._learn(new, self._merges.merge(np.frombuffer(padded, np.uint8), starts[pieces], lengths[pieces]))
             counts[unseen] = self._count[slots[unseen]]
         # A token is as far behind its piece's first in the pool as it is in the output.
-        ends = np.cumsum(counts, dtype=np.int32)
-        places = np.repeat(self._first[slots] - (ends - counts), counts)
+        edges = np.zeros(len(bounds), np.int32)
+        np.cumsum(counts, out=edges[1:])
+        places = np.repeat(self._first[slots] - edges[:-1], counts)
         places += np.arange(len(places), dtype=np.int32)
-        return self._pool[places]
+        return self._pool[places], edges
 
     def _slots(self, padded: bytes, bounds: Indices, lengths: Indices) -> Indices:
         """Return each piece's index in what is remembered; those not seen before get one."""

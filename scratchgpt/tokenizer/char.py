@@ -1,6 +1,6 @@
 """One token for each character: the vocabulary is a text's characters in the order of their code points."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -50,6 +50,10 @@ class CharTokenizer:
                 f"vocabulary, which has {self.vocab_size} characters: {_shown(self.characters)}."
             )
         return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
+        """Return the ids (N,) of each text. Raises UsageError as above."""
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: npt.ArrayLike) -> str:
         """Return the text of ids (N,). Raises UsageError if one is not of this vocabulary."""

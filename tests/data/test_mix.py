@@ -1,5 +1,6 @@
 """Mixtures: the ratio that was asked for, in tokens, from as much text as it allows; no character cut."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ class Bytes:
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """Return the bytes."""
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
+        """Return the bytes of each."""
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: npt.ArrayLike) -> str:
         """Return the text; the separator shows as a line."""

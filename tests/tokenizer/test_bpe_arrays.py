@@ -198,6 +198,14 @@ def test_blocks_and_chunks_may_end_anywhere(text: str, sizes: list[int], chunk: 
     assert [token for part in parts for token in part.tolist()] == plain().encode(text)
 
 
+@given(many=st.lists(texts, max_size=8), most=st.integers(1, 60))
+def test_texts_together_are_as_alone(many: list[str], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe_arrays, "MOST_PIECES", most)
+        together = arrays().encode_batch([text.encode() for text in many])
+    assert [ids.tolist() for ids in together] == [plain().encode(text) for text in many]
+
+
 @given(many=st.lists(texts, min_size=1, max_size=5))
 def test_what_is_forgotten_is_found_again(many: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
