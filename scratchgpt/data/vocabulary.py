@@ -6,7 +6,7 @@ from typing import Protocol
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.sources import Count
-from scratchgpt.tokenizer.bpe_training import N_BEFORE_MERGES, train
+from scratchgpt.tokenizer.bpe_training import N_BEFORE_MERGES, require_room, train
 from scratchgpt.tokenizer.counting import PieceCounter
 
 
@@ -51,7 +51,8 @@ class Pieces:
     """Learns a byte-level BPE from how often each piece occurs."""
 
     def __init__(self, vocab_size: int) -> None:
-        """Begin with nothing, to learn so many tokens."""
+        """Begin with nothing, to learn so many tokens. Raises UsageError if they are too few."""
+        require_room(vocab_size)
         self.name = f"bpe {vocab_size}"
         self._vocab_size = vocab_size
         self._counter = PieceCounter()
@@ -63,7 +64,7 @@ class Pieces:
     @property
     def n_steps(self) -> int:
         """How many merges there are to learn."""
-        return max(self._vocab_size - N_BEFORE_MERGES, 0)
+        return self._vocab_size - N_BEFORE_MERGES
 
     def tokenizer(self, progress: Count, /) -> tokenizers.Tokenizer:
         """Return the tokenizer of what was counted. Raises UsageError if it cannot have so many tokens."""

@@ -28,6 +28,16 @@ TOLD = 100
 Positions = npt.NDArray[np.intp]
 
 
+def require_room(vocab_size: int, special: Sequence[str] = (END_OF_TEXT,)) -> None:
+    """Raise UsageError if so many tokens are fewer than there must be."""
+    n_needed = len(special) + len(ALPHABET)
+    if vocab_size < n_needed:
+        raise UsageError(
+            f"A vocabulary of {vocab_size:,} tokens is too small: the 256 bytes and {len(special)} special "
+            f"token{'s' * (len(special) != 1)} make {n_needed}."
+        )
+
+
 def train(
     counts: Mapping[str, int],
     vocab_size: int,
@@ -49,12 +59,8 @@ def train(
     Raises UsageError if there can be no vocabulary of this size, saying which sizes there can be, for a lone surrogate,
     and if a special token's name is that of another token in files.
     """
+    require_room(vocab_size, special)
     tokens = [name.encode("utf-8") for name in special] + ALPHABET
-    if vocab_size < len(tokens):
-        raise UsageError(
-            f"A vocabulary of {vocab_size:,} tokens is too small: the 256 bytes and {len(special)} special tokens "
-            f"make {len(tokens)}."
-        )
     pieces = _Pieces(counts, first_id=len(special))
     id_of = {token: index for index, token in enumerate(tokens) if index >= len(special)}
     merges: list[tuple[int, int]] = []
