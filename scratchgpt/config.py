@@ -104,20 +104,30 @@ class TrainConfig(_Config):
     grad_clip: float = _setting("Largest norm of all gradients together; 0: no limit.", 1.0)
     eval_every: int = _setting("Steps between evaluations; 0: only at the start and at the end.", 250)
     eval_windows: int = _setting("Validation windows of block_size tokens in each evaluation along the way.", 200)
-    save_every: int = _setting("Steps between checkpoints; 0: only at the end.", 500)
-    keep: int = _setting("Checkpoints to keep besides the best one.", 2)
+    patience: int = _setting("Evaluations without a better validation loss that end the run; 0: they never do.", 0)
+    save_every: int = _setting("Steps between checkpoints; 0: none but at the end.", 500)
+    save_minutes: float = _setting("Minutes after which a checkpoint is written at the latest; 0: none.", 10.0)
+    keep: int = _setting("Newest checkpoints to keep besides the best one.", 2)
+    keep_every: int = _setting("Steps between checkpoints that are never removed; 0: none are.", 0)
+    on_nan: str = _setting(
+        "What a loss or gradient that is not finite does: stop the run; skip the update, and lower the rate.", "stop"
+    )
     seed: int = _setting("All chance in a run follows from this number.", 1337)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "batch_size", "eval_windows", "keep"):
             self._require(name, at_least=1, below=2**31)
-        for name in ("micro_batch", "warmup_steps", "eval_every", "save_every"):
+        for name in ("micro_batch", "warmup_steps", "eval_every", "patience", "save_every", "keep_every"):
             self._require(name, at_least=0, below=2**31)
-        for name in ("weight_decay", "grad_clip"):
+        for name in ("weight_decay", "grad_clip", "save_minutes"):
             self._require(name, at_least=0)
         if self.order not in ("random", "sequential"):
             raise UsageError(f"order must be random or sequential, not {self.order!r}.")
+        if self.on_nan not in ("stop", "skip"):
+            raise UsageError(f"on_nan must be stop or skip, not {self.on_nan!r}.")
+        if self.patience and not self.eval_every:
+            raise UsageError("patience counts evaluations, and with an eval_every of 0 there are none on the way.")
         if self.learning_rate <= 0:
             raise UsageError(f"learning_rate must be greater than 0, not {self.learning_rate}.")
         if not 0 <= self.min_lr_ratio <= 1:

@@ -171,8 +171,6 @@ def _resume(
                 f"{run} has later checkpoints, {names}; use --force to drop them and go on from {folder.name}."
             )
         snapshot = _with_changes(read(folder), settings, computing)
-        if checkpoints.pointed("best") in (None, *later):
-            snapshot = snapshot._replace(best_loss=None)
         train = snapshot.train
         with waiting(CHECKING):
             dataset = Dataset.open(data or Path(snapshot.data_folder))
@@ -181,8 +179,8 @@ def _resume(
             dataset.require(snapshot.model.block_size, order=train.order, within_documents=train.within_documents)
         snapshot = snapshot._replace(data_folder=dataset.folder.as_posix())
         trainer = Trainer(snapshot, dataset, run)
+        checkpoints.rewind(folder, snapshot.best_step)
         del snapshot  # whose arrays the trainer has copied
-        checkpoints.rewind(folder)
         yield trainer
 
 
@@ -242,8 +240,9 @@ def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
 
     config, model, run = trainer.config, trainer.model, trainer.run
     go_on = f"scratchgpt train --resume {shlex.quote(str(run))}"
-    if trainer.step >= config.steps:
-        click.echo(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} --steps N")
+    if trainer.is_finished:
+        longer = "--patience N" if trainer.is_early else "--steps N"
+        click.echo(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} {longer}")
         return
     click.echo(
         f"{run}: {model.layout.size:,} parameters on {_device(trainer.engine.plan)}, "
@@ -276,6 +275,11 @@ def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
     if received:
         click.echo(f"Saved at step {trainer.step:,} of {config.steps:,}. Go on with: {go_on}")
         ctx.exit(128 + received[0])
+    if trainer.is_early:
+        click.echo(
+            f"The validation loss has not become better in {_count(config.patience, 'evaluation')}; the best is "
+            f"{trainer.checkpoints.pointed('best')}."
+        )
     click.echo(
         f"Done. Checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {shlex.quote(str(run))}"
     )

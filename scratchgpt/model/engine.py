@@ -35,6 +35,9 @@ class Engine(Protocol):
         If that is not finite, the gradients are dropped, and in half precision the next ones will be scaled by less.
         """
 
+    def skip(self) -> float:
+        """Drop the gradients in place of an update; return a norm that is none."""
+
     def device_bytes(self) -> int | None:
         """Return how much memory a GPU's pool holds; None for a CPU."""
 

@@ -257,6 +257,11 @@ class Lanes:
         self._do("update", norm=norm, clip=clip, update_number=update_number, hyperparameters=list(hyperparameters))
         return norm
 
+    def skip(self) -> float:
+        """Drop the gradients in place of an update; return a norm that is none."""
+        self._arrays["grads"].fill(0)
+        return math.nan
+
     def device_bytes(self) -> None:
         """Lanes have no memory of their own that a system could not tell of."""
 

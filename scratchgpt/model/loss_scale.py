@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-LARGEST = 2.0**24
+SMALLEST, LARGEST = 0.5, 2.0**24
 PATIENCE = 2000
 """Steps without an overflow until a larger scale is tried."""
 
@@ -22,7 +22,7 @@ class LossScale(NamedTuple):
     def after(self, norm: float) -> "LossScale":
         """Return the scale for the step that follows one whose gradients had this norm."""
         if not math.isfinite(norm):
-            return LossScale(self.value / 2)
+            return LossScale(max(self.value / 2, SMALLEST))
         if self.n_good + 1 == PATIENCE:
             return LossScale(min(2 * self.value, LARGEST))
         return LossScale(self.value, self.n_good + 1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -91,6 +92,13 @@ class Solo:
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after(norm)
         return norm
+
+    def skip(self) -> float:
+        """Drop the gradients in place of an update; return a norm that is none."""
+        self.gpt.grads.fill(0)
+        if self.loss_scale is not None:
+            self.loss_scale = self.loss_scale.after(math.nan)
+        return math.nan
 
     def device_bytes(self) -> int:
         """Return how much memory the device's pool holds."""

@@ -1,12 +1,14 @@
 """Checkpoints: immutable folders RUN/checkpoints/step-NNNNNN that appear whole or not at all.
 
 Each holds a model and a tokenizer that other tools open as they are; beside them optimizer.safetensors and, written
-last, trainer.json: what else a resumed run needs, with the sizes and hashes of all other files. `last` and `best`
-beside the folders are one-line files that name one of them.
+last, trainer.json: what else a resumed run needs, with the sizes and hashes of all other files and its own. `last` and
+`best` beside the folders are one-line files that name one of them. What all that guarantees: docs/checkpoints.md.
 """
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -24,13 +26,15 @@ from scratchgpt.data.dataset import Dataset
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
-from scratchgpt.model.loss_scale import LARGEST, LossScale
+from scratchgpt.model.loss_scale import LARGEST, SMALLEST, LossScale
 from scratchgpt.model.params import Layout
 from scratchgpt.model.plan import MOST_LANES, Plan, default_plan, require_memory
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
+from scratchgpt.training import backoff
+from scratchgpt.training.backoff import Backoff
+from scratchgpt.training.formats import FORMAT, upgraded
 
-FORMAT = 3
 TRAINER = "trainer.json"
 OPTIMIZER = "optimizer.safetensors"
 FILES = (*model_files.FILES, *tokenizers.FILES, OPTIMIZER)
@@ -50,6 +54,20 @@ class Snapshot(NamedTuple):
     data_digest: str
     plan: Plan  # part of the arithmetic: another one sums in another order
     loss_scale: LossScale = LossScale()  # in half precision, for the next step
+    best_step: int | None = None  # when the loss was lowest
+    n_worse: int = 0  # evaluations since then
+    last_evaluation: int | None = None  # the step of the last one
+    backoff: Backoff = Backoff()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are made, or the validation loss has not become better for too long."""
+        return self.step >= self.train.steps or self.is_stale
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether `patience` evaluations have come to nothing better."""
+        return 0 < self.train.patience <= self.n_worse
 
 
 def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset, plan: Plan | None = None) -> Snapshot:
@@ -78,9 +96,9 @@ class Checkpoints:
         self.folder = run / "checkpoints"
 
     def save(self, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) -> Path:
-        """Write a checkpoint, let `last` name it, drop what is not to be kept. Raises CheckpointError.
+        """Write a checkpoint, let `last` name it, and `best` if it is that; drop what is not to be kept.
 
-        Whatever goes wrong, the checkpoints that were there before stay as they were.
+        Raises CheckpointError. Whatever goes wrong, the checkpoints that were there before stay as they were.
         """
         path = self.folder / f"step-{snapshot.step:06d}"
         if not np.isfinite(snapshot.params).all():
@@ -100,16 +118,24 @@ class Checkpoints:
                 written.rename(path)
             sync_folder(self.folder)
             self._point("last", path)
+            if snapshot.best_step == snapshot.step:
+                self._point("best", path)
         except OSError as error:
             raise CheckpointError(
                 f"Cannot save {path}: {error.strerror or str(error).rstrip('.')}. Earlier checkpoints are untouched; "
                 "make room, then go on with --resume."
             ) from error
-        newest = self.all()[-snapshot.train.keep :]
-        for folder in self.all():
-            if folder not in (*newest, self.pointed("last"), self.pointed("best")):
-                self._remove(folder)
+        self._thin_out(snapshot.train)
         return path
+
+    def _thin_out(self, train: TrainConfig) -> None:
+        """Remove the checkpoints that are not to be kept."""
+        folders = self.all()
+        kept = {*folders[-train.keep :], self.pointed("last"), self.pointed("best")}
+        for folder in folders:
+            is_milestone = train.keep_every > 0 and step_of(folder) % train.keep_every == 0
+            if folder not in kept and not is_milestone:
+                self._remove(folder)
 
     def mark_best(self, step: int) -> None:
         """Let `best` name the checkpoint of this step. Raises CheckpointError."""
@@ -131,20 +157,22 @@ class Checkpoints:
         folders = [
             path for path in self.folder.glob("step-*") if re.fullmatch("step-[0-9]+", path.name) and path.is_dir()
         ]
-        return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+        return sorted(folders, key=step_of)
 
     def after(self, folder: Path) -> list[Path]:
         """Return the checkpoints of later steps than this one."""
         folders = self.all()
         return folders[folders.index(folder) + 1 :]
 
-    def rewind(self, folder: Path) -> None:
-        """Make this checkpoint the last one: later ones, and `best` if it names one of them, are dropped."""
+    def rewind(self, folder: Path, best_step: int | None) -> None:
+        """Make this checkpoint the last one, and that of `best_step` the best, if it is there; drop later ones."""
         self._point("last", folder)
-        later = self.after(folder)
-        if self.pointed("best") in later:
-            (self.folder / "best").unlink()
-        for abandoned in later:
+        best = next((path for path in self.all() if step_of(path) == best_step), None)
+        if best:
+            self._point("best", best)
+        else:
+            (self.folder / "best").unlink(missing_ok=True)
+        for abandoned in self.after(folder):
             self._remove(abandoned)
 
     def clear(self) -> None:
@@ -158,13 +186,21 @@ class Checkpoints:
     def clean(self) -> None:
         """Remove what a killed save left unfinished."""
         for leftover in self.folder.glob(TEMPORARY + "*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
+
+    def free_bytes(self) -> int:
+        """Return how much room there is where the checkpoints are, or will be."""
+        return shutil.disk_usage(next(path for path in (self.folder, *self.folder.parents) if path.exists())).free
 
     def _point(self, pointer: str, folder: Path) -> None:
         temporary = self.folder / f"{TEMPORARY}{pointer}"
         temporary.write_text(folder.name + "\n", encoding="utf-8", newline="\n")
         sync_file(temporary)
         temporary.replace(self.folder / pointer)
+        sync_folder(self.folder)
 
     def _remove(self, folder: Path) -> None:
         """Delete a checkpoint, so that it is never there in part. One that is being read may stay (on Windows)."""
@@ -175,6 +211,11 @@ class Checkpoints:
             folder.rename(Path(scratch) / folder.name)
 
 
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint folder, by its name."""
+    return int(folder.name.removeprefix("step-"))
+
+
 def locate(path: Path) -> Path:
     """Return the checkpoint folder meant by `path`: itself, or the last one of a run. Raises UsageError."""
     if not path.is_dir():
@@ -183,8 +224,11 @@ def locate(path: Path) -> Path:
         return path
     checkpoints = Checkpoints(path)
     last = checkpoints.pointed("last")
+    folders = checkpoints.all()
+    if folders and not (checkpoints.folder / "last").exists():  # killed between its first checkpoint and the pointer
+        return folders[-1]
     if last is None:
-        there = ", ".join(str(folder) for folder in checkpoints.all())
+        there = ", ".join(map(str, folders))
         raise UsageError(f"{path} has no last checkpoint{f'; name one of {there}' if there else ''}.")
     return last
 
@@ -217,6 +261,14 @@ def read(folder: Path) -> Snapshot:
             moments=moments,
             step=_whole_number(content["step"], 0, 2**31),
             best_loss=None if best_loss is None else float(best_loss),
+            best_step=_step_or_none(content["best_step"]),
+            n_worse=_whole_number(content["n_worse"], 0, 2**31),
+            last_evaluation=_step_or_none(content["last_evaluation"]),
+            backoff=Backoff(
+                factor=_number(content["backoff"]["factor"], backoff.SMALLEST, 1.0),
+                n_made=_whole_number(content["backoff"]["n_made"], 0, backoff.RECOVERY - 1),
+                n_skipped=_whole_number(content["backoff"]["n_skipped"], 0, backoff.MOST_SKIPPED - 1),
+            ),
             data_folder=str(content["data"]["folder"]),
             data_digest=str(content["data"]["digest"]),
             plan=Plan(
@@ -227,7 +279,7 @@ def read(folder: Path) -> Snapshot:
                 precision=str(content["plan"]["precision"]),
             ),
             loss_scale=LossScale(
-                value=_number(content["loss_scale"]["value"], 0.5, LARGEST),
+                value=_number(content["loss_scale"]["value"], SMALLEST, LARGEST),
                 n_good=_whole_number(content["loss_scale"]["n_good"], 0, 2**31),
             ),
         )
@@ -239,6 +291,10 @@ def _whole_number(value: Any, smallest: int, largest: int) -> int:
     if type(value) is not int or not smallest <= value <= largest:
         raise ValueError(f"{value!r} is no whole number from {smallest} to {largest}")
     return value
+
+
+def _step_or_none(value: Any) -> int | None:
+    return None if value is None else _whole_number(value, 0, 2**31)
 
 
 def _number(value: Any, smallest: float, largest: float) -> float:
@@ -261,11 +317,22 @@ def read_model(folder: Path) -> tuple[ModelConfig, Array, tokenizers.Tokenizer]:
 
 
 def verify(folder: Path, names: Iterable[str] = FILES) -> dict[str, Any]:
-    """Check files against their recorded sizes and hashes; return trainer.json. Raises CheckpointError."""
+    """Check files against their recorded sizes and hashes; return trainer.json, of today's format.
+
+    Raises CheckpointError.
+    """
     path = folder / TRAINER
     content = read_json(path, CheckpointError)
-    if content.get("format") != FORMAT or not isinstance(content.get("files"), dict):
-        raise CheckpointError(f"{path} is of format {content.get('format')}, this version reads {FORMAT}.")
+    version = content.get("format")
+    if type(version) is int and version > FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {version}, written by scratchgpt {content.get('scratchgpt')}; this version, "
+            f"{__version__}, reads formats up to {FORMAT}: update scratchgpt."
+        )
+    if type(version) is not int or version < 1 or not isinstance(content.get("files"), dict):
+        raise CheckpointError(f"{path} is damaged: it is of no format that there has been.")
+    if version >= 4 and content.get("sha256") != _digest(content):
+        raise CheckpointError(f"{path} was altered; use another checkpoint.")
     for name in names:
         try:
             record = file_record(folder / name)
@@ -273,7 +340,17 @@ def verify(folder: Path, names: Iterable[str] = FILES) -> dict[str, Any]:
             raise CheckpointError(f"Cannot read {folder / name}: {error.strerror}.") from error
         if content["files"].get(name) != record:
             raise CheckpointError(f"{folder / name} was truncated or altered; use another checkpoint.")
-    return content
+    best = Checkpoints(folder.resolve().parent.parent).pointed("best")
+    try:
+        return upgraded(content, best and step_of(best))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from error
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """Return a hash of what trainer.json says beside this hash itself."""
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) -> None:
@@ -294,13 +371,17 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) ->
         "scratchgpt": __version__,
         "step": snapshot.step,
         "best_loss": snapshot.best_loss,
+        "best_step": snapshot.best_step,
+        "n_worse": snapshot.n_worse,
+        "last_evaluation": snapshot.last_evaluation,
         "train": dataclasses.asdict(snapshot.train),
         "data": {"folder": snapshot.data_folder, "digest": snapshot.data_digest},
         "plan": snapshot.plan._asdict(),
         "loss_scale": snapshot.loss_scale._asdict(),
+        "backoff": snapshot.backoff._asdict(),
         "files": {name: file_record(folder / name) for name in FILES},
     }
-    write_json(folder / TRAINER, content)
+    write_json(folder / TRAINER, content | {"sha256": _digest(content)})
     for file in folder.iterdir():
         shutil.copymode(folder / TRAINER, file)  # safetensors makes files that only their owner can read
         sync_file(file)

@@ -65,6 +65,7 @@ class Ended:
 
     step: int
     is_finished: bool
+    is_early: bool = False  # finished before its last step, for the validation loss became no better
 
 
 Event = StepDone | Noted | Evaluating | Evaluated | Saved | Ended

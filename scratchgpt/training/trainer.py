@@ -13,7 +13,8 @@ from scratchgpt.data.dataset import Batch, Dataset
 from scratchgpt.errors import LaneError, TrainingError
 from scratchgpt.model.engine import engine
 from scratchgpt.ops.adamw import Hyperparameters, Moments
-from scratchgpt.training.checkpoint import Checkpoints, Snapshot
+from scratchgpt.training.backoff import MOST_SKIPPED, RECOVERY, Backoff
+from scratchgpt.training.checkpoint import Checkpoints, Snapshot, step_of
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
 from scratchgpt.training.schedule import learning_rate
 
@@ -29,7 +30,6 @@ class Trainer:
         train = snapshot.train
         dataset.require(snapshot.model.block_size, order=train.order, within_documents=train.within_documents)
         self.config = train
-        self.step = snapshot.step
         self.run = run
         n_tokens = train.batch_size * snapshot.model.block_size
         self.engine = engine(
@@ -44,8 +44,24 @@ class Trainer:
         self.checkpoints = Checkpoints(run)
         self._snapshot = snapshot._replace(params=self.model.params, moments=self.engine.moments)
         self._dataset = dataset
-        self._best_loss = snapshot.best_loss
+        self._saved_at = time.monotonic()
+        self._has_warned = False
         self._stopping = False
+
+    @property
+    def step(self) -> int:
+        """How many updates there have been."""
+        return self._snapshot.step
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do, be it that the validation loss has long not become better."""
+        return self._snapshot.is_finished
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the run is finished before its last step."""
+        return self.is_finished and self.step < self.config.steps
 
     def stop(self) -> None:
         """Save and end after the current step. May be called from a signal handler."""
@@ -66,39 +82,56 @@ class Trainer:
     def _run(self) -> Iterator[Event]:
         if self.engine.note:
             yield Noted(self.engine.note)
+        yield from self._warn_of_full_disk()
         if self.step == 0:
             yield from self.save()  # a full disk shows now, not after an hour
-            yield from self._evaluate_windows()
-        while self.step < self.config.steps and not self._stopping:
+        yield from self._evaluate_if_due()
+        while not self.is_finished and not self._stopping:
             yield from self._train_step()
-            is_last = self.step == self.config.steps
-            if is_last or self._is_due(self.config.eval_every):
-                yield from self._evaluate_windows()
-            if is_last or self._is_due(self.config.save_every):
+            yield from self._evaluate_if_due()
+            if self._is_save_due():
                 yield from self.save()
         yield from self.save()
-        if self.step >= self.config.steps:
+        if self.is_finished:
             yield from self._evaluate_whole()
-        yield Ended(self.step, is_finished=self.step >= self.config.steps)
+        yield Ended(self.step, is_finished=self.is_finished, is_early=self.is_early)
 
     def save(self) -> Iterator[Event]:
         """Write a checkpoint of the present state, unless there is one. Raises CheckpointError."""
         last = self.checkpoints.pointed("last")
-        if last is not None and last.name == f"step-{self.step:06d}":
+        if last is not None and step_of(last) == self.step:
             return
+        yield from self._warn_of_full_disk()
         state = self._snapshot
         to_numpy = self.model.backend.to_numpy
         snapshot = state._replace(
             params=to_numpy(state.params),
             moments=Moments(*map(to_numpy, state.moments)),
-            step=self.step,
-            best_loss=self._best_loss,
             loss_scale=self.engine.loss_scale or state.loss_scale,
         )
-        yield Saved(self.step, self.checkpoints.save(snapshot, self._dataset.tokenizer))
+        folder = self.checkpoints.save(snapshot, self._dataset.tokenizer)
+        self._saved_at = time.monotonic()
+        yield Saved(self.step, folder)
+
+    def _warn_of_full_disk(self) -> Iterator[Event]:
+        """Say so, once, if there might be no room for the next checkpoints."""
+        needed, free = 2 * 12 * self.model.layout.size, self.checkpoints.free_bytes()  # float32: θ, m and v
+        if free < needed and not self._has_warned:
+            self._has_warned = True
+            yield Noted(
+                f"Only {free / 1e6:,.1f} MB are free for {self.run}, and two more checkpoints need "
+                f"{needed / 1e6:,.1f} MB: make room before the disk is full."
+            )
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
+
+    def _is_save_due(self) -> bool:
+        if self._snapshot.backoff.n_skipped:
+            return False  # perhaps the weights are broken: let no good checkpoint go for them
+        minutes = (time.monotonic() - self._saved_at) / 60
+        is_time = 0 < self.config.save_minutes <= minutes
+        return is_time or self._is_due(self.config.save_every) or self._is_due(self.config.keep_every)
 
     def _train_step(self) -> Iterator[Event]:
         started = time.perf_counter()
@@ -116,20 +149,37 @@ class Trainer:
             loss = self.engine.loss_and_grad(*batch, seed=config.seed, step=self.step)
         except MemoryError as error:
             raise (yield from self._saved_before(error)) from error
-        rate = learning_rate(config, self.step)
+        state = self._snapshot
+        rate = state.backoff.factor * learning_rate(config, self.step)
         hyperparameters = Hyperparameters(rate, config.beta1, config.beta2, config.weight_decay)
-        grad_norm = self.engine.update(hyperparameters, clip=config.grad_clip, update_number=self.step + 1)
-        scale = self.engine.loss_scale
-        if scale is None or scale.is_exhausted:
-            self._require_finite(self.step + 1, loss, grad_norm)
-        self.step += 1
+        if math.isfinite(loss):
+            grad_norm = self.engine.update(hyperparameters, clip=config.grad_clip, update_number=self.step + 1)
+        else:
+            grad_norm = self.engine.skip()
+        note, backoff = "", state.backoff.after_update()
+        if not math.isfinite(grad_norm):
+            note, backoff = self._skipped(loss, grad_norm)
+        self._snapshot = state._replace(step=self.step + 1, backoff=backoff)
         seconds = time.perf_counter() - started
         yield StepDone(self.step, loss, rate, grad_norm, seconds, batch.tokens.size, self.engine.device_bytes())
-        if scale is not None and not math.isfinite(grad_norm):
-            yield Noted(
-                f"step {self.step:,}: gradients overflowed in half precision; the weights stay as they were, and the "
-                f"next gradients are scaled by {scale.value:,.0f}"
-            )
+        if note:
+            yield Noted(f"step {self.step:,}: {note}")
+
+    def _skipped(self, loss: float, grad_norm: float) -> tuple[str, Backoff]:
+        """Say why the weights stay as they were, and what follows. Raises TrainingError if the run is to end."""
+        scale, backoff = self.engine.loss_scale, self._snapshot.backoff
+        if scale is not None and not scale.is_exhausted:
+            return (
+                "gradients overflowed in half precision; the weights stay as they were, and the next gradients are "
+                f"scaled by {scale.value:,.0f}"
+            ), backoff
+        backoff = backoff.after_skip()
+        if self.config.on_nan == "stop" or backoff.n_skipped == MOST_SKIPPED:
+            raise self._diverged(self.step + 1, loss, grad_norm)
+        return (
+            f"the loss was {loss:g} and the norm of its gradient {grad_norm:g}; the weights stay as they were, and the "
+            f"learning rate is {backoff.factor:g} of the schedule's for the next {RECOVERY} updates"
+        ), backoff
 
     def _saved_before(self, error: MemoryError) -> Generator[Event, None, MemoryError]:
         """Save, so that no steps are lost, and return the error with what to do about it."""
@@ -137,15 +187,19 @@ class Trainer:
         last = self.checkpoints.pointed("last")
         return MemoryError(f"{str(error).rstrip('.')}. The run is saved in {last}; go on with --resume.")
 
-    def _require_finite(self, step: int, *numbers: float) -> None:
-        """Raise TrainingError if the run has come to numbers that are none."""
-        if not all(math.isfinite(number) for number in numbers):
-            last = self.checkpoints.pointed("last")
-            raise TrainingError(
-                f"At step {step} the loss or its gradient became {' and '.join(f'{number:g}' for number in numbers)}: "
-                f"the run has diverged. Its last checkpoint is {last}; go on from that or an earlier one with a "
-                f"--learning-rate below {self.config.learning_rate:g}."
-            )
+    def _diverged(self, step: int, *numbers: float) -> TrainingError:
+        """Return the error of a run that has come to numbers that are none."""
+        return TrainingError(
+            f"At step {step} the loss or its gradient became {' and '.join(f'{number:g}' for number in numbers)}: "
+            f"the run has diverged. Its last checkpoint is {self.checkpoints.pointed('last')}; go on from that or an "
+            f"earlier one with a --learning-rate below {self.config.learning_rate:g}."
+        )
+
+    def _evaluate_if_due(self) -> Iterator[Event]:
+        """Evaluate on the windows if this step asks for it and it has not been done."""
+        is_asked = self.step in (0, self.config.steps) or self._is_due(self.config.eval_every)
+        if is_asked and self._snapshot.last_evaluation != self.step:
+            yield from self._evaluate_windows()
 
     def _evaluate_windows(self) -> Iterator[Event]:
         """Measure on the fixed windows; the best model so far is saved at once."""
@@ -157,11 +211,16 @@ class Trainer:
             within_documents=self.config.within_documents,
         )
         result = yield from self._evaluate(batches, math.ceil(n_windows / batch_size), is_whole=False)
-        self._require_finite(self.step, result.loss)
-        is_best = self._best_loss is None or result.loss < self._best_loss
+        if not math.isfinite(result.loss):
+            raise self._diverged(self.step, result.loss)
+        state = self._snapshot._replace(last_evaluation=self.step)
+        is_best = state.best_loss is None or result.loss < state.best_loss
+        if is_best:
+            self._snapshot = state._replace(best_loss=result.loss, best_step=self.step, n_worse=0)
+        else:
+            self._snapshot = state._replace(n_worse=state.n_worse + 1)
         yield dataclasses.replace(result, is_best=is_best)
         if is_best:
-            self._best_loss = result.loss
             yield from self.save()
             self.checkpoints.mark_best(self.step)
 

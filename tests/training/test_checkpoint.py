@@ -17,7 +17,7 @@ from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.model import plan
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.training import checkpoint
-from scratchgpt.training.checkpoint import FILES, TRAINER, Checkpoints, Snapshot
+from scratchgpt.training.checkpoint import FILES, TRAINER, Checkpoints, Snapshot, _digest
 from tests.world import make_dataset, make_snapshot
 
 
@@ -83,6 +83,19 @@ def test_steps_beyond_a_million_are_in_order(tmp_path: Path, snapshot: Snapshot)
     assert [folder.name for folder in Checkpoints(tmp_path / "run").all()] == ["step-999999", "step-1000000"]
 
 
+def test_milestones_are_never_removed(tmp_path: Path, snapshot: Snapshot) -> None:
+    train = dataclasses.replace(snapshot.train, keep=1, keep_every=10)
+    for step in range(0, 35, 5):
+        save(tmp_path, snapshot._replace(step=step, train=train, best_step=5 if step >= 5 else None))
+    assert names(tmp_path) == ["best", "last", *(f"step-{step:06d}" for step in (0, 5, 10, 20, 30))]
+
+
+def test_a_run_killed_before_it_could_point_at_its_first_checkpoint(tmp_path: Path, snapshot: Snapshot) -> None:
+    folder = save(tmp_path, snapshot)
+    (folder.parent / "last").unlink()
+    assert checkpoint.locate(tmp_path / "run") == folder
+
+
 def test_a_checkpoint_is_never_replaced(tmp_path: Path, snapshot: Snapshot) -> None:
     folder = save(tmp_path, snapshot)
     with pytest.raises(CheckpointError, match="another run has left it there"):
@@ -102,11 +115,11 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, snapshot: Sna
 def test_going_back_drops_what_came_after(tmp_path: Path, snapshot: Snapshot) -> None:
     checkpoints = Checkpoints(tmp_path / "run")
     folders = [save(tmp_path, snapshot._replace(step=step, train=keep_all(snapshot))) for step in (1, 2, 3)]
-    checkpoints.mark_best(2)
-    checkpoints.rewind(folders[1])
+    checkpoints.mark_best(3)
+    checkpoints.rewind(folders[1], best_step=2)
     assert names(tmp_path) == ["best", "last", "step-000001", "step-000002"]
-    assert checkpoints.pointed("last") == folders[1]
-    checkpoints.rewind(folders[0])
+    assert checkpoints.pointed("last") == checkpoints.pointed("best") == folders[1]
+    checkpoints.rewind(folders[0], best_step=None)
     assert names(tmp_path) == ["last", "step-000001"]
     checkpoints.clear()
     assert names(tmp_path) == []
@@ -139,7 +152,14 @@ def test_every_damaged_file_is_named(name: str, tmp_path: Path, snapshot: Snapsh
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": 99}, "format 99"),
+        ({"format": 99}, r"of format 99, written by scratchgpt .* reads formats up to 4: update scratchgpt\."),
+        ({"format": 0}, "damaged"),
+        ({"format": True}, "damaged"),
+        ({"best_step": -1}, "-1 is no whole number"),
+        ({"n_worse": None}, "damaged"),
+        ({"last_evaluation": 1.0}, "damaged"),
+        ({"backoff": {"factor": 2.0, "n_made": 0, "n_skipped": 0}}, "2.0 is no number"),
+        ({"backoff": None}, "damaged"),
         ({"step": -5}, "-5 is no whole number"),
         ({"step": 1.5}, "damaged"),
         ({"step": float("inf")}, "damaged"),
@@ -147,8 +167,8 @@ def test_every_damaged_file_is_named(name: str, tmp_path: Path, snapshot: Snapsh
         ({"plan": {"lanes": 10**9, "micro_batch": 1, "block_bytes": 2**18}}, "damaged"),
         ({"plan": {"lanes": 2, "micro_batch": 0, "block_bytes": 2**18}}, "damaged"),
         ({"plan": 2}, "damaged"),
-        ({"files": 3}, "format"),
-        ({"format": None}, "format None"),
+        ({"files": 3}, "damaged"),
+        ({"format": None}, "damaged"),
         ({"files": {}}, "altered"),
         ({"train": {"steps": 3}}, "damaged"),
         ({"train": {"stepz": 3}}, "did you mean 'steps'"),
@@ -161,7 +181,11 @@ def test_a_record_that_makes_no_sense(
 ) -> None:
     folder = save(tmp_path, snapshot)
     content = json.loads((folder / TRAINER).read_text(encoding="utf-8"))
-    (folder / TRAINER).write_text(json.dumps(content | change), encoding="utf-8")
+    changed = content | change
+    (folder / TRAINER).write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(CheckpointError):
+        checkpoint.read(folder)
+    (folder / TRAINER).write_text(json.dumps(changed | {"sha256": _digest(changed)}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=reason):
         checkpoint.read(folder)
 
@@ -242,6 +266,7 @@ def test_a_failed_save_harms_nothing(tmp_path: Path, snapshot: Snapshot, request
 def test_what_a_killed_save_leaves_is_cleaned_up(tmp_path: Path, snapshot: Snapshot) -> None:
     save(tmp_path, snapshot)
     (tmp_path / "run" / "checkpoints" / ".unfinished-x" / "step-000020").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / ".unfinished-last").touch()
     checkpoints = Checkpoints(tmp_path / "run")
     assert [folder.name for folder in checkpoints.all()] == ["step-000010"]
     checkpoints.clean()
