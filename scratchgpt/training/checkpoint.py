@@ -342,7 +342,7 @@ def verify(folder: Path, names: Iterable[str] = FILES) -> dict[str, Any]:
             raise CheckpointError(f"{folder / name} was truncated or altered; use another checkpoint.")
     best = Checkpoints(folder.resolve().parent.parent).pointed("best")
     try:
-        return upgraded(content, best and step_of(best))
+        return upgraded(content, step_of(best) if best else None)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
 
