@@ -1,10 +1,12 @@
 """Wrong input: one clear sentence on standard error, the right exit code, nothing lost, never a traceback."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from scratchgpt.errors import TrainingError
 from scratchgpt.lock import FolderLock
+from scratchgpt.training.checkpoint import read
 from tests.world import TEXT, scratchgpt
 
 USAGE, FAILURE = 2, 1
@@ -78,6 +81,12 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("train --data data/fox --dropout 1", USAGE, "dropout"),
         ("train --data data/fox --activation swish", USAGE, "gelu_new or relu"),
         ("train --data data/fox --order backwards", USAGE, "order must be random or sequential"),
+        ("train --data data/fox --on-nan ignore", USAGE, "on_nan must be stop or skip, not 'ignore'"),
+        ("train --data data/fox --patience 3 --eval-every 0", USAGE, "patience counts evaluations"),
+        ("train --data data/fox --patience -1", USAGE, "patience must be at least 0"),
+        ("train --data data/fox --save-minutes -1", USAGE, "save_minutes must be at least 0"),
+        ("train --data data/fox --keep 0", USAGE, "keep must be at least 1"),
+        ("train --data data/fox --keep-every -1", USAGE, "keep_every must be at least 0"),
         ("train --data data/fox --within-documents", USAGE, "has no <|endoftext|>"),
         ("train --data data/fox --block-size 300", USAGE, "validation part of data/fox has 207 tokens"),
         ("train --data data/fox --block-size 3000", USAGE, "training part of data/fox has 1,863 tokens"),
@@ -90,7 +99,9 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("train --resume runs/none", USAGE, "no run or checkpoint runs/none"),
         ("train --resume runs/a --preset rusted", USAGE, "--preset"),
         ("train --resume runs/a --steps 4 --n-embd 32", USAGE, "n_embd of 16; it cannot become 32"),
+        ("train --resume runs/a --steps 4 --bias", USAGE, "bias of False; it cannot become True"),
         ("train --resume runs/a --steps 4 --seed 4", USAGE, "seed"),
+        ("train --resume runs/a --run runs/b", USAGE, "leave out --preset and --run"),
         ("train --resume runs/a --steps 4 --data data/other", FAILURE, "not the data"),
         ("generate --prompt fox=", USAGE, "'=' (U+003D, at position 3)"),
         ("generate --prompt=", USAGE, "prompt is empty"),
@@ -165,6 +176,16 @@ def test_two_trainings_in_one_run(world: Path) -> None:
     assert "Another training is running in runs/a" in refused(result, FAILURE)
 
 
+def test_a_checkpoint_of_a_newer_version(world: Path) -> None:
+    path = world / "runs" / "a" / "checkpoints" / "step-000002" / "trainer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | {"format": 1000, "scratchgpt": "17.0"}), encoding="utf-8")
+    for command in (("generate",), ("train", "--resume", "runs/a", "--steps", "4")):
+        message = refused(scratchgpt(*command, cwd=world), FAILURE)
+        assert "trainer.json is of format 1000, written by scratchgpt 17.0; this version, " in message
+        assert message.endswith("update scratchgpt.")
+
+
 def test_a_checkpoint_that_has_left_its_run(world: Path) -> None:
     shutil.copytree(world / "runs" / "a" / "checkpoints" / "step-000002", world / "mine")
     result = scratchgpt("train", "--resume", "mine", "--steps", "4", cwd=world)
@@ -217,6 +238,39 @@ def test_a_disk_that_is_full_keeps_the_previous_checkpoint(world: Path) -> None:
     checkpoints = world / "runs" / "a" / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["best", "last", "step-000000", "step-000002"]
     assert scratchgpt("generate", "--tokens", "5", cwd=world).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk in memory, with room for three checkpoints and a log, but not for four."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)  # noqa: S607 - as in mount's manual
+
+
+def test_a_disk_that_becomes_full(world: Path, small_disk: Path) -> None:
+    """It is said once before; then the run ends with a sentence, and goes on where there is room."""
+    options = ("--data", "data/fox", "--steps", "30", "--save-every", "2", "--keep", "99", "--lanes", "1", *SMALL)
+    result = scratchgpt("train", "--run", small_disk / "run", *options, cwd=world)
+    message = refused(result, FAILURE)
+    assert f"Cannot save {small_disk}/run/checkpoints/step-0000" in message
+    assert os.strerror(errno.ENOSPC) in message
+    assert "Earlier checkpoints are untouched; make room, then go on with --resume." in message
+    assert result.stdout.count("make room before the disk is full") == 1
+    folders = sorted((small_disk / "run" / "checkpoints").iterdir())
+    assert [path.name for path in folders[:2]] == ["best", "last"]
+    assert len(folders) >= 4
+    for folder in folders[2:]:
+        read(folder)
+    again = scratchgpt("train", "--resume", small_disk / "run", "--keep", "1", "--steps", "20", cwd=world)
+    assert "Cannot save" in refused(again, FAILURE)
+    shutil.rmtree(folders[2])
+    mended = scratchgpt("train", "--resume", small_disk / "run", "--keep", "1", "--steps", "20", cwd=world)
+    assert mended.returncode == 0, mended.stderr
 
 
 def test_a_folder_that_cannot_be_written(world: Path) -> None:

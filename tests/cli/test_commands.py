@@ -146,6 +146,23 @@ def test_a_finished_run_says_so(prepared: Path) -> None:
     assert log_rows(prepared / "r")[-1]["step"] == 4
 
 
+def test_a_run_that_ends_early_says_so(prepared: Path) -> None:
+    options = ("--steps", "500", "--eval-every", "1", "--patience", "2", "--learning-rate", "0.5")
+    ended = scratchgpt("train", "--run", "r", *options, *SMALL, cwd=prepared)
+    assert ended.returncode == 0, ended.stderr
+    assert "has not become better in 2 evaluations; the best is r/checkpoints/step-0000" in ended.stdout
+    step = int(log_rows(prepared / "r")[-1]["step"])
+    assert step < 500
+    again = scratchgpt("train", "--resume", "r", cwd=prepared)
+    assert again.returncode == 0
+    assert f"finished: it has made {step} steps. To train it longer: scratchgpt train --resume r --patience N" in (
+        again.stdout
+    )
+    more = scratchgpt("train", "--resume", "r", "--patience", "0", "--steps", str(step + 3), cwd=prepared)
+    assert more.returncode == 0, more.stderr
+    assert log_rows(prepared / "r")[-1]["step"] == step + 3
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_stops(number: signal.Signals, code: int, prepared: Path) -> None:
     command = [sys.executable, "-m", "scratchgpt", "train", "--run", "r", "--steps", "1000000", *SMALL]
@@ -209,7 +226,8 @@ def test_every_setting_is_an_option(prepared: Path) -> None:
     named = "--run --resume --preset --steps --batch-size --block-size --n-layer --n-head --n-embd --dropout --seed"
     more = "--learning-rate --eval-every --save-every --device --keep --micro-batch --bias --no-bias --activation"
     data = "--order --within-documents"
-    assert [option for option in f"{named} {more} {data}".split() if option not in shown] == []
+    safety = "--patience --save-minutes --keep-every --on-nan"
+    assert [option for option in f"{named} {more} {data} {safety}".split() if option not in shown] == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")

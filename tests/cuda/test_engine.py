@@ -23,6 +23,7 @@ from scratchgpt.model.params import Layout
 from scratchgpt.model.plan import Plan
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.training import checkpoint
+from scratchgpt.training.backoff import Backoff
 from scratchgpt.training.events import Event, Noted, StepDone
 from scratchgpt.training.trainer import Trainer
 from tests.cuda.checks import needs_emulator
@@ -64,7 +65,7 @@ def counters(cupy: Any) -> Any:
     return counters
 
 
-def gpu_trainer(folder: Path, *, precision: str = "fp32", scale: float = 2.0**16, **changes: float) -> Trainer:
+def gpu_trainer(folder: Path, *, precision: str = "fp32", scale: float = 2.0**16, **changes: Any) -> Trainer:
     """Return a trainer of a tiny run in `folder` / run, with dropout."""
     dataset = make_dataset(folder)
     plan, loss_scale = GPU._replace(precision=precision), LossScale(scale)
@@ -178,6 +179,27 @@ def test_a_run_that_has_diverged_in_half_precision_says_so(tmp_path: Path) -> No
         list(events)
 
 
+def test_a_run_in_half_precision_skips_once_no_scale_helps(tmp_path: Path) -> None:
+    """And the state of that can be saved and read: the smallest scale, and a lower learning rate."""
+    trainer = gpu_trainer(tmp_path, precision="fp16", scale=2.0, steps=8, eval_every=0, save_every=0, on_nan="skip")
+    events = trainer.events()
+    compute, seen = trainer.engine.loss_and_grad, []
+
+    def loss_and_grad(*batch: Any, seed: int, step: int) -> float:
+        seen.append(step)
+        loss = compute(*batch, seed=seed, step=step)
+        return math.nan if step < 4 else loss
+
+    vars(trainer.engine)["loss_and_grad"] = loss_and_grad
+    notes = [event.message for event in events if isinstance(event, Noted)]
+    assert ["half precision" in note for note in notes] == [True, False, False, False]
+    assert "the learning rate is 0.125 of the schedule's" in notes[-1]
+    assert seen == list(range(8))
+    assert trainer.engine.loss_scale == LossScale(0.5, 4)
+    snapshot = checkpoint.read(checkpoint.locate(tmp_path / "run"))
+    assert (snapshot.loss_scale, snapshot.backoff) == (LossScale(0.5, 4), Backoff(0.125, 4))
+
+
 def test_the_scale_of_the_loss() -> None:
     scale = LossScale()
     for _ in range(PATIENCE - 1):
@@ -188,6 +210,7 @@ def test_the_scale_of_the_loss() -> None:
     assert LossScale(LARGEST, PATIENCE - 1).after(1.0) == LossScale(LARGEST)
     assert not LossScale(1.0).is_exhausted
     assert LossScale(1.0).after(math.inf).is_exhausted
+    assert LossScale(1.0).after(math.inf).after(math.inf) == LossScale(0.5)
 
 
 def test_a_loss_that_is_not_finite_is_shown_and_forgotten() -> None:
