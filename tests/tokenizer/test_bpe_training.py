@@ -86,7 +86,7 @@ def test_no_piece_reaches_into_the_next_text() -> None:
 
 
 def test_a_vocabulary_that_is_too_small() -> None:
-    with pytest.raises(UsageError, match="256 tokens is too small: the 256 bytes and 1 special tokens? make 257"):
+    with pytest.raises(UsageError, match="256 tokens is too small: the 256 bytes and 1 special token make 257"):
         train(count_pieces([TEXT]), 256)
     assert train(count_pieces([TEXT]), 257).merges == []
 
