@@ -1,5 +1,6 @@
 """The run's log: one JSON object a line, flushed at once, so that it can be read while the run goes on."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -62,8 +63,9 @@ class Log:
             self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. What could not be written has been told of by `write`."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _step_of(line: bytes) -> float:

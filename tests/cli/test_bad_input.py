@@ -215,22 +215,22 @@ def test_force_replaces_a_run_and_nothing_else(world: Path) -> None:
     assert not (world / "runs" / "a" / "checkpoints" / "step-000002").exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a limit on file sizes")
-def test_a_disk_that_is_full_keeps_the_previous_checkpoint(world: Path) -> None:
-    """The real program under a file-size limit that the log fits into, but no model of this size."""
+def limited(world: Path, n_bytes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line where no file may be larger."""
     program = (
         "import resource, runpy, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({n_bytes}, resource.RLIM_INFINITY))\n"
         "sys.argv[0] = 'scratchgpt'\n"
         "runpy.run_module('scratchgpt', run_name='__main__')\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program, "train", "--resume", "runs/a", "--steps", "4", "--lanes", "1"],
-        cwd=world,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, cwd=world, capture_output=True, encoding="utf-8", check=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on file sizes")
+def test_a_disk_that_is_full_keeps_the_previous_checkpoint(world: Path) -> None:
+    """The real program under a file-size limit that the log fits into, but no model of this size."""
+    result = limited(world, 20_000, "train", "--resume", "runs/a", "--steps", "4", "--lanes", "1")
     message = refused(result, FAILURE)
     assert "Cannot save runs/a/checkpoints/step-000004" in message
     assert os.strerror(errno.EFBIG) in message
@@ -238,6 +238,13 @@ def test_a_disk_that_is_full_keeps_the_previous_checkpoint(world: Path) -> None:
     checkpoints = world / "runs" / "a" / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["best", "last", "step-000000", "step-000002"]
     assert scratchgpt("generate", "--tokens", "5", cwd=world).returncode == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on file sizes")
+def test_a_log_that_cannot_grow_ends_the_run_in_a_sentence(world: Path) -> None:
+    result = limited(world, 5000, "train", "--resume", "runs/a", "--steps", "400", "--lanes", "1")
+    assert "Cannot save runs/a/checkpoints/step-0000" in refused(result, FAILURE)
+    assert scratchgpt("train", "--resume", "runs/a", "--steps", "4", cwd=world).returncode == 0
 
 
 @pytest.fixture
