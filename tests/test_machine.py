@@ -37,3 +37,22 @@ def test_cores_are_those_that_the_container_leaves(cgroup: Path) -> None:
 
 def test_a_processor_has_a_name() -> None:
     assert machine.processor_name().strip()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells")
+def test_resident_memory_follows_what_is_used() -> None:
+    before = machine.resident_memory()
+    ballast = bytearray(b"x" * 50_000_000)
+    after = machine.resident_memory()
+    assert before is not None
+    assert after is not None
+    assert 40e6 < after - before < 120e6
+    assert len(ballast) == 50_000_000
+
+
+def test_resident_memory_where_nobody_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> int:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(machine, "_statm", missing)
+    assert machine.resident_memory() is None

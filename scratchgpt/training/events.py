@@ -16,6 +16,8 @@ class StepDone:
     seconds: float
     n_tokens: int
     device_bytes: int | None = None  # memory that a GPU's pool holds
+    data_seconds: float = 0.0  # of `seconds`, those in which the batch was read
+    resident_bytes: int | None = None  # memory of this process that is in RAM
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from scratchgpt.data.dataset import Batch, Dataset
 from scratchgpt.errors import LaneError, TrainingError
+from scratchgpt.machine import resident_memory
 from scratchgpt.model.engine import engine
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.training.backoff import MOST_SKIPPED, RECOVERY, Backoff
@@ -145,6 +146,7 @@ class Trainer:
             order=config.order,
             within_documents=config.within_documents,
         )
+        data_seconds = time.perf_counter() - started
         try:
             loss = self.engine.loss_and_grad(*batch, seed=config.seed, step=self.step)
         except MemoryError as error:
@@ -161,7 +163,17 @@ class Trainer:
             note, backoff = self._skipped(loss, grad_norm)
         self._snapshot = state._replace(step=self.step + 1, backoff=backoff)
         seconds = time.perf_counter() - started
-        yield StepDone(self.step, loss, rate, grad_norm, seconds, batch.tokens.size, self.engine.device_bytes())
+        yield StepDone(
+            step=self.step,
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=grad_norm,
+            seconds=seconds,
+            n_tokens=batch.tokens.size,
+            device_bytes=self.engine.device_bytes(),
+            data_seconds=data_seconds,
+            resident_bytes=resident_memory(),
+        )
         if note:
             yield Noted(f"step {self.step:,}: {note}")
 

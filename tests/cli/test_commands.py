@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from scratchgpt import machine
 from scratchgpt.backend.cpu import blas
 from scratchgpt.cli.train import _engine
 from scratchgpt.model.plan import Plan
@@ -52,7 +53,17 @@ def test_the_three_commands_chain_and_can_be_repeated(world: Path) -> None:
         assert len(generate.stdout) == 1 + 100 + 1  # the prompt, a newline; the text; a newline at the end
         assert set(generate.stdout) <= set(TEXT)
     log = log_rows(world / "runs" / "fox-shakespeare-cpu-2")
-    assert log[1].keys() == {"step", "loss", "lr", "grad_norm", "step_ms", "tokens_per_s"}
+    assert log[1].keys() == {
+        "step",
+        "time",
+        "loss",
+        "lr",
+        "grad_norm",
+        "step_ms",
+        "data_ms",
+        "tokens",
+        "tokens_per_s",
+    } | ({"resident_mb"} if machine.resident_memory() else set())
     assert log[-1].keys() >= {"step", "val_loss", "val_perplexity", "val_accuracy"}
     assert log[-1]["step"] == 3
 

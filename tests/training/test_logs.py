@@ -2,31 +2,60 @@
 
 import json
 import math
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scratchgpt.errors import TrainingError
+from scratchgpt.errors import DataError, TrainingError
 from scratchgpt.lock import FolderLock
 from scratchgpt.training.events import Ended, Evaluated, StepDone
-from scratchgpt.training.logs import Log
+from scratchgpt.training.logs import COLUMNS, Log, read
 
-STEP = StepDone(step=3, loss=1.5, learning_rate=1e-3, grad_norm=0.5, seconds=0.25, n_tokens=100)
+STEP = StepDone(
+    step=3,
+    loss=1.5,
+    learning_rate=1e-3,
+    grad_norm=0.5,
+    seconds=0.25,
+    n_tokens=100,
+    device_bytes=4_200_000,
+    data_seconds=0.01,
+    resident_bytes=123_456_789,
+)
 EVALUATION = Evaluated(step=3, loss=math.log(7), accuracy=0.25, n_targets=99, is_whole=True)
 
 
-def rows(path: Path) -> list[dict[str, object]]:
+def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_lines_are_there_at_once(tmp_path: Path) -> None:
     log = Log(tmp_path / "log.jsonl", step=0)
-    log.write(STEP)
-    expected = {"step": 3, "loss": 1.5, "lr": 1e-3, "grad_norm": 0.5, "step_ms": 250.0, "tokens_per_s": 400.0}
-    assert rows(tmp_path / "log.jsonl") == [expected]
+    before = time.time()
+    written = log.write(STEP)
+    assert written is not None
+    (first,) = rows(tmp_path / "log.jsonl")
+    assert first == written
+    assert before - 0.001 <= first.pop("time") <= time.time() + 0.001
+    assert first == {
+        "step": 3,
+        "loss": 1.5,
+        "lr": 1e-3,
+        "grad_norm": 0.5,
+        "step_ms": 250.0,
+        "data_ms": 10.0,
+        "tokens": 100,
+        "tokens_per_s": 400.0,
+        "resident_mb": 123.5,
+        "device_mb": 4.2,
+    }
     log.write(EVALUATION)
-    log.write(Ended(3, is_finished=True))  # says nothing
+    assert log.write(Ended(3, is_finished=True)) is None
     _, last = rows(tmp_path / "log.jsonl")
+    assert written.keys() | last.keys() == set(COLUMNS)
+    assert last.pop("time") >= before - 0.001
     assert last.pop("val_perplexity") == pytest.approx(7.0, rel=1e-12)
     assert last == {"step": 3, "val_loss": math.log(7), "val_accuracy": 0.25, "val_targets": 99, "val_whole": True}
     log.close()
@@ -76,3 +105,80 @@ def test_one_training_at_a_time(tmp_path: Path) -> None:
         FolderLock(tmp_path, busy)
     with FolderLock(tmp_path, busy):
         pass
+
+
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl", step=0)
+    written = log.write(StepDone(step=1, loss=1.5, learning_rate=1e-3, grad_norm=0.5, seconds=0.25, n_tokens=100))
+    log.close()
+    assert written is not None
+    assert not {"resident_mb", "device_mb"} & written.keys()
+
+
+def test_reading_while_it_is_written(tmp_path: Path) -> None:
+    """A line that is not whole yet is not there."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.5}\n{"step": 2, "lo')
+    assert list(read(path)) == [{"step": 1, "loss": 2.5}]
+    path.write_bytes(b'{"step": 1}\n{"step": 2}')
+    assert list(read(path)) == [{"step": 1}]
+    path.write_bytes(b"")
+    assert list(read(path)) == []
+
+
+def test_reading_many_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = [json.dumps({"step": step, "loss": step / 7}) for step in range(20_000)]
+    lines[9_000] = "torn {"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    found = list(read(path))
+    assert found[9_000] is None
+    assert [row["step"] for row in found if row] == [step for step in range(20_000) if step != 9_000]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"not json",
+        b"3",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"\0" * 20,
+        b'{"step": "1"}',
+        b'{"step": 1.0}',
+        b'{"step": true}',
+        b'{"step": -1}',
+        b'{"step": 1e400}',
+        b'{"step": 99999999999999999999}',
+        b'{"loss": 1}',
+        b'{"step": 1',
+        b'"loss": 1}',
+        b"[" * 100_000,
+    ],
+)
+def test_damaged_lines_are_told_apart(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    assert list(read(path)) == [{"step": 1}, None, {"step": 2}]
+    Log(path, step=5).close()
+    assert rows(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_half_a_line_does_not_join_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1\n"loss": 2}\n')
+    assert list(read(path)) == [None, None]
+
+
+def test_what_is_no_finite_number_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1, "a": NaN, "b": -Infinity, "c": 1e999, "d": "x", "e": [1], "f": null, "g": 7}\n')
+    assert list(read(path)) == [{"step": 1, **dict.fromkeys("abcdef"), "g": 7}]
+
+
+def test_a_log_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Cannot read .*log\.jsonl: No such file"):
+        list(read(tmp_path / "log.jsonl"))
