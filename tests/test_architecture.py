@@ -26,6 +26,7 @@ LAYERS = [
 FOREIGN = {
     "click": {"cli"},
     "rich": {"cli"},
+    "matplotlib": {"cli"},
     "cupy": {"backend"},
     "safetensors": {"model"},
     "threadpoolctl": {"backend", "model"},

@@ -23,7 +23,14 @@ TEXT = "the quick brown fox jumps over the lazy dog,\nand the dog sleeps on.\n\n
 TINY = {"block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.2}
 QUICK = {"steps": 20, "batch_size": 5, "learning_rate": 1e-2, "eval_every": 8, "eval_windows": 7, "save_every": 6}
 CPU = select("cpu")
-OTHERS = ("cupy._environment", "regex._main", "regex.regex")
+OTHERS = (
+    "cupy._environment",
+    "matplotlib.font_manager",
+    "regex._main",
+    "regex.regex",
+    "wandb.sdk.lib.service.service_port_file",
+    "wandb.sdk.lib.wb_logging",
+)
 """Modules of other packages that name no encoding."""
 
 

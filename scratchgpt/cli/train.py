@@ -28,6 +28,13 @@ CHECKING = "Checking the data ..."
 FOLDER = click.Path(path_type=Path)
 
 
+def _kinds(_: click.Context, __: click.Parameter, typed: str | None) -> tuple[str, ...] | None:
+    """Return the logs that were typed, None if none was. Raises UsageError."""
+    from scratchgpt.training import sinks
+
+    return None if typed is None else sinks.chosen(typed)
+
+
 @click.command("train")
 @click.option("--preset", metavar="NAME", help=f"Recipe to start from; by default {DEFAULT_PRESET}.")
 @click.option("--data", metavar="DIR", type=FOLDER, help="Prepared data; by default the newest in data/.")
@@ -40,6 +47,13 @@ FOLDER = click.Path(path_type=Path)
     "--tune/--no-tune",
     default=True,
     help="Before a new run, measure what suits this machine's caches, unless that is known; at most two seconds.",
+)
+@click.option(
+    "--log",
+    "kinds",
+    metavar="NAMES",
+    callback=_kinds,
+    help="Besides RUN/log.jsonl: csv, tensorboard, wandb, with commas. A resumed run goes on with those it had.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Tell how the run computes.")
 @config_options(ModelConfig, TrainConfig)
@@ -57,6 +71,7 @@ def command(
     precision: str | None,
     lanes: int | None,
     tune: bool,
+    kinds: tuple[str, ...] | None,
     verbose: bool,
     **settings: Any,
 ) -> None:
@@ -69,12 +84,12 @@ def command(
     if resume is None:
         name = preset or DEFAULT_PRESET
         with _start(name, data, run, settings, computing.on("auto"), tune=tune, force=force) as trainer:
-            _train(ctx, trainer, verbose=verbose)
+            _train(ctx, trainer, name, kinds or (), verbose=verbose)
     elif preset or run:
         raise UsageError("--resume goes on with a run as it is; leave out --preset and --run.")
     else:
         with _resume(resume, data, settings, computing, force=force) as trainer:
-            _train(ctx, trainer, verbose=verbose)
+            _train(ctx, trainer, None, kinds, verbose=verbose)
 
 
 class _Computing(NamedTuple):
@@ -113,6 +128,7 @@ def _start(
     from scratchgpt.cli.render import waiting
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.model.tuning import tuned_plan
+    from scratchgpt.training import sinks
     from scratchgpt.training.checkpoint import Checkpoints, fresh
     from scratchgpt.training.trainer import Trainer
 
@@ -138,6 +154,7 @@ def _start(
             _require_empty(run)
         Checkpoints(run).clear()
         (run / "log.jsonl").unlink(missing_ok=True)
+        sinks.clear(run)
         yield trainer
 
 
@@ -232,11 +249,17 @@ def _with_changes(snapshot: "Snapshot", settings: dict[str, Any], computing: _Co
     return snapshot._replace(train=train, plan=plan)
 
 
-def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
-    """Run the trainer, with log and display, until it ends or a signal asks it to."""
+def _train(
+    ctx: click.Context, trainer: "Trainer", preset: str | None, kinds: tuple[str, ...] | None, *, verbose: bool
+) -> None:
+    """Run the trainer, with logs and display, until it ends or a signal asks it to.
+
+    A resumed run has no preset, and no kinds of logs unless they were typed: it has those it began with.
+    """
     from scratchgpt.cli.render import for_console, waiting
     from scratchgpt.model.solo import Solo
-    from scratchgpt.training.logs import Log
+    from scratchgpt.training import logs, runs
+    from scratchgpt.training.sinks import Sinks
 
     config, model, run = trainer.config, trainer.model, trainer.run
     go_on = f"scratchgpt train --resume {shlex.quote(str(run))}"
@@ -255,13 +278,19 @@ def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
         with waiting("Compiling kernels, unless CuPy has kept them from an earlier run ..."):
             trainer.engine.warm_up()
     trainer.checkpoints.clean()
-    log = Log(run / "log.jsonl", step=trainer.step)
+    description = runs.describe(trainer, preset, kinds)
+    runs.write_description(run, description)
+    log = logs.Log(run / logs.NAME, step=trainer.step)
+    with waiting("Opening the logs ..."):
+        sinks = Sinks(description["log"], run, description, (row for row in logs.read(run / logs.NAME) if row))
     with _signals(trainer) as received:
         try:
             with for_console(config.steps, trainer.step) as renderer:
                 for event in trainer.events():
-                    log.write(event)
+                    row = log.write(event)
                     renderer.show(event)
+                    for note in sinks.write(row) if row else ():
+                        renderer.show(note)
         except OSError:  # the terminal, a pipe or the log has gone: that must not cost any steps
             list(trainer.save())
             raise
@@ -272,6 +301,8 @@ def _train(ctx: click.Context, trainer: "Trainer", *, verbose: bool) -> None:
             ctx.exit(128 + signal.SIGINT)
         finally:
             log.close()
+            for note in sinks.close():
+                click.echo(note.message, err=True)
     if received:
         click.echo(f"Saved at step {trainer.step:,} of {config.steps:,}. Go on with: {go_on}")
         ctx.exit(128 + received[0])
