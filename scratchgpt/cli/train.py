@@ -258,8 +258,7 @@ def _train(
     """
     from scratchgpt.cli.render import for_console, waiting
     from scratchgpt.model.solo import Solo
-    from scratchgpt.training import logs, runs
-    from scratchgpt.training.sinks import Sinks
+    from scratchgpt.training.runs import Logs
 
     config, model, run = trainer.config, trainer.model, trainer.run
     go_on = f"scratchgpt train --resume {shlex.quote(str(run))}"
@@ -278,19 +277,14 @@ def _train(
         with waiting("Compiling kernels, unless CuPy has kept them from an earlier run ..."):
             trainer.engine.warm_up()
     trainer.checkpoints.clean()
-    description = runs.describe(trainer, preset, kinds)
-    runs.write_description(run, description)
-    log = logs.Log(run / logs.NAME, step=trainer.step)
     with waiting("Opening the logs ..."):
-        sinks = Sinks(description["log"], run, description, (row for row in logs.read(run / logs.NAME) if row))
+        logs = Logs(trainer, preset, kinds)
     with _signals(trainer) as received:
         try:
             with for_console(config.steps, trainer.step) as renderer:
                 for event in trainer.events():
-                    row = log.write(event)
-                    renderer.show(event)
-                    for note in sinks.write(row) if row else ():
-                        renderer.show(note)
+                    for shown in (event, *logs.write(event)):
+                        renderer.show(shown)
         except OSError:  # the terminal, a pipe or the log has gone: that must not cost any steps
             list(trainer.save())
             raise
@@ -300,9 +294,7 @@ def _train(
             )
             ctx.exit(128 + signal.SIGINT)
         finally:
-            log.close()
-            for note in sinks.close():
-                click.echo(note.message, err=True)
+            logs.close(tell=lambda message: click.echo(message, err=True))
     if received:
         click.echo(f"Saved at step {trainer.step:,} of {config.steps:,}. Go on with: {go_on}")
         ctx.exit(128 + received[0])

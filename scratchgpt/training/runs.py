@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from scratchgpt.errors import CheckpointError, ScratchGPTError
 from scratchgpt.files import read_json, replace_json
 from scratchgpt.training import logs
 from scratchgpt.training.checkpoint import TRAINER, Checkpoints
-from scratchgpt.training.sinks import KINDS
+from scratchgpt.training.events import Event, Noted
+from scratchgpt.training.sinks import KINDS, Sinks
 from scratchgpt.training.trainer import Trainer
 
 NAME = "run.json"
@@ -38,14 +39,32 @@ def describe(trainer: Trainer, preset: str | None, kinds: Sequence[str] | None) 
     }
 
 
-def write_description(run: Path, description: dict[str, Any]) -> None:
-    """Write RUN/run.json. Raises OSError."""
-    replace_json(run / NAME, description)
-
-
 def description(run: Path) -> dict[str, Any]:
     """Return what RUN/run.json says, nothing if it is not there. Raises CheckpointError if it is damaged."""
     return read_json(run / NAME, CheckpointError) if (run / NAME).exists() else {}
+
+
+class Logs:
+    """All that writes while a run goes on: RUN/run.json at once, then log.jsonl and the sinks with each event."""
+
+    def __init__(self, trainer: Trainer, preset: str | None, kinds: Sequence[str] | None) -> None:
+        """Open them after the trainer's step; None as in `describe`. Raises UsageError, TrainingError and OSError."""
+        run = trainer.run
+        content = describe(trainer, preset, kinds)
+        replace_json(run / NAME, content)
+        self._log = logs.Log(run / logs.NAME, step=trainer.step)
+        self._sinks = Sinks(content["log"], run, content, (row for row in logs.read(run / logs.NAME) if row))
+
+    def write(self, event: Event) -> list[Noted]:
+        """Log an event; return what there is to say of that."""
+        row = self._log.write(event)
+        return self._sinks.write(row) if row else []
+
+    def close(self, tell: Callable[[str], None]) -> None:
+        """Close all, and tell what fails."""
+        self._log.close()
+        for note in self._sinks.close():
+            tell(note.message)
 
 
 @dataclasses.dataclass
