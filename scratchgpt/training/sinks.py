@@ -94,7 +94,7 @@ class WandB:
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "scratchgpt"),
             name=name,
-            dir=folder,
+            dir=str(folder),
             config=config,
             settings=wandb.Settings(console="off", silent=True),  # the terminal is ours
         )

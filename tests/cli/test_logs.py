@@ -330,17 +330,16 @@ def test_a_run_that_has_diverged(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_steps_are_drawn_in_three_seconds(tmp_path: Path) -> None:
-    """From the command line's start to the picture; the least of five, for other programs are running too."""
+    """From the command line's start to the picture, in processor time: other programs may be running, too."""
     pytest.importorskip("matplotlib")
     with (tmp_path / "log.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for step in range(1, 100_001):
             numbers = {"loss": 4 / step**0.1, "lr": 1e-3, "grad_norm": 0.1234567890123, "step_ms": 36.123}
             more = {"data_ms": 0.123, "tokens": 2048, "tokens_per_s": 56_789.1, "resident_mb": 123.4}
             file.write(json.dumps({"step": step, "time": 1.79e9 + step} | numbers | more) + "\n")
-    times: list[float] = []
-    while len(times) < 5 and min(times, default=9.0) > 3:
-        started = time.perf_counter()
-        call("plot", ".", "--force", cwd=tmp_path)
-        times.append(time.perf_counter() - started)
-    print(f"100,000 steps are drawn in {min(times):.2f} s")
-    assert min(times) <= 3
+    before, started = os.times(), time.perf_counter()
+    call("plot", ".", cwd=tmp_path)
+    wall, after = time.perf_counter() - started, os.times()
+    seconds = sum(after[2:4]) - sum(before[2:4])  # of children
+    print(f"100,000 steps are drawn in {wall:.2f} s, {seconds:.2f} s of them computing")
+    assert seconds <= 3
