@@ -1,21 +1,42 @@
-"""What a model is and how it is trained: two frozen records, validated at construction, and the presets."""
+"""What a model is and how it is trained: two frozen records, validated at construction, and recipes for them."""
 
 import dataclasses
 import functools
+import json
 import math
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from scratchgpt.errors import UsageError, did_you_mean
 
 DEFAULT_PRESET = "shakespeare-cpu"
 
+Patterns = tuple[str, ...]
+EXAMPLE = '["transformer.h.0.*"]'
+
 
 def _setting(description: str, default: Any = dataclasses.MISSING) -> Any:
     """Declare a field together with the sentence that `--help` shows for it."""
     return dataclasses.field(default=default, metadata={"help": description})
+
+
+def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return a value as the type of its field. Raises UsageError if it is none."""
+    if field.type == Patterns:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) and item.isprintable() for item in value):
+            return tuple(value)
+        raise UsageError(f"{field.name} must be a list of patterns, such as {EXAMPLE}, not {value!r}.")
+    if field.type is float and type(value) is int:
+        value = float(value)
+    if type(value) is not field.type:
+        expected = getattr(field.type, "__name__", field.type)
+        raise UsageError(f"{field.name} must be of type {expected}, not {value!r}.")
+    if field.type is float and not math.isfinite(value):
+        raise UsageError(f"{field.name} must be a finite number, not {value}.")
+    return value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,14 +45,7 @@ class _Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is float and type(value) is int:
-                object.__setattr__(self, field.name, float(value))
-            elif type(value) is not field.type:
-                expected = getattr(field.type, "__name__", field.type)
-                raise UsageError(f"{field.name} must be of type {expected}, not {value!r}.")
-            elif field.type is float and not math.isfinite(value):
-                raise UsageError(f"{field.name} must be a finite number, not {value}.")
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
 
     def _require(self, name: str, *, at_least: float, below: float = math.inf) -> None:
         value = getattr(self, name)
@@ -102,6 +116,9 @@ class TrainConfig(_Config):
     beta2: float = _setting("AdamW's decay of the mean of squared gradients.", 0.99)
     weight_decay: float = _setting("AdamW's pull of the matrices towards zero.", 0.1)
     grad_clip: float = _setting("Largest norm of all gradients together; 0: no limit.", 1.0)
+    freeze: tuple[str, ...] = _setting(
+        "Tensors that stay as they are, by a pattern of their names such as 'transformer.h.0.*'; may be repeated.", ()
+    )
     eval_every: int = _setting("Steps between evaluations; 0: only at the start and at the end.", 250)
     eval_windows: int = _setting("Validation windows of block_size tokens in each evaluation along the way.", 200)
     patience: int = _setting("Evaluations without a better validation loss that end the run; 0: they never do.", 0)
@@ -160,3 +177,141 @@ def load_preset(name: str) -> Preset:
     text = (resources.files("scratchgpt") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     return Preset(tables["model"], tables["train"])
+
+
+def load_config(path: Path) -> Preset:
+    """Read a file of a preset's form, in which settings may be missing. Raises UsageError naming file and key."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:  # what is neither UTF-8 nor TOML
+        raise UsageError(f"{path} is no TOML: {error}.") from error
+    for name, table in tables.items():
+        if name not in RECORDS:
+            raise UsageError(
+                f"{path}: there is no table [{name}]{did_you_mean(name, RECORDS)}; use [model] or [train]."
+            )
+        if not isinstance(table, dict):
+            raise UsageError(f"{path}: {name} must be a table, [{name}].")
+        fields = {field.name: field for field in dataclasses.fields(RECORDS[name])}
+        for key, value in table.items():
+            if key not in fields:
+                other = next((other for other in RECORDS if key in RECORDS[other].__dataclass_fields__), None)
+                hint = f": it belongs into [{other}]" if other else did_you_mean(key, fields)
+                raise UsageError(f"{path}: there is no setting {key!r} in [{name}]{hint}.")
+            try:
+                table[key] = _checked(fields[key], value)
+            except UsageError as error:
+                raise UsageError(f"{path}: {error}") from error
+    return Preset(tables.get("model", {}), tables.get("train", {}))
+
+
+class Setting(NamedTuple):
+    """The value of one field, and where it came from."""
+
+    value: Any
+    origin: str
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether somebody wrote it down for this run, rather than for all of a kind."""
+        return self.origin != DEFAULT and not self.origin.startswith(PRESET)
+
+
+RECORDS: dict[str, type[ModelConfig | TrainConfig]] = {"model": ModelConfig, "train": TrainConfig}
+DEFAULT, PRESET = "default", "preset "
+
+
+class Recipe(NamedTuple):
+    """The fields of both records, as far as they are known, and where each value came from."""
+
+    name: str  # of the preset or the file
+    settings: dict[str, Setting]
+
+    def of(self, record: type[ModelConfig | TrainConfig]) -> dict[str, Any]:
+        """Return the names and values of one record."""
+        names = [field.name for field in dataclasses.fields(record)]
+        return {name: self.settings[name].value for name in names if name in self.settings}
+
+    def changed(self, values: Mapping[str, Any], origin: str) -> "Recipe":
+        """Return the recipe with these values, which take precedence."""
+        return self.with_settings({name: Setting(value, origin) for name, value in values.items()})
+
+    def with_settings(self, settings: dict[str, Setting]) -> "Recipe":
+        """Return the recipe with these settings, which take precedence."""
+        return self._replace(settings=self.settings | settings)
+
+    def for_weights(self, model: ModelConfig, origin: str) -> "Recipe":
+        """Return the recipe with the sizes of weights that exist, of which the context may become shorter.
+
+        Raises UsageError for other sizes that were asked for.
+        """
+        sizes = {name: value for name, value in vars(model).items() if name not in ("dropout", "vocab_size")}
+        for name, value in sizes.items():
+            asked = self.settings.get(name)
+            if asked is None or not asked.is_asked_for or asked.value == value:
+                continue
+            if name != "block_size":
+                raise UsageError(
+                    f"{name} is {asked.value} by {asked.origin}, but {value} by {origin}; leave the first out."
+                )
+            if asked.value > value:
+                raise UsageError(
+                    f"block_size is {asked.value} by {asked.origin}, but {origin} knows only {value} positions; "
+                    "ask for less, or leave it out."
+                )
+        kept = ("block_size",) if "block_size" in self.settings and self.settings["block_size"].is_asked_for else ()
+        return self.changed({name: value for name, value in sizes.items() if name not in kept}, origin)
+
+    def to_toml(self) -> str:
+        """Return it in the form of a preset, each value with where it came from."""
+        lines: list[str] = []
+        for table, record in RECORDS.items():
+            lines += ["", f"[{table}]"] if lines else [f"[{table}]"]
+            assignments = {name: f"{name} = {_toml(value)}" for name, value in self.of(record).items()}
+            width = max(map(len, assignments.values()))
+            for name, line in assignments.items():
+                origin = "".join(c if c.isprintable() else "?" for c in self.settings[name].origin)
+                lines.append(f"{line:{width}}  # {origin}")
+        return "\n".join(lines) + "\n"
+
+
+def load_recipe(preset: str | None, config: Path | None) -> Recipe:
+    """Return the defaults, changed by a preset, by default DEFAULT_PRESET, and then by a file. Raises UsageError."""
+    name = preset or DEFAULT_PRESET
+    sources = [(load_preset(name), PRESET + name)]
+    if config is not None:
+        sources.append((load_config(config), f"--config {config}"))
+    defaults = {
+        field.name: field.default
+        for record in RECORDS.values()
+        for field in dataclasses.fields(record)
+        if field.default is not dataclasses.MISSING
+    }
+    recipe = Recipe(config.stem if config else name, {}).changed(defaults, DEFAULT)
+    for source, origin in sources:
+        recipe = recipe.changed(source.model | source.train, origin)
+    return recipe
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """Read KEY=VALUE, where the value is TOML or a bare word. Raises UsageError."""
+    name, sign, written = text.partition("=")
+    fields = {field.name: field for record in RECORDS.values() for field in dataclasses.fields(record)}
+    if not sign:
+        raise UsageError(f"--set takes KEY=VALUE, not {text!r}.")
+    if name == "vocab_size":
+        raise UsageError("vocab_size cannot be set: it is the data's.")
+    if name not in fields:
+        raise UsageError(f"There is no setting {name!r}{did_you_mean(name, fields)}.")
+    try:
+        value = tomllib.loads(f"value = {written}")["value"]
+    except ValueError:
+        value = written
+    return name, _checked(fields[name], value)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML writes it."""
+    return json.dumps(value, ensure_ascii=False)  # of finite numbers, booleans, printable strings and lists of them

@@ -1,11 +1,13 @@
 """Configurations: what cannot be meant is refused in a sentence; presets are what they claim to be."""
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scratchgpt.config import ModelConfig, TrainConfig, load_preset, preset_names
+from scratchgpt.config import ModelConfig, TrainConfig, load_config, load_preset, preset_names, read_setting
 from scratchgpt.errors import UsageError
 from scratchgpt.ops.sublayers import ACTIVATIONS
 
@@ -99,6 +101,8 @@ def test_impossible_models(change: dict[str, Any], reason: str) -> None:
         ({"keep": 0}, "keep"),
         ({"warmup_steps": 10**30}, "warmup_steps must be at least 0 and below 2147483648"),
         ({"learning_rat": 1e-3}, "did you mean 'learning_rate'"),
+        ({"freeze": "transformer.wte.*"}, "freeze must be a list of patterns"),
+        ({"freeze": ["a\nb"]}, "freeze must be a list of patterns"),
     ],
 )
 def test_impossible_recipes(change: dict[str, Any], reason: str) -> None:
@@ -114,3 +118,66 @@ def test_what_is_missing_is_named() -> None:
 def test_unknown_presets_are_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match=r"did you mean 'gpt-mini'.*shakespeare-cpu"):
         load_preset("gpt-mimi")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[trian]\n", "wrong.toml: there is no table [trian] (did you mean 'train'?)"),
+        ("[train]\nlearning_rat = 1\n", "in [train] (did you mean 'learning_rate'?)"),
+        ("[train]\nn_layer = 1\n", "there is no setting 'n_layer' in [train]: it belongs into [model]"),
+        ("[train]\nsteps = 'many'\n", "wrong.toml: steps must be of type int, not 'many'"),
+        ("[train]\nfreeze = 'x'\n", """wrong.toml: freeze must be a list of patterns, such as ["transformer.h.0.*"]"""),
+        ("[train\n", "wrong.toml is no TOML"),
+        ("train = 3\n", "train must be a table"),
+        ("[train]\nsteps = 1\nsteps = 2\n", "wrong.toml is no TOML"),
+        ("a = " + "[" * 99_999, "wrong.toml is no TOML"),
+        ("# \udcff", "wrong.toml is no TOML"),
+    ],
+)
+def test_files_that_cannot_be_meant(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        load_config(tmp_path / "wrong.toml")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"Cannot read .*none\.toml: No such file"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match="Cannot read"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("steps=3", ("steps", 3)),
+        ("learning_rate=1", ("learning_rate", 1.0)),
+        ("bias=false", ("bias", False)),
+        ("order=sequential", ("order", "sequential")),
+        ("order='sequential'", ("order", "sequential")),
+        ("freeze=['a', 'b']", ("freeze", ("a", "b"))),
+        ("freeze=[]", ("freeze", ())),
+    ],
+)
+def test_settings_are_toml_or_a_word(text: str, expected: tuple[str, Any]) -> None:
+    assert read_setting(text) == expected
+    assert type(read_setting(text)[1]) is type(expected[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("steps", "KEY=VALUE, not 'steps'"),
+        ("step=3", "no setting 'step' (did you mean 'steps'?)"),
+        ("steps=3.5", "steps must be of type int, not 3.5"),
+        ("steps=many", "steps must be of type int, not 'many'"),
+        ("learning_rate=nan", "learning_rate must be a finite number"),
+        ("bias=no", "bias must be of type bool, not 'no'"),
+        ("freeze=a", "freeze must be a list of patterns"),
+        ("vocab_size=9", "it is the data's"),
+    ],
+)
+def test_settings_that_cannot_be_meant(text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        read_setting(text)

@@ -1,6 +1,7 @@
 """What trains a model by a plan: the lanes of a CPU, or one GPU alone."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Protocol
 
 from scratchgpt.backend import select
@@ -53,9 +54,13 @@ def engine(
     *,
     n_tokens: int,
     loss_scale: LossScale | None = None,
+    freeze: Sequence[str] = (),
 ) -> Engine:
-    """Copy the state to where the plan says, for batches of up to `n_tokens`. Raises UsageError and MemoryError."""
+    """Copy the state to where the plan says, for batches of up to `n_tokens`. Raises UsageError and MemoryError.
+
+    Tensors whose names fit a pattern of `freeze` stay as they are.
+    """
     if plan.device == "cpu":
-        return Lanes(model, params, moments, plan, n_tokens=n_tokens)
+        return Lanes(model, params, moments, plan, n_tokens=n_tokens, freeze=freeze)
     backend = select(plan.device, precision=plan.precision)
-    return Solo(model, params, moments, plan, backend=backend, loss_scale=loss_scale or LossScale())
+    return Solo(model, params, moments, plan, backend=backend, loss_scale=loss_scale or LossScale(), freeze=freeze)

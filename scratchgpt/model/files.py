@@ -29,7 +29,7 @@ def save(folder: Path, config: ModelConfig, params: Array) -> None:
 
 def load(folder: Path) -> tuple[ModelConfig, Array]:
     """Read a model: its configuration and flat parameters (P,) float32. Raises CheckpointError."""
-    config = _load_config(folder / "config.json")
+    config = load_config(folder / "config.json")
     layout = Layout(config)
     with_biases = Layout(_replace(config, bias=True))
     tensors = load_tensors(folder / "model.safetensors", {leaf.name: leaf.shape for leaf in with_biases.leaves})
@@ -107,7 +107,7 @@ def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _load_config(path: Path) -> ModelConfig:
+def load_config(path: Path) -> ModelConfig:
     """Read GPT-2's config.json. Raises CheckpointError."""
     content = read_json(path, CheckpointError)
     try:

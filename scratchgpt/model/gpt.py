@@ -1,5 +1,6 @@
 """The GPT: embed, L times attention and MLP, head. Forward, backward and update over the table of sublayers."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from scratchgpt.backend import Backend
@@ -117,9 +118,17 @@ class GPT:
         clip: float,
         update_number: int,
         loss_scale: float = 1.0,
+        frozen: Sequence[slice] = (),
     ) -> float:
-        """Divide the gradients by the scale, clip and apply them, then zero them; return their norm before clipping."""
+        """Divide the gradients by the scale, clip and apply them, then zero them; return their norm before clipping.
+
+        `frozen` ranges of the parameters stay as they are, and their gradients do not count.
+        """
         table = self.backend.table
+        for part in frozen:
+            self.grads[part].fill(0)
+        # A kernel updates what is aligned, and ranges begin anywhere: so frozen ones are put back afterwards.
+        kept = [self.params[part].copy() for part in frozen]
         norm = table.norm(self.grads) / loss_scale
         renewed = {} if self._rounded is None else {"rounded": self._rounded}
         table.update(
@@ -134,6 +143,10 @@ class GPT:
             loss_scale=loss_scale,
             **renewed,
         )
+        for part, values in zip(frozen, kept, strict=True):
+            self.params[part] = values
+            if self._rounded is not None:
+                self._rounded[part] = values[: max(self._rounded.size - part.start, 0)]
         return norm
 
     def hidden(self, tokens: Array) -> Array:

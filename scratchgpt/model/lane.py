@@ -7,7 +7,7 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,8 +99,17 @@ def _reserve(size: int) -> int:
 class Lane:
     """One lane's part of the work. The same in every process."""
 
-    def __init__(self, model: ModelConfig, arrays: SharedArrays, plan: Plan, *, index: int, barrier: Barrier) -> None:
-        """Take the share number `index` of the plan's lanes, which meet at the `barrier`."""
+    def __init__(
+        self,
+        model: ModelConfig,
+        arrays: SharedArrays,
+        plan: Plan,
+        *,
+        index: int,
+        barrier: Barrier,
+        freeze: Sequence[str] = (),
+    ) -> None:
+        """Take the share number `index` of the plan's lanes, which meet at the `barrier`. Raises UsageError."""
         self.arrays, self.index, self.plan = arrays, index, plan
         layout = Layout(model)
         P, S, C, n_lanes = layout.size, layout.n_split, model.n_embd, plan.lanes
@@ -112,10 +121,12 @@ class Lane:
         # What this lane reduces and updates, in the order of the parameters:
         tokens = cpu.vocabulary(model.vocab_size, team)
         tables = [table * model.vocab_size * C for table in range(layout.n_tables)]
-        self._owned = [slice(start + tokens.start * C, start + tokens.stop * C) for start in tables]
+        owned = [slice(start + tokens.start * C, start + tokens.stop * C) for start in tables]
         line = ALIGNMENT // 4
         first, stop = ((P - S) * i // n_lanes // line * line for i in (index, index + 1))
         self._rest = slice(first, stop if index < n_lanes - 1 else P - S)
+        owned.append(slice(S + self._rest.start, S + self._rest.stop))
+        self._trained, self._frozen = (_overlaps(owned, ranges) for ranges in layout.divide(freeze))
 
     def adopt(self, **plan: Any) -> None:
         """Compute by another plan from now on. It is of as many lanes."""
@@ -149,27 +160,32 @@ class Lane:
         return self.gpt.score(tokens, targets) if len(tokens) else Score(0.0, 0, 0)
 
     def reduce(self) -> float:
-        """Sum this lane's part of the gradients over the lanes; return its sum of squares."""
+        """Sum this lane's part of the gradients over the lanes; return the sum of squares of what is trained."""
         total, *others = self._private_grads[:, self._rest]
         for other in others:
             total += other
             other.fill(0)
-        owned = (self.arrays["grads"][part] for part in self._owned)
-        return math.fsum(self.gpt.backend.table.norm(part) ** 2 for part in (*owned, total))
+        return math.fsum(self.gpt.backend.table.norm(self.arrays["grads"][part]) ** 2 for part in self._trained)
 
     def update(self, *, norm: float, clip: float, update_number: int, hyperparameters: list[float]) -> None:
         """Update this lane's part of the parameters."""
-        layout = self.gpt.layout
-        rest = slice(layout.n_split + self._rest.start, layout.n_split + self._rest.stop)
-        for part in (*self._owned, rest):
+        for part in self._trained:
             params, grads, first, second = (self.arrays[name][part] for name in ("params", "grads", "first", "second"))
             self.gpt.backend.table.update(
                 params,
                 grads,
                 adamw.Moments(first, second),
                 adamw.Hyperparameters(*hyperparameters),
-                n_decayed=min(max(layout.n_decayed - part.start, 0), params.size),
+                n_decayed=min(max(self.gpt.layout.n_decayed - part.start, 0), params.size),
                 norm=norm,
                 clip=clip,
                 update_number=update_number,
             )
+        for part in self._frozen:
+            self.arrays["grads"][part].fill(0)
+
+
+def _overlaps(some: Sequence[slice], others: Sequence[slice]) -> list[slice]:
+    """Return the ranges that lie both in one of `some` and in one of `others`."""
+    pairs = ((max(a.start, b.start), min(a.stop, b.stop)) for a in some for b in others)
+    return [slice(start, stop) for start, stop in pairs if start < stop]

@@ -50,7 +50,7 @@ def main() -> None:
 
     def make(barrier: Barrier) -> Lane:
         arrays = SharedArrays(model, plan.lanes, setup["n_tokens"], setup["descriptor"])
-        return Lane(model, arrays, plan, index=setup["index"], barrier=barrier)
+        return Lane(model, arrays, plan, index=setup["index"], barrier=barrier, freeze=setup["freeze"])
 
     serve(make, _hear, _say)
 

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -171,12 +171,13 @@ class Lanes:
         plan: Plan,
         *,
         n_tokens: int,
+        freeze: Sequence[str] = (),
     ) -> None:
         """Copy the state into memory of the lanes', for batches of up to `n_tokens`. Raises MemoryError."""
         self.plan = plan
         self.loss_scale: LossScale | None = None  # all is in float32
         self.note = ""  # why the lanes are threads, if they are
-        self._n_tokens = n_tokens
+        self._n_tokens, self._freeze = n_tokens, freeze
         self._arrays = self._lay_out(model)
         for name, values in (("params", params), ("first", moments.first), ("second", moments.second)):
             self._arrays[name][...] = values
@@ -206,7 +207,7 @@ class Lanes:
         self.note = f"Lanes are threads and not processes, which is slower: {reason}."
 
     def _make(self, model: ModelConfig, index: int, barrier: Barrier) -> Lane:
-        return Lane(model, self._arrays, self.plan, index=index, barrier=barrier)
+        return Lane(model, self._arrays, self.plan, index=index, barrier=barrier, freeze=self._freeze)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -221,6 +222,7 @@ class Lanes:
     def _start(self) -> None:
         others = range(1, self.plan.lanes)
         setup = {"model": vars(self.gpt.config), "plan": self.plan._asdict(), "n_tokens": self._n_tokens}
+        setup["freeze"] = list(self._freeze)
         if not self.note:
             try:
                 for index in others:

@@ -5,7 +5,10 @@ checkpoint is one pass, and what weight decay touches is a range: matrices come 
 of V rows come first of all, so that lanes can share one gradient of these and have the rest each to themselves.
 """
 
+import dataclasses
+import fnmatch
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +16,7 @@ import numpy.typing as npt
 
 from scratchgpt.chance import Place, philox
 from scratchgpt.config import ModelConfig
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import UsageError, did_you_mean
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import AttentionParams, EmbedParams, HeadParams, MLPParams
 
@@ -82,6 +85,31 @@ class Layout:
             parts[0] = parts[0][size:]
         return views
 
+    def divide(self, freeze: Iterable[str]) -> tuple[list[slice], list[slice]]:
+        """Return which ranges of the flat array are trained, and which frozen: those whose names fit a pattern.
+
+        Raises UsageError if a pattern fits nothing, or nothing is left to train.
+        """
+        names = [leaf.name for leaf in self.leaves]
+        frozen = set()
+        for pattern in freeze:
+            fitting = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+            if not fitting:
+                raise UsageError(f"No tensor is named {pattern!r}{did_you_mean(pattern, names)}; nothing to freeze.")
+            frozen.update(fitting)
+        if len(frozen) == len(names):
+            raise UsageError("All tensors are frozen, so that there is nothing to train.")
+        ranges: dict[bool, list[slice]] = {False: [], True: []}
+        start = 0
+        for leaf in self.leaves:
+            stop = start + math.prod(leaf.shape)
+            those = ranges[leaf.name in frozen]
+            if those and those[-1].stop == start:
+                start = those.pop().start
+            those.append(slice(start, stop))
+            start = stop
+        return ranges[False], ranges[True]
+
     def tree(self, *flat: Array) -> Params:
         """Return the views of `flat` (P,) as the tree that the sublayers take; `flat` may come in several parts."""
         views = self.views(*flat)
@@ -110,6 +138,16 @@ class Layout:
                 leaf.mean + leaf.std * generator.standard_normal(leaf.shape) if leaf.std else leaf.mean
             )
         return flat
+
+
+def cropped(config: ModelConfig, params: Array, block_size: int) -> tuple[ModelConfig, Array]:
+    """Return a model, its configuration and flat parameters (P,), with its first `block_size` positions only."""
+    shorter = dataclasses.replace(config, block_size=block_size)
+    flat = np.empty(Layout(shorter).size, params.dtype)
+    views = Layout(config).views(params)
+    for name, view in Layout(shorter).views(flat).items():
+        view[...] = views[name][: len(view)]
+    return shorter, flat
 
 
 def _leaves(config: ModelConfig) -> list[Leaf]:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -30,12 +30,14 @@ class Solo:
         *,
         backend: Backend,
         loss_scale: LossScale,
+        freeze: Iterable[str] = (),
     ) -> None:
         """Copy the state to the device. Raises MemoryError."""
         self.plan = plan
         self.loss_scale = loss_scale if backend.is_half else None
         self.gpt = GPT(model, backend, params)
         self.moments = adamw.Moments(*map(backend.to_device, moments))
+        _, self._frozen = self.gpt.layout.divide(freeze)
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Nobody else has to be started."""
@@ -87,7 +89,12 @@ class Solo:
     def update(self, hyperparameters: adamw.Hyperparameters, *, clip: float, update_number: int) -> float:
         """Clip and apply the gradients, then zero them; return their norm before clipping."""
         norm = self.gpt.update(
-            self.moments, hyperparameters, clip=clip, update_number=update_number, loss_scale=self._scale
+            self.moments,
+            hyperparameters,
+            clip=clip,
+            update_number=update_number,
+            loss_scale=self._scale,
+            frozen=self._frozen,
         )
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after(norm)

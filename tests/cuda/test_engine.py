@@ -220,6 +220,31 @@ def test_a_loss_that_is_not_finite_is_shown_and_forgotten() -> None:
         assert f"loss {shown} " in live._status  # noqa: SLF001
 
 
+# ---------------------------------------------------------------------------------------- frozen
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_what_is_frozen_stays(precision: str) -> None:
+    """Its masters and their rounded copy keep their bits, and the norm is that of the rest, as on a CPU."""
+    config = ModelConfig.from_mapping(SIZES | {"dropout": 0.0})
+    layout, freeze = Layout(config), ("transformer.h.0.*", "transformer.w?e.*", "*.bias")
+    norms = []
+    for device in ("gpu:0", "cpu"):
+        moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
+        plan = Plan(1, 2, device=device, precision=precision if device == "gpu:0" else "fp32")
+        model = engine(config, layout.initial(1), moments, plan, n_tokens=2 * 32, freeze=freeze)
+        with model.running():
+            norms.append(train(model, 2))
+        after, rounded = model.gpt.backend.to_numpy(model.gpt.params), model.gpt._rounded  # noqa: SLF001
+        trained, frozen = layout.divide(freeze)
+        assert all(np.array_equal(after[part], layout.initial(1)[part]) for part in frozen)
+        assert not any((after[part] == layout.initial(1)[part]).all() for part in trained)
+        if rounded is not None:
+            expected = after[: layout.n_decayed].astype(np.float16)
+            assert np.array_equal(model.gpt.backend.to_numpy(rounded), expected)
+    assert abs(norms[0] - norms[1]) <= (1e-5 if precision == "fp32" else 1e-2) * norms[1]
+
+
 # ---------------------------------------------------------------------------------------- memory
 
 SIZES: dict[str, Any] = {"vocab_size": 65, "block_size": 32, "n_layer": 2, "n_head": 2, "n_embd": 32, "dropout": 0.1}
@@ -240,12 +265,12 @@ def start(config: ModelConfig, plan: Plan) -> Engine:
     return engine(config, layout.initial(1), moments, plan, n_tokens=4 * config.block_size)
 
 
-def train(model: Engine, B: int) -> None:
-    """Make one step with B sequences."""
+def train(model: Engine, B: int) -> float:
+    """Make one step with B sequences; return the gradient's norm."""
     config = model.gpt.config
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (B, config.block_size))
     model.loss_and_grad(tokens, tokens, seed=1, step=0)
-    model.update(Hyperparameters(1e-3), clip=1.0, update_number=1)
+    return model.update(Hyperparameters(1e-3), clip=1.0, update_number=1)
 
 
 def predicted(config: ModelConfig, precision: str, B: int) -> int:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,16 @@ LARGE = dataclasses.replace(CONFIG, vocab_size=SPLIT_ABOVE + 52)  # so many toke
 UNTIED = dataclasses.replace(LARGE, tie_word_embeddings=False)
 
 
-def make(n_lanes: int, config: ModelConfig = CONFIG, size: float = 1) -> Lanes:
+FREEZE = ("transformer.wpe.weight", "transformer.wte.*", "transformer.h.0.*")
+
+
+def make(n_lanes: int, config: ModelConfig = CONFIG, size: float = 1, freeze: Sequence[str] = ()) -> Lanes:
     """Make lanes; logits are of about `size`."""
     layout = Layout(config)
     params = layout.initial(1)
     layout.tree(params).head.weight[...] *= size / 0.02 / math.sqrt(config.n_embd)
     moments = Moments(np.zeros_like(params), np.zeros_like(params))
-    return Lanes(config, params, moments, Plan(n_lanes, micro_batch=2), n_tokens=7 * 9)
+    return Lanes(config, params, moments, Plan(n_lanes, micro_batch=2), n_tokens=7 * 9, freeze=freeze)
 
 
 def batch(B: int = 7, config: ModelConfig = CONFIG) -> tuple[Array, Array]:
@@ -47,8 +50,10 @@ def batch(B: int = 7, config: ModelConfig = CONFIG) -> tuple[Array, Array]:
     return tokens, targets
 
 
-def train(n_lanes: int, config: ModelConfig = CONFIG, *, size: float = 1, n_steps: int = 3) -> dict[str, Any]:
-    lanes = make(n_lanes, config, size)
+def train(
+    n_lanes: int, config: ModelConfig = CONFIG, *, size: float = 1, n_steps: int = 3, freeze: Sequence[str] = ()
+) -> dict[str, Any]:
+    lanes = make(n_lanes, config, size, freeze)
     losses, norms = [], []
     with lanes.running():
         for step in range(n_steps):
@@ -68,6 +73,26 @@ def test_many_lanes_agree_with_one(n_lanes: int, config: ModelConfig) -> None:
     assert np.abs(many["params"] - alone["params"]).max() <= 1e-4  # Adam amplifies what is nearly zero
     assert abs(many["score"].loss - alone["score"].loss) <= 1e-3
     assert many["score"].n_targets == alone["score"].n_targets == 63
+
+
+@pytest.mark.parametrize("config", [CONFIG, LARGE, UNTIED], ids=["small", "large", "untied"])
+def test_what_is_frozen_stays_in_all_lanes(config: ModelConfig) -> None:
+    """It keeps its bits, its gradients count in no norm and are zeroed, and lanes agree about the rest."""
+    runs = [train(n_lanes, config, freeze=FREEZE) for n_lanes in (1, 3)]
+    trained, frozen = Layout(config).divide(FREEZE)
+    begun = make(1, config).gpt.params
+    for run in runs:
+        for part in frozen:
+            assert np.array_equal(run["params"][part], begun[part])
+        assert not run["lanes"]._arrays["grads"].any()  # noqa: SLF001
+        assert not any(moment[part].any() for moment in run["lanes"].moments for part in frozen)
+    alone, many = runs
+    assert np.abs(np.subtract(many["norms"], alone["norms"])).max() <= 1e-5
+    assert np.abs(many["params"] - alone["params"]).max() <= 1e-4
+    lanes = make(1, config)
+    lanes.loss_and_grad(*batch(7, config), seed=5, step=0)
+    expected = math.sqrt(sum(float(np.square(lanes._arrays["grads"][part]).sum()) for part in trained))  # noqa: SLF001
+    assert abs(alone["norms"][0] - expected) <= 1e-5 * expected
 
 
 def test_lanes_that_divide_the_vocabulary_agree_that_logits_are_too_large() -> None:

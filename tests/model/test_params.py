@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from scratchgpt.config import ModelConfig, load_preset
-from scratchgpt.model.params import Layout
+from scratchgpt.errors import UsageError
+from scratchgpt.model.params import Layout, cropped
 
 SMALL = ModelConfig(vocab_size=300, block_size=50, n_layer=3, n_head=4, n_embd=64)
 
@@ -87,3 +88,34 @@ def test_initial_values_follow_from_the_seed() -> None:
     assert np.array_equal(first, layout.initial(seed=1, dtype=np.float64).astype(np.float32))
     matrices = first[: layout.n_decayed]
     assert abs(np.corrcoef(matrices, layout.initial(seed=2)[: layout.n_decayed])[0, 1]) <= 5 / math.sqrt(matrices.size)
+
+
+@configs
+def test_what_is_frozen_and_what_is_trained_tile_the_flat_array(config: ModelConfig) -> None:
+    layout = Layout(config)
+    trained, frozen = layout.divide(["transformer.h.1.*", "*.wpe.weight"])
+    is_frozen = np.full(layout.size, 2)
+    for value, ranges in enumerate((trained, frozen)):
+        for part in ranges:
+            assert (is_frozen[part] == 2).all()
+            is_frozen[part] = value
+    for name, view in layout.views(is_frozen).items():
+        assert (view == (".h.1." in name or "wpe" in name)).all(), name
+    assert layout.divide([]) == ([slice(0, layout.size)], [])
+
+
+def test_patterns_that_freeze_nothing_or_all_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"No tensor is named 'transformer\.wte' \(did you mean"):
+        Layout(SMALL).divide(["*.wpe.weight", "transformer.wte"])
+    with pytest.raises(UsageError, match="nothing to train"):
+        Layout(SMALL).divide(["transformer.*"])
+
+
+@configs
+def test_a_cropped_model_is_the_same_but_for_later_positions(config: ModelConfig) -> None:
+    params = Layout(config).initial(1)
+    shorter, flat = cropped(config, params, 9)
+    before, after = Layout(config).views(params), Layout(shorter).views(flat)
+    assert shorter.block_size == 9
+    for name, view in after.items():
+        assert np.array_equal(view, before[name][:9] if "wpe" in name else before[name])
