@@ -9,7 +9,19 @@ import click
 from scratchgpt import __version__
 from scratchgpt.errors import ScratchGPTError, did_you_mean
 
-COMMANDS = ("prepare", "train", "generate", "runs", "plot", "logs", "encode", "decode", "bench")
+COMMANDS = (
+    "prepare",
+    "config",
+    "train",
+    "evaluate",
+    "generate",
+    "runs",
+    "plot",
+    "logs",
+    "encode",
+    "decode",
+    "bench",
+)
 GPU_LIBRARIES = ("cupy", "cupy_backends")
 """Whose errors are about a GPU: one that hangs, or is taken away, or a compiler that is too old."""
 

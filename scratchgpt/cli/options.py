@@ -1,6 +1,6 @@
 """Command-line options made from the fields of the configuration: each is declared once, in config.py.
 
-Only vocab_size has none: it is a fact of the data.
+Only vocab_size has none: it is a fact of the data. A whole recipe is a preset, changed by a file, changed by options.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scratchgpt.config import ModelConfig, TrainConfig
+from scratchgpt.config import DEFAULT_PRESET, RECORDS, ModelConfig, Patterns, Setting, TrainConfig, read_setting
 from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when a command runs
@@ -37,9 +37,10 @@ def config_options(*records: type[ModelConfig | TrainConfig]) -> Callable[[Funct
             for field in reversed(_fields(record)):
                 name = "--" + field.name.replace("_", "-")
                 declaration = f"{name}/--no-{name[2:]}" if field.type is bool else name
-                option = click.option(
-                    declaration, field.name, type=field.type, default=None, help=field.metadata["help"]
-                )
+                kind: dict[str, Any] = {"type": field.type}
+                if field.type == Patterns:
+                    kind = {"multiple": True, "metavar": "PATTERN"}
+                option = click.option(declaration, field.name, default=None, help=field.metadata["help"], **kind)
                 function = option(function)
         return function
 
@@ -49,7 +50,34 @@ def config_options(*records: type[ModelConfig | TrainConfig]) -> Callable[[Funct
 def typed(record: type[ModelConfig | TrainConfig], settings: dict[str, Any]) -> dict[str, Any]:
     """Return those of a command's arguments that belong to `record` and were typed."""
     names = [field.name for field in _fields(record)]
-    return {name: settings[name] for name in names if settings[name] is not None}
+    return {name: settings[name] for name in names if settings[name] not in (None, ())}
+
+
+def recipe_options(function: Function) -> Function:
+    """Give a command all that makes a recipe: --preset, --config, --set, and an option for each field."""
+    preset = click.option("--preset", metavar="NAME", help=f"Recipe to start from; by default {DEFAULT_PRESET}.")
+    config = click.option(
+        "--config", metavar="FILE", type=click.Path(path_type=Path), help="TOML of a preset's form, which changes it."
+    )
+    changes = click.option(
+        "--set", "changes", metavar="KEY=VALUE", multiple=True, help="The same as KEY's own option; may be repeated."
+    )
+    return preset(config(changes(config_options(ModelConfig, TrainConfig)(function))))
+
+
+def asked_for(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Setting]:
+    """Return the fields that were set by their own options, or by --set. Raises UsageError if one was set twice."""
+    asked = {
+        name: Setting(value, "--" + name.replace("_", "-"))
+        for record in RECORDS.values()
+        for name, value in typed(record, settings).items()
+    }
+    for change in changes:
+        name, value = read_setting(change)
+        if name in asked:
+            raise UsageError(f"{name} is set by {asked[name].origin} and again by --set {change}; set it once.")
+        asked[name] = Setting(value, "--set")
+    return asked
 
 
 def _lanes(_: click.Context, __: click.Parameter, typed: str | None) -> int | None:

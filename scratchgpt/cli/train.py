@@ -1,7 +1,6 @@
 """`scratchgpt train`: start a run, or go on with one."""
 
 import contextlib
-import dataclasses
 import itertools
 import shlex
 import signal
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from scratchgpt.cli.options import config_options, device_options, lanes_option, require_cpu_for, resolved, typed
-from scratchgpt.config import DEFAULT_PRESET, ModelConfig, TrainConfig, load_preset
+from scratchgpt.cli.options import asked_for, device_options, lanes_option, recipe_options, require_cpu_for, resolved
+from scratchgpt.config import ModelConfig, Recipe, Setting, TrainConfig, load_recipe
 from scratchgpt.errors import DataError, TrainingError, UsageError
 from scratchgpt.lock import FolderLock
 
 if TYPE_CHECKING:  # imported when the command runs
+    from scratchgpt.data.dataset import Dataset
     from scratchgpt.model.plan import Plan
+    from scratchgpt.ops.array import Array
     from scratchgpt.training.checkpoint import Snapshot
     from scratchgpt.training.trainer import Trainer
 
@@ -36,10 +37,15 @@ def _kinds(_: click.Context, __: click.Parameter, typed: str | None) -> tuple[st
 
 
 @click.command("train")
-@click.option("--preset", metavar="NAME", help=f"Recipe to start from; by default {DEFAULT_PRESET}.")
 @click.option("--data", metavar="DIR", type=FOLDER, help="Prepared data; by default the newest in data/.")
 @click.option("--run", metavar="DIR", type=FOLDER, help="Where to keep the run; by default a new folder in runs/.")
 @click.option("--resume", metavar="DIR", type=FOLDER, help="Go on with a run from its last checkpoint, or a named one.")
+@click.option(
+    "--init",
+    metavar="DIR",
+    type=FOLDER,
+    help="Start from the weights of a run, a checkpoint or a model of GPT-2's form.",
+)
 @click.option("--force", is_flag=True, help="Replace the run in --run, or what came after --resume.")
 @device_options
 @lanes_option
@@ -56,16 +62,19 @@ def _kinds(_: click.Context, __: click.Parameter, typed: str | None) -> tuple[st
     help="Besides RUN/log.jsonl: csv, tensorboard, wandb, with commas. A resumed run goes on with those it had.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Tell how the run computes.")
-@config_options(ModelConfig, TrainConfig)
+@recipe_options
 @click.pass_context
 def command(
     ctx: click.Context,
     /,
     *,
     preset: str | None,
+    config: Path | None,
+    changes: tuple[str, ...],
     data: Path | None,
     run: Path | None,
     resume: Path | None,
+    init: Path | None,
     force: bool,
     device: str | None,
     precision: str | None,
@@ -77,18 +86,20 @@ def command(
 ) -> None:
     """Train a GPT on prepared data.
 
-    Every setting of the preset can be changed by an option. Ctrl-C saves and ends; --resume goes on from there to the
-    very bit, with as many steps and at what learning rate an option says.
+    Every setting of the preset can be changed by a file and by an option; `scratchgpt config` shows what comes of it.
+    Ctrl-C saves and ends; --resume goes on from there to the very bit, with as many steps and at what learning rate an
+    option says.
     """
     computing = _Computing(device, precision, lanes)
+    asked = asked_for(settings, changes)
     if resume is None:
-        name = preset or DEFAULT_PRESET
-        with _start(name, data, run, settings, computing.on("auto"), tune=tune, force=force) as trainer:
-            _train(ctx, trainer, name, kinds or (), verbose=verbose)
-    elif preset or run:
-        raise UsageError("--resume goes on with a run as it is; leave out --preset and --run.")
+        recipe = load_recipe(preset, config).with_settings(asked)
+        with _start(recipe, data, run, init, computing.on("auto"), tune=tune, force=force) as trainer:
+            _train(ctx, trainer, recipe.name, kinds or (), verbose=verbose)
+    elif preset or config or run or init:
+        raise UsageError("--resume goes on with a run as it is; leave out --preset, --config, --run and --init.")
     else:
-        with _resume(resume, data, settings, computing, force=force) as trainer:
+        with _resume(resume, data, asked, computing, force=force) as trainer:
             _train(ctx, trainer, None, kinds, verbose=verbose)
 
 
@@ -115,10 +126,10 @@ class _Computing(NamedTuple):
 
 @contextlib.contextmanager
 def _start(
-    preset: str,
+    recipe: Recipe,
     data: Path | None,
     run: Path | None,
-    settings: dict[str, Any],
+    init: Path | None,
     computing: _Computing,
     *,
     tune: bool,
@@ -132,20 +143,22 @@ def _start(
     from scratchgpt.training.checkpoint import Checkpoints, fresh
     from scratchgpt.training.trainer import Trainer
 
-    recipe = load_preset(preset)
-    train = TrainConfig.from_mapping(recipe.train | typed(TrainConfig, settings))
+    train = TrainConfig.from_mapping(recipe.of(TrainConfig))
+    weights = None
     with waiting(CHECKING):
-        dataset = Dataset.open(data or _newest_data())
-        from_data = {"vocab_size": dataset.tokenizer.vocab_size}
-        model = ModelConfig.from_mapping(recipe.model | typed(ModelConfig, settings) | from_data)
+        dataset = Dataset.open(data or newest_data())
+        if init is not None:
+            recipe, weights = _weights(init, recipe, dataset)
+        model = ModelConfig.from_mapping(recipe.of(ModelConfig) | {"vocab_size": dataset.tokenizer.vocab_size})
         dataset.require(model.block_size, order=train.order, within_documents=train.within_documents)
     if run and not force:
         _require_empty(run)  # before anything that takes time
-    snapshot = fresh(model, train, dataset, computing.plan(model, train))
+    snapshot = fresh(model, train, dataset, computing.plan(model, train), params=weights)
+    del weights
     if tune and snapshot.plan.device == "cpu":
         with waiting("Measuring what suits this machine ..."):
             snapshot = snapshot._replace(plan=tuned_plan(model, train, lanes=computing.lanes))
-    run = run or _unused_run(f"{dataset.folder.name}-{preset}")
+    run = run or _unused_run(f"{dataset.folder.name}-{recipe.name}")
     trainer = Trainer(snapshot, dataset, run)
     del snapshot  # whose arrays the trainer has copied
     run.mkdir(parents=True, exist_ok=True)
@@ -158,11 +171,29 @@ def _start(
         yield trainer
 
 
+def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "Array"]:
+    """Return the recipe with the sizes of the weights to start from, and these (P,). Raises UsageError."""
+    from scratchgpt import tokenizer as tokenizers
+    from scratchgpt.model.params import cropped
+    from scratchgpt.training.checkpoint import locate, read_model
+
+    folder = locate(init)
+    model, params, tokenizer = read_model(folder)
+    if difference := tokenizers.difference(tokenizer, dataset.tokenizer):
+        raise UsageError(
+            f"The vocabulary of {folder} is not that of {dataset.folder}: {difference}. "
+            f"Prepare the text anew with --tokenizer {folder}."
+        )
+    recipe = recipe.for_weights(model, f"--init {init}")
+    model, params = cropped(model, params, recipe.settings["block_size"].value)
+    return recipe, params
+
+
 @contextlib.contextmanager
 def _resume(
     resume: Path,
     data: Path | None,
-    settings: dict[str, Any],
+    asked: dict[str, Setting],
     computing: _Computing,
     *,
     force: bool,
@@ -173,6 +204,8 @@ def _resume(
     from scratchgpt.training.checkpoint import Checkpoints, locate, read
     from scratchgpt.training.trainer import Trainer
 
+    if resume.is_file():  # RUN/checkpoints/best
+        resume = locate(resume)
     folder = locate(resume)
     is_named = folder == resume
     run = resume.resolve().parent.parent if is_named else resume
@@ -187,7 +220,7 @@ def _resume(
             raise UsageError(
                 f"{run} has later checkpoints, {names}; use --force to drop them and go on from {folder.name}."
             )
-        snapshot = _with_changes(read(folder), settings, computing)
+        snapshot = _with_changes(read(folder), asked, computing)
         train = snapshot.train
         with waiting(CHECKING):
             dataset = Dataset.open(data or Path(snapshot.data_folder))
@@ -209,7 +242,7 @@ def _require_empty(run: Path) -> None:
         raise DataError(f"{run} already holds a run; go on with it by --resume {run}, or use --force to replace it.")
 
 
-def _newest_data() -> Path:
+def newest_data() -> Path:
     """Return the folder in data/ that was prepared last."""
     metas = sorted(DATA.glob("*/meta.json"), key=lambda meta: meta.stat().st_mtime_ns)
     if not metas:
@@ -224,18 +257,18 @@ def _unused_run(name: str) -> Path:
     return next(run for n in itertools.count(1) if not (run := RUNS / f"{name}-{n}").exists())
 
 
-def _with_changes(snapshot: "Snapshot", settings: dict[str, Any], computing: _Computing) -> "Snapshot":
+def _with_changes(snapshot: "Snapshot", asked: dict[str, Setting], computing: _Computing) -> "Snapshot":
     """Return the snapshot with the recipe changed as typed. Raises UsageError for what cannot change in a run.
 
     What a run is computed by may change, and its last bits with it: it does if that is typed. A run that moves between
     a CPU and a GPU leaves behind what suited the other: its lanes, its precision, its micro-batch unless typed.
     """
-    fixed = typed(ModelConfig, settings) | {key: settings[key] for key in ("seed",) if settings[key] is not None}
-    current = dataclasses.asdict(snapshot.model) | dataclasses.asdict(snapshot.train)
-    for name, value in fixed.items():
-        if value != current[name]:
+    current = vars(snapshot.model) | vars(snapshot.train)
+    for name, (value, _) in asked.items():
+        if (name in vars(snapshot.model) or name == "seed") and value != current[name]:
             raise UsageError(f"A resumed run keeps its {name} of {current[name]}; it cannot become {value}.")
-    train = TrainConfig.from_mapping(dataclasses.asdict(snapshot.train) | typed(TrainConfig, settings))
+    recipe = {name: value for name, (value, _) in asked.items() if name in vars(snapshot.train)}
+    train = TrainConfig.from_mapping(vars(snapshot.train) | recipe)
     plan = snapshot.plan
     computing = computing.on(plan.device)
     moved = (plan.device == "cpu") != (computing.device == "cpu")

@@ -152,18 +152,18 @@ class Dataset:
             )
         return separator
 
-    def whole_validation(self, *, batch_size: int, block_size: int) -> Iterator[Batch]:
-        """Yield the whole validation part: each token but the first is a target once. The last window may be short."""
-        n_windows, rest = divmod(self.val.size - 1, block_size)
+    def whole(self, part: ShardReader, *, batch_size: int, block_size: int) -> Iterator[Batch]:
+        """Yield a whole part, train or val: each token but the first is a target once. The last window may be short."""
+        n_windows, rest = divmod(part.size - 1, block_size)
         for first in range(0, n_windows, batch_size):
             starts = np.arange(first, min(first + batch_size, n_windows)) * block_size
-            yield _batch(self.val, starts, block_size)
+            yield _batch(part, starts, block_size)
         if rest:
-            yield _batch(self.val, np.array([n_windows * block_size]), rest)
+            yield _batch(part, np.array([n_windows * block_size]), rest)
 
-    def n_whole_batches(self, *, batch_size: int, block_size: int) -> int:
-        """Return how many batches `whole_validation` yields."""
-        n_windows, rest = divmod(self.val.size - 1, block_size)
+    def n_whole_batches(self, part: ShardReader, *, batch_size: int, block_size: int) -> int:
+        """Return how many batches `whole` yields."""
+        n_windows, rest = divmod(part.size - 1, block_size)
         return math.ceil(n_windows / batch_size) + bool(rest)
 
 

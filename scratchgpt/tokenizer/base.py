@@ -52,6 +52,29 @@ def end_of_text(tokenizer: Tokenizer) -> int | None:
     return ids.get(END_OF_TEXT)
 
 
+def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """Return how many bytes of text each token stands for (V,): special ones for none."""
+    lengths = np.array([len(tokenizer.decode_bytes([index])) for index in range(tokenizer.vocab_size)], np.int64)
+    lengths[[added["id"] for added in tokenizer.to_json()["added_tokens"]]] = 0
+    return lengths
+
+
+def difference(one: Tokenizer, other: Tokenizer) -> str:
+    """Return in what two vocabularies differ, as half a sentence; nothing if they give the same ids."""
+    contents = one.to_json(), other.to_json()
+    if contents[0] == contents[1]:
+        return ""
+    if type(one) is not type(other):
+        kinds = {CharTokenizer: "characters", BPETokenizer: "byte pairs"}
+        return f"{kinds[type(one)]} there, {kinds[type(other)]} here"
+    words = [sorted(content["model"]["vocab"], key=content["model"]["vocab"].get) for content in contents]
+    sizes = f"{one.vocab_size:,} tokens there, {other.vocab_size:,} here"
+    for index, (word, other_word) in enumerate(zip(*words, strict=False)):
+        if word != other_word:
+            return f"{sizes}; the first that differs is {index}, {word!r} there, {other_word!r} here"
+    return sizes if one.vocab_size != other.vocab_size else "the same tokens, but texts are cut into them otherwise"
+
+
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the tokenizer's files into `folder`."""
     for name, content in zip(FILES, (tokenizer.to_json(), CONFIG), strict=True):

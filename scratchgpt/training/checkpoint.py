@@ -70,11 +70,16 @@ class Snapshot(NamedTuple):
         return 0 < self.train.patience <= self.n_worse
 
 
-def fresh(model: ModelConfig, train: TrainConfig, dataset: Dataset, plan: Plan | None = None) -> Snapshot:
-    """Return the state of a run before its first step, with the default plan if none is given. Raises MemoryError."""
+def fresh(
+    model: ModelConfig, train: TrainConfig, dataset: Dataset, plan: Plan | None = None, *, params: Array | None = None
+) -> Snapshot:
+    """Return the state of a run before its first step.
+
+    The plan is the default one and the parameters (P,) are drawn, unless they are given. Raises MemoryError.
+    """
     plan = plan or default_plan(model, train)
     require_memory(model, plan)
-    params = Layout(model).initial(train.seed)
+    params = Layout(model).initial(train.seed) if params is None else params
     return Snapshot(
         model=model,
         train=train,
@@ -217,7 +222,14 @@ def step_of(folder: Path) -> int:
 
 
 def locate(path: Path) -> Path:
-    """Return the checkpoint folder meant by `path`: itself, or the last one of a run. Raises UsageError."""
+    """Return the checkpoint folder meant by `path`: itself, the last one of a run, or what RUN/checkpoints/best names.
+
+    Raises UsageError.
+    """
+    if path.is_file() and path.parent.name == "checkpoints":
+        named = Checkpoints(path.parent.parent).pointed(path.name)
+        if named is not None:
+            return named
     if not path.is_dir():
         raise UsageError(f"There is no run or checkpoint {path}.")
     if (path / "config.json").exists():
@@ -314,6 +326,16 @@ def read_model(folder: Path) -> tuple[ModelConfig, Array, tokenizers.Tokenizer]:
             f"{folder}: the model has {config.vocab_size} tokens, but the vocabulary beside it {tokenizer.vocab_size}."
         )
     return config, params, tokenizer
+
+
+def data_of(folder: Path) -> Path | None:
+    """Return the data that a checkpoint was trained on; None for a model from elsewhere. Raises CheckpointError."""
+    if not (folder / TRAINER).exists():
+        return None
+    try:
+        return Path(str(verify(folder, ())["data"]["folder"]))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / TRAINER} is damaged: it names no data.") from error
 
 
 def verify(folder: Path, names: Iterable[str] = FILES) -> dict[str, Any]:

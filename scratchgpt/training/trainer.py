@@ -40,6 +40,7 @@ class Trainer:
             snapshot.plan,
             n_tokens=n_tokens,
             loss_scale=snapshot.loss_scale,
+            freeze=train.freeze,
         )
         self.model = self.engine.gpt
         self.checkpoints = Checkpoints(run)
@@ -239,8 +240,9 @@ class Trainer:
     def _evaluate_whole(self) -> Iterator[Event]:
         """Measure on the whole validation part, unless somebody asks to stop."""
         sizes = {"batch_size": self._evaluation_batch, "block_size": self.model.config.block_size}
-        batches = itertools.takewhile(lambda _: not self._stopping, self._dataset.whole_validation(**sizes))
-        result = yield from self._evaluate(batches, self._dataset.n_whole_batches(**sizes), is_whole=True)
+        part = self._dataset.val
+        batches = itertools.takewhile(lambda _: not self._stopping, self._dataset.whole(part, **sizes))
+        result = yield from self._evaluate(batches, self._dataset.n_whole_batches(part, **sizes), is_whole=True)
         if not self._stopping:
             yield result
 

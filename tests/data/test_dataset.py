@@ -46,10 +46,10 @@ def test_every_place_of_the_text_can_be_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, 1000])
 def test_the_whole_validation_part_is_covered_once(block_size: int, batch_size: int, tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
-    batches = list(dataset.whole_validation(batch_size=batch_size, block_size=block_size))
+    batches = list(dataset.whole(dataset.val, batch_size=batch_size, block_size=block_size))
     val = dataset.val.read(0, dataset.val.size)
     assert dataset.val.size == 207
-    assert len(batches) == dataset.n_whole_batches(batch_size=batch_size, block_size=block_size)
+    assert len(batches) == dataset.n_whole_batches(dataset.val, batch_size=batch_size, block_size=block_size)
     assert np.concatenate([batch.targets.reshape(-1) for batch in batches]).tolist() == val[1:].tolist()
     assert np.concatenate([batch.tokens.reshape(-1) for batch in batches]).tolist() == val[:-1].tolist()
 
