@@ -290,6 +290,7 @@ def _train(
     A resumed run has no preset, and no kinds of logs unless they were typed: it has those it began with.
     """
     from scratchgpt.cli.render import for_console, waiting
+    from scratchgpt.model.plan import expected_bytes
     from scratchgpt.model.solo import Solo
     from scratchgpt.training.runs import Logs
 
@@ -299,13 +300,18 @@ def _train(
         longer = "--patience N" if trainer.is_early else "--steps N"
         click.echo(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} {longer}")
         return
+    plan, tokens = trainer.engine.plan, config.batch_size * model.config.block_size
     click.echo(
-        f"{run}: {model.layout.size:,} parameters on {_device(trainer.engine.plan)}, "
-        f"{config.steps:,} steps of {config.batch_size * model.config.block_size:,} tokens, seed {config.seed}"
+        f"{run}: {model.layout.size:,} parameters on {_device(plan)}, about "
+        f"{expected_bytes(model.config, plan) / 1e6:,.0f} MB of memory, seed {config.seed}"
+    )
+    click.echo(
+        f"{config.steps:,} steps of {tokens:,} tokens, {config.steps * tokens:,} in all: "
+        f"{trainer.n_epochs:,.3g} times as many as there are to train on"
     )
     if verbose:
         attention = model.backend.attention
-        click.echo(_engine(trainer.engine.plan, attention and attention(model.config)))
+        click.echo(_engine(plan, attention and attention(model.config)))
     if isinstance(trainer.engine, Solo):
         with waiting("Compiling kernels, unless CuPy has kept them from an earlier run ..."):
             trainer.engine.warm_up()

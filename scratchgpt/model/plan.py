@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from scratchgpt.backend import free_memory, has_fused_attention, require_precision
 from scratchgpt.backend.cpu import BLOCK_BYTES
+from scratchgpt.backend.cpu.memory import activation_bytes as cpu_activation_bytes
 from scratchgpt.backend.gpu.memory import activation_bytes, most_sequences, state_bytes
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.machine import available_memory, usable_cores
@@ -24,6 +25,10 @@ WIDE = 384
 
 SPARE = 0.9
 """Of a GPU's free memory, what a plan may use: some is lost between arrays, some is taken by libraries."""
+
+
+PROCESS_BYTES = 30 * 10**6
+"""What a process with Python, NumPy and our modules has to itself."""
 
 
 class Plan(NamedTuple):
@@ -74,8 +79,24 @@ def _fitting(model: ModelConfig, train: TrainConfig, device: str, precision: str
     return size
 
 
+def expected_bytes(model: ModelConfig, plan: Plan) -> int:
+    """Return about how much memory a run takes while it trains: of a GPU's, or of this machine's."""
+    layout, n_tokens = Layout(model), plan.micro_batch * model.block_size
+    if plan.device != "cpu":
+        is_half, is_fused = plan.precision == "fp16", has_fused_attention(plan.device, plan.precision, model)
+        state = state_bytes(layout.size, is_half=is_half)
+        return state + activation_bytes(model, n_tokens, is_half=is_half, is_fused=is_fused)
+    state = 4 * (3 * layout.size + _gradients(layout, plan))
+    return state + plan.lanes * (PROCESS_BYTES + cpu_activation_bytes(model, n_tokens, plan.lanes))
+
+
+def _gradients(layout: Layout, plan: Plan) -> int:
+    """Return how many numbers the gradients of all lanes are."""
+    return layout.n_split + plan.lanes * (layout.size - layout.n_split)
+
+
 def require_memory(model: ModelConfig, plan: Plan) -> None:
-    """Raise MemoryError if the parameters alone, to be trained, would need more memory than there is.
+    """Raise MemoryError if the parameters, or on a CPU all of a step, would need more memory than there is.
 
     Without this, the system would grant it and end some program later, most likely this one, without a word.
     """
@@ -91,11 +112,16 @@ def require_memory(model: ModelConfig, plan: Plan) -> None:
         how, advice = f"on {plan.device}, of this machine's own", ""
     else:
         # Parameters and moments of the snapshot, the same in the memory of the lanes, and gradients:
-        copies = 6 * layout.size + layout.n_split + plan.lanes * (layout.size - layout.n_split)
+        copies = 6 * layout.size + _gradients(layout, plan)
         how, advice = f"with --lanes {plan.lanes}", "; fewer --lanes need less, too"
     needed, available = 4 * copies, available_memory()
     if needed > available:
         raise MemoryError(
             f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained {how}, and "
             f"{available / 1e9:,.1f} GB are available{advice}."
+        )
+    if plan.device == "cpu" and (expected := expected_bytes(model, plan)) > available:
+        raise MemoryError(
+            f"Training takes about {expected / 1e9:,.1f} GB with --lanes {plan.lanes} and --micro-batch "
+            f"{plan.micro_batch}, and {available / 1e9:,.1f} GB are available{advice}."
         )

@@ -4,8 +4,10 @@ import dataclasses
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from scratchgpt.training.backoff import MOST_SKIPPED, RECOVERY, Backoff
 from scratchgpt.training.checkpoint import Checkpoints, Snapshot, step_of
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
 from scratchgpt.training.schedule import learning_rate
+
+PACE_STEPS = 10
+"""Steps after which a run says how long the others will take."""
 
 
 class Trainer:
@@ -48,6 +53,7 @@ class Trainer:
         self._dataset = dataset
         self._saved_at = time.monotonic()
         self._has_warned = False
+        self._seconds: deque[float] = deque(maxlen=PACE_STEPS)  # that the last steps took
         self._stopping = False
 
     @property
@@ -64,6 +70,12 @@ class Trainer:
     def is_early(self) -> bool:
         """Whether the run is finished before its last step."""
         return self.is_finished and self.step < self.config.steps
+
+    @property
+    def n_epochs(self) -> float:
+        """How often the whole run sees as many tokens as there are to train on."""
+        tokens = self.config.steps * self.config.batch_size * self.model.config.block_size
+        return tokens / self._dataset.train.size
 
     def stop(self) -> None:
         """Save and end after the current step. May be called from a signal handler."""
@@ -88,8 +100,11 @@ class Trainer:
         if self.step == 0:
             yield from self.save()  # a full disk shows now, not after an hour
         yield from self._evaluate_if_due()
+        first = self.step
         while not self.is_finished and not self._stopping:
             yield from self._train_step()
+            if self.step == first + PACE_STEPS < self.config.steps:
+                yield Noted(self._outlook())
             yield from self._evaluate_if_due()
             if self._is_save_due():
                 yield from self.save()
@@ -164,6 +179,7 @@ class Trainer:
             note, backoff = self._skipped(loss, grad_norm)
         self._snapshot = state._replace(step=self.step + 1, backoff=backoff)
         seconds = time.perf_counter() - started
+        self._seconds.append(seconds)
         yield StepDone(
             step=self.step,
             loss=loss,
@@ -193,6 +209,15 @@ class Trainer:
             f"the loss was {loss:g} and the norm of its gradient {grad_norm:g}; the weights stay as they were, and the "
             f"learning rate is {backoff.factor:g} of the schedule's for the next {RECOVERY} updates"
         ), backoff
+
+    def _outlook(self) -> str:
+        """Return how long the steps that are left will take, if they are like the last ones."""
+        left, pace = self.config.steps - self.step, median(self._seconds)
+        speed = self.config.batch_size * self.model.config.block_size / pace
+        return (
+            f"step {self.step:,}: {speed:,.0f} tokens/s; the {left:,} steps that are left take about "
+            f"{_duration(left * pace)}, evaluations not counted"
+        )
 
     def _saved_before(self, error: MemoryError) -> Generator[Event, None, MemoryError]:
         """Save, so that no steps are lost, and return the error with what to do about it."""
@@ -263,3 +288,11 @@ class Trainer:
             loss, n_correct, n_targets = loss + score.loss, n_correct + score.n_correct, n_targets + score.n_targets
             yield Evaluating(self.step, done, n_batches)
         return Evaluated(self.step, loss / max(n_targets, 1), n_correct / max(n_targets, 1), n_targets, is_whole)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as people say it: 40 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{math.ceil(seconds)} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

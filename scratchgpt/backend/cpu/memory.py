@@ -1,0 +1,27 @@
+"""How much memory a lane takes on a CPU, by counting the buffers that its sublayers draw."""
+
+from scratchgpt.backend.cpu import attention, exchange
+from scratchgpt.config import ModelConfig
+
+NUMBER = 4
+"""Bytes."""
+
+
+def activation_bytes(model: ModelConfig, n_tokens: int, n_lanes: int) -> int:
+    """Return the bytes of buffers of one of `n_lanes` lanes that computes so many tokens at once, within some percent.
+
+    In rows of C numbers, each layer keeps xhat, normed, qkv and heads (1 + 1 + 3 + 1), xhat, normed, hidden and slope
+    (1 + 1 + 4 + 4); everything works on the residual stream, the head's three arrays and the gradients on the way
+    back: of hidden and of qkv, two of a branch, keys and values, and what a norm needs. Dropout keeps masks besides.
+    Of attention's probabilities, there are those up to the end of each block of queries.
+    """
+    C, H, T = model.n_embd, model.n_head, model.block_size
+    probabilities = H * (T + min(T, attention.ROWS)) // 2
+    kept, working = 16 * C + probabilities, (1 + 3 + 4 + 3 + 2 + 2 + 1) * C
+    if model.dropout:
+        mask = C + C // NUMBER
+        kept += probabilities + H * T // NUMBER + 2 * mask
+        working += C + mask
+    rows = min(exchange.ROWS, n_lanes * n_tokens)
+    chunk = 4 * exchange.ROWS * C + rows * (C + model.vocab_size // n_lanes)
+    return NUMBER * (n_tokens * (model.n_layer * kept + working) + chunk)
