@@ -1,5 +1,6 @@
 """The trainer: it learns, it evaluates what it says, and a resumed run is the undisturbed one to the very bit."""
 
+import dataclasses
 import errno
 import itertools
 import math
@@ -14,7 +15,7 @@ import pytest
 from scratchgpt.errors import TrainingError, UsageError
 from scratchgpt.training import checkpoint
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
-from scratchgpt.training.trainer import Trainer
+from scratchgpt.training.trainer import Trainer, _duration
 from tests.world import make_dataset, make_documents, make_snapshot, make_trainer
 
 
@@ -182,3 +183,22 @@ def test_too_little_data_is_said_before_anything_is_written(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="too few for a block_size"):
         make_trainer(tmp_path, block_size=500)
     assert not (tmp_path / "run").exists()
+
+
+def test_after_ten_steps_a_run_says_how_long_the_others_take(tmp_path: Path) -> None:
+    """Counted from where it begins or goes on; with no steps left there is nothing to say."""
+    dataset, snapshot = make_dataset(tmp_path), None
+    for steps, told in ((20, [10]), (30, []), (45, [40])):
+        snapshot = snapshot or make_snapshot(dataset)
+        train = dataclasses.replace(snapshot.train, steps=steps)
+        events = list(Trainer(snapshot._replace(train=train), dataset, tmp_path / "run").events())
+        notes = [event.message for event in events if isinstance(event, Noted)]
+        assert [int(note.split()[1].rstrip(":")) for note in notes] == told
+        snapshot = checkpoint.read(checkpoint.locate(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.01, "1 s"), (99.5, "100 s"), (101, "2 min"), (5990, "1 h 40 min"), (12_000, "3 h 20 min")]
+)
+def test_times_as_people_say_them(seconds: float, said: str) -> None:
+    assert _duration(seconds) == said
