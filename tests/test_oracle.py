@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.errors import UsageError
 from scratchgpt.model.gpt import GPT
-from scratchgpt.tokenizer import CharTokenizer
-from scratchgpt.training.checkpoint import Checkpoints, fresh
+from scratchgpt.tokenizer import CharTokenizer, difference
+from scratchgpt.training.checkpoint import Checkpoints, fresh, read_model
 from tests.world import CPU, QUICK, make_dataset
 
 pytestmark = pytest.mark.oracle
@@ -100,6 +100,21 @@ def test_generation(checkpoint: Checkpoint, torch: Any, transformers: Any) -> No
         likeliest = checkpoint.model.logits(checkpoint.model.hidden(tokens)[:, -1]).argmax(axis=-1)
         tokens = np.append(tokens, likeliest[:, np.newaxis], axis=1)
     assert np.array_equal(generated.numpy(), tokens)
+
+
+def test_a_model_of_theirs_can_be_gone_on_from(torch: Any, transformers: Any, tmp_path: Path) -> None:
+    """What `save_pretrained` writes is read as it is."""
+    sizes = {"vocab_size": TOKENIZER.vocab_size, "n_positions": 16, "n_layer": 2, "n_head": 3, "n_embd": 24}
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
+    theirs.save_pretrained(tmp_path / "theirs")
+    transformers.AutoTokenizer.from_pretrained(save(tmp_path / "run").folder).save_pretrained(tmp_path / "theirs")
+    config, params, tokenizer = read_model(tmp_path / "theirs")
+    assert difference(tokenizer, TOKENIZER) == ""
+    tokens = np.random.default_rng(1).integers(TOKENIZER.vocab_size, size=(2, 16))
+    with torch.no_grad():
+        expected = theirs.eval()(torch.from_numpy(tokens)).logits.numpy()
+    ours = GPT(config, CPU, params)
+    assert np.abs(ours.logits(ours.hidden(tokens)) - expected).max() <= 1e-4
 
 
 # ------------------------------------------------------------------------------------------- tokenizer

@@ -16,6 +16,9 @@ from scratchgpt.ops.layernorm import EPSILON
 
 FILES = ("config.json", "model.safetensors")
 
+SCALING = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+"""What other programs' config.json may say that changes what the same tensors compute."""
+
 
 def save(folder: Path, config: ModelConfig, params: Array) -> None:
     """Write the model with flat parameters (P,), a NumPy array, into `folder`."""
@@ -113,6 +116,9 @@ def load_config(path: Path) -> ModelConfig:
     try:
         if content["model_type"] != "gpt2" or content["layer_norm_epsilon"] != EPSILON:
             raise CheckpointError(f"{path} describes another architecture than GPT-2's.")
+        for name, value in SCALING.items():
+            if content.get(name, value) != value:
+                raise CheckpointError(f"{path}: a model whose {name} is {content[name]!r} cannot be used.")
         return ModelConfig(
             vocab_size=content["vocab_size"],
             block_size=content["n_positions"],
