@@ -30,7 +30,7 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
             return tuple(value)
         raise UsageError(f"{field.name} must be a list of patterns, such as {EXAMPLE}, not {value!r}.")
     if field.type is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     if type(value) is not field.type:
         expected = getattr(field.type, "__name__", field.type)
         raise UsageError(f"{field.name} must be of type {expected}, not {value!r}.")
@@ -307,7 +307,7 @@ def read_setting(text: str) -> tuple[str, Any]:
         raise UsageError(f"There is no setting {name!r}{did_you_mean(name, fields)}.")
     try:
         value = tomllib.loads(f"value = {written}")["value"]
-    except ValueError:
+    except (ValueError, RecursionError):
         value = written
     return name, _checked(fields[name], value)
 

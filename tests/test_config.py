@@ -171,6 +171,8 @@ def test_settings_are_toml_or_a_word(text: str, expected: tuple[str, Any]) -> No
         ("steps", "KEY=VALUE, not 'steps'"),
         ("step=3", "no setting 'step' (did you mean 'steps'?)"),
         ("steps=3.5", "steps must be of type int, not 3.5"),
+        ("learning_rate=1" + "0" * 400, "learning_rate must be a finite number"),
+        ("freeze=" + "[" * 9999, "freeze must be a list of patterns"),
         ("steps=many", "steps must be of type int, not 'many'"),
         ("learning_rate=nan", "learning_rate must be a finite number"),
         ("bias=no", "bias must be of type bool, not 'no'"),
