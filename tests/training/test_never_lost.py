@@ -181,7 +181,7 @@ def test_an_update_that_cannot_be_made_is_skipped(bad: tuple[float, float | None
         if isinstance(event, StepDone) and event.step == 5:
             assert [array.tobytes() for array in (trainer.model.params, *trainer.engine.moments)] == before
             assert not math.isfinite(event.grad_norm)
-        if isinstance(event, Noted):
+        if isinstance(event, Noted) and "tokens/s" not in event.message:
             assert event.message.startswith("step 5: the loss was ")
             assert "the learning rate is 0.5 of the schedule's" in event.message
     assert rates == [1e-3] * 5 + [5e-4] * 15
