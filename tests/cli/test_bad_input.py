@@ -101,7 +101,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("train --resume runs/a --steps 4 --n-embd 32", USAGE, "n_embd of 16; it cannot become 32"),
         ("train --resume runs/a --steps 4 --bias", USAGE, "bias of False; it cannot become True"),
         ("train --resume runs/a --steps 4 --seed 4", USAGE, "seed"),
-        ("train --resume runs/a --run runs/b", USAGE, "leave out --preset and --run"),
+        ("train --resume runs/a --run runs/b", USAGE, "leave out --preset, --config, --run"),
         ("train --resume runs/a --steps 4 --data data/other", FAILURE, "not the data"),
         ("generate --prompt fox=", USAGE, "'=' (U+003D, at position 3)"),
         ("generate --prompt=", USAGE, "prompt is empty"),
