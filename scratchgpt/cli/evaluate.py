@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from scratchgpt.cli.options import device_option, resolved
+from scratchgpt.cli.options import device_option, require_vocabulary, resolved
 from scratchgpt.errors import UsageError
 
 BATCH = 64
@@ -29,7 +29,6 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     often the likeliest token was the right one.
     """
     from scratchgpt import backend
-    from scratchgpt import tokenizer as tokenizers
     from scratchgpt.cli.render import stages, waiting
     from scratchgpt.config import TrainConfig
     from scratchgpt.data.dataset import Dataset
@@ -46,11 +45,7 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     with waiting("Checking model and data ..."):
         config, params, tokenizer = checkpoint.read_model(folder)
         dataset = Dataset.open(data)
-    if difference := tokenizers.difference(tokenizer, dataset.tokenizer):
-        raise UsageError(
-            f"The vocabulary of {folder} is not that of {data}: {difference}. "
-            f"Prepare the text anew with --tokenizer {folder}."
-        )
+    require_vocabulary(folder, tokenizer, dataset)
     part = dataset.val if split == "val" else dataset.train
     if part.size < 2:
         raise UsageError(f"The {split} part of {data} has no token that follows another; use a longer text.")

@@ -17,6 +17,7 @@ from scratchgpt.config import DEFAULT_PRESET, RECORDS, ModelConfig, Patterns, Se
 from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when a command runs
+    from scratchgpt.data.dataset import Dataset
     from scratchgpt.tokenizer import Tokenizer
 
 Function = Callable[..., Any]
@@ -136,6 +137,17 @@ def vocabulary_options(function: Function) -> Function:
         "that has GPT-2's two files.",
     )
     return click.option("--gpt2", is_flag=True, help="GPT-2's vocabulary, of 50,257 tokens.")(given(function))
+
+
+def require_vocabulary(folder: Path, tokenizer: "Tokenizer", dataset: "Dataset") -> None:
+    """Raise UsageError, which tells the first difference, if a model's vocabulary is not that of some data."""
+    from scratchgpt.tokenizer import difference
+
+    if found := difference(tokenizer, dataset.tokenizer):
+        raise UsageError(
+            f"The vocabulary of {folder} is not that of {dataset.folder}: {found}. "
+            f"Prepare the text anew with --tokenizer {folder}."
+        )
 
 
 def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":

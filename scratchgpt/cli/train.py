@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from scratchgpt.cli.options import asked_for, device_options, lanes_option, recipe_options, require_cpu_for, resolved
+from scratchgpt.cli.options import (
+    asked_for,
+    device_options,
+    lanes_option,
+    recipe_options,
+    require_cpu_for,
+    require_vocabulary,
+    resolved,
+)
 from scratchgpt.config import ModelConfig, Recipe, Setting, TrainConfig, load_recipe
 from scratchgpt.errors import DataError, TrainingError, UsageError
 from scratchgpt.lock import FolderLock
@@ -146,7 +154,7 @@ def _start(
     train = TrainConfig.from_mapping(recipe.of(TrainConfig))
     weights = None
     with waiting(CHECKING):
-        dataset = Dataset.open(data or newest_data())
+        dataset = Dataset.open(data or _newest_data())
         if init is not None:
             recipe, weights = _weights(init, recipe, dataset)
         model = ModelConfig.from_mapping(recipe.of(ModelConfig) | {"vocab_size": dataset.tokenizer.vocab_size})
@@ -173,20 +181,14 @@ def _start(
 
 def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "Array"]:
     """Return the recipe with the sizes of the weights to start from, and these (P,). Raises UsageError."""
-    from scratchgpt import tokenizer as tokenizers
     from scratchgpt.model.params import cropped
     from scratchgpt.training.checkpoint import locate, read_model
 
     folder = locate(init)
     model, params, tokenizer = read_model(folder)
-    if difference := tokenizers.difference(tokenizer, dataset.tokenizer):
-        raise UsageError(
-            f"The vocabulary of {folder} is not that of {dataset.folder}: {difference}. "
-            f"Prepare the text anew with --tokenizer {folder}."
-        )
+    require_vocabulary(folder, tokenizer, dataset)
     recipe = recipe.for_weights(model, f"--init {init}")
-    model, params = cropped(model, params, recipe.settings["block_size"].value)
-    return recipe, params
+    return recipe, cropped(model, params, recipe.settings["block_size"].value)
 
 
 @contextlib.contextmanager
@@ -242,7 +244,7 @@ def _require_empty(run: Path) -> None:
         raise DataError(f"{run} already holds a run; go on with it by --resume {run}, or use --force to replace it.")
 
 
-def newest_data() -> Path:
+def _newest_data() -> Path:
     """Return the folder in data/ that was prepared last."""
     metas = sorted(DATA.glob("*/meta.json"), key=lambda meta: meta.stat().st_mtime_ns)
     if not metas:

@@ -140,14 +140,13 @@ class Layout:
         return flat
 
 
-def cropped(config: ModelConfig, params: Array, block_size: int) -> tuple[ModelConfig, Array]:
-    """Return a model, its configuration and flat parameters (P,), with its first `block_size` positions only."""
-    shorter = dataclasses.replace(config, block_size=block_size)
-    flat = np.empty(Layout(shorter).size, params.dtype)
-    views = Layout(config).views(params)
-    for name, view in Layout(shorter).views(flat).items():
+def cropped(config: ModelConfig, params: Array, block_size: int) -> Array:
+    """Return a model's flat parameters (P,) with its first `block_size` positions only. Raises UsageError."""
+    layout, views = Layout(dataclasses.replace(config, block_size=block_size)), Layout(config).views(params)
+    flat = np.empty(layout.size, params.dtype)
+    for name, view in layout.views(flat).items():
         view[...] = views[name][: len(view)]
-    return shorter, flat
+    return flat
 
 
 def _leaves(config: ModelConfig) -> list[Leaf]:
