@@ -95,7 +95,7 @@ def prepare(
             if is_new:
                 work.encode()
                 work.join()
-                _publish(work.finish(asked), folder)
+                _publish(work.finish(asked), folder.resolve())
             work.forget()
     except OSError as error:
         raise DataError(
@@ -109,17 +109,21 @@ def _check(sources: list[Source], folder: Path, val_fraction: float) -> None:
     """Refuse what cannot be meant. Raises UsageError."""
     if not 0 < val_fraction < 1:
         raise UsageError(f"The validation fraction must be between 0 and 1, not {val_fraction}.")
+    place = folder.resolve()
     for root in {file.root for source in sources for file in source.files}:
-        if folder.resolve().is_relative_to(root.resolve()):
+        if place.is_relative_to(root.resolve()):
             raise UsageError(
                 f"{folder} is or is inside the text {root}; name another folder for the tokens with --out."
             )
+    if not place.name or (place.exists() and not place.is_dir()):
+        raise UsageError(f"{folder} cannot be the folder for the tokens; name another one with --out.")
 
 
 @contextlib.contextmanager
 def _hidden_folder(folder: Path) -> Iterator[Path]:
     """Yield a folder to work in, locked; it stays if there is a state in it and the work was not in error."""
-    hidden = folder.with_name(f".{folder.name}.partial")
+    place = folder.resolve()  # beside a link, the hidden folder might be on another disk
+    hidden = place.with_name(f".{place.name}.partial")
     hidden.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(hidden, DataError(f"Another program is preparing {folder}; wait until it is done."))
     try:

@@ -126,6 +126,36 @@ def test_text_and_folder_of_one_name(tmp_path: Path) -> None:
         prepare(write(tmp_path, b"abc" * 99), tmp_path / "text.txt")
 
 
+def test_a_place_that_can_be_no_folder(tmp_path: Path) -> None:
+    source = write(tmp_path, b"abc" * 99)
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", Path(tmp_path.anchor)):
+        with pytest.raises(UsageError, match="cannot be the folder"):
+            prepare(source, place)
+
+
+def test_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path, b"abc" * 99)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    assert prepare(source, Path()).meta["train_tokens"] == 267
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_work_is_done_beside_what_a_link_leads_to(tmp_path: Path) -> None:
+    """Elsewhere may be another disk, from which nothing can be moved to its place."""
+    source = write(tmp_path, b"abc" * 99)
+    (tmp_path / "large" / "disk").mkdir(parents=True)
+    try:
+        (tmp_path / "out").symlink_to(tmp_path / "large" / "disk", target_is_directory=True)
+    except OSError:
+        pytest.skip("links are not allowed here")
+    places = []
+    prepare(source, tmp_path / "out", progress=lambda *_: places.extend(tmp_path.rglob(".*.partial")))
+    assert set(places) == {tmp_path / "large" / ".disk.partial"}
+    assert (tmp_path / "large" / "disk" / "train.bin").exists()
+
+
 def test_a_text_that_changes_meanwhile(tmp_path: Path) -> None:
     source = write(tmp_path, b"abcd" * 100)
     passes = iter([None])
