@@ -132,9 +132,10 @@ def _hidden_folder(folder: Path) -> Iterator[Path]:
         (hidden / STATE).unlink(missing_ok=True)  # going on would fail again
         raise
     finally:
-        lock.release()
-        if not (hidden / STATE).exists():
-            shutil.rmtree(hidden, ignore_errors=True)
+        if (hidden / STATE).exists():
+            lock.release()
+        else:
+            lock.remove_folder()
 
 
 class _Text:

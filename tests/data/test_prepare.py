@@ -150,7 +150,7 @@ def test_the_work_is_done_beside_what_a_link_leads_to(tmp_path: Path) -> None:
         (tmp_path / "out").symlink_to(tmp_path / "large" / "disk", target_is_directory=True)
     except OSError:
         pytest.skip("links are not allowed here")
-    places = []
+    places: list[Path] = []
     prepare(source, tmp_path / "out", progress=lambda *_: places.extend(tmp_path.rglob(".*.partial")))
     assert set(places) == {tmp_path / "large" / ".disk.partial"}
     assert (tmp_path / "large" / "disk" / "train.bin").exists()

@@ -182,3 +182,22 @@ def test_what_is_no_finite_number_is_none(tmp_path: Path) -> None:
 def test_a_log_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read .*log\.jsonl: No such file"):
         list(read(tmp_path / "log.jsonl"))
+
+
+def test_a_folder_that_is_removed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock in a folder that is gone would keep nobody out of the next one."""
+    fcntl = pytest.importorskip("fcntl", reason="on Windows a file that is open cannot be removed")
+    busy = TrainingError("Another training is running.")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    first = FolderLock(folder, busy)
+    lock = fcntl.flock
+
+    def lock_late(*arguments: Any) -> None:
+        first.remove_folder()
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with pytest.raises(TrainingError, match="Another training"):
+        FolderLock(folder, busy)
+    assert not folder.exists()
