@@ -29,6 +29,9 @@ BORDER = b"\xff"
 WORTH_A_PROCESS = 2**24
 """Bytes of text for which the start of one more process is worth while."""
 
+MOST_PROCESSES = 8
+"""More are not fed: text is read and cut six times as fast as a process encodes it. Each takes memory and pipes."""
+
 PIPE_SIZE = 2**20
 """Bytes that may wait in a pipe, where that can be chosen: enough for most blocks, so that nobody waits for turns."""
 
@@ -59,7 +62,7 @@ class BlockEncoder:
 
 def n_processes(n_bytes: int) -> int:
     """Return how many processes so much text is worth."""
-    return max(min(n_bytes // WORTH_A_PROCESS, usable_cores()), 1)
+    return max(min(n_bytes // WORTH_A_PROCESS, usable_cores(), MOST_PROCESSES), 1)
 
 
 def encode_blocks(

@@ -91,5 +91,7 @@ def test_processes_end_when_nobody_wants_more(folder: Path) -> None:
 
 
 def test_how_many_processes_a_text_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "usable_cores", lambda: 8)
-    assert [n_processes(size) for size in (0, 2**24, 2**25, 2**26, 2**40)] == [1, 1, 2, 4, 8]
+    monkeypatch.setattr(encoding, "usable_cores", lambda: 4)
+    assert [n_processes(size) for size in (0, 2**24, 2**25, 2**26, 2**40)] == [1, 1, 2, 4, 4]
+    monkeypatch.setattr(encoding, "usable_cores", lambda: 192)
+    assert n_processes(2**40) == 8
