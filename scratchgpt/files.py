@@ -28,11 +28,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def replace_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object in the place of another: whatever happens, one of them is there, whole. Raises OSError."""
+    """Write a JSON object in the place of another: whatever happens, one of them is there, whole. Raises OSError.
+
+    What is done after this call is never on the disk without it.
+    """
     temporary = path.with_name(f"{path.name}.new")
     write_json(temporary, content)
     sync_file(temporary)
     temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def file_record(path: Path) -> dict[str, Any]:

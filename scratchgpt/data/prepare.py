@@ -24,7 +24,7 @@ from scratchgpt.data.shards import PARTS, ShardReader, ShardWriter, shard_paths
 from scratchgpt.data.sources import Count, Reading
 from scratchgpt.data.vocabulary import Characters, Vocabulary
 from scratchgpt.errors import DataError, ScratchGPTError, UsageError
-from scratchgpt.files import file_record, read_json, replace_json, write_json
+from scratchgpt.files import file_record, read_json, replace_json, sync_file, sync_folder
 from scratchgpt.lock import FolderLock
 from scratchgpt.machine import return_freed_memory
 from scratchgpt.tokenizer import Tokenizer
@@ -261,6 +261,9 @@ class _Work:
             self._tokenizer = self.vocabulary.tokenizer(lambda n_done: self._progress("Learning", n_done, n_steps))
             self._whole.mkdir()
             tokenizers.save(self._tokenizer, self._whole)
+            for name in tokenizers.FILES:
+                sync_file(self._whole / name)
+            sync_folder(self._whole)
             self._save()
         for text in self._texts:
             if text.state["is_encoded"]:
@@ -328,7 +331,7 @@ class _Work:
             **{f"{part}_tokens": reader.size for part, reader in readers.items()},
             "files": {path.name: file_record(path) for path in _ours(self._whole)},
         }
-        write_json(self._whole / META, meta)
+        replace_json(self._whole / META, meta)
         (self._hidden / STATE).unlink()
         return self._whole
 

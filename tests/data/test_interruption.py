@@ -2,8 +2,10 @@
 
 import errno
 import itertools
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +104,32 @@ def test_again_and_again(mixture: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert "No space left on device. Once that is mended, the same command goes on" in message
     assert prepared.was_interrupted
     assert contents(prepared.folder) == expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there folders are synced, too")
+def test_what_a_record_counts_on_is_on_the_disk(mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a power cut would leave a record of tokens that are not there, or an older one than the tokens."""
+    synced: set[int] = set()
+    fsync, replace_json = os.fsync, module.replace_json
+
+    def lacking(folder: Path) -> list[str]:
+        files = (path for path in folder.rglob("*") if path.name not in {".lock", "state.json"})
+        return [path.name for path in (folder, *files) if path.stat().st_ino not in synced]
+
+    def remember(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def record(path: Path, content: dict[str, Any]) -> None:
+        synced.add(path.parent.stat().st_ino)
+        assert not lacking(path.parent)
+        synced.discard(path.parent.stat().st_ino)
+        replace_json(path, content)
+        assert not lacking(path.parent)
+
+    monkeypatch.setattr(os, "fsync", remember)
+    monkeypatch.setattr(module, "replace_json", record)
+    assert not lacking(run(mixture, tmp_path / "out").folder)
 
 
 def test_another_text_begins_anew(mixture: Path, tmp_path: Path) -> None:
