@@ -154,6 +154,8 @@ def _with_standard_input(sources: Sequence[Path], folder: Path, *, is_json: bool
     if STDIN not in sources:
         yield list(sources)
         return
+    if sources.count(STDIN) > 1:
+        raise UsageError("Standard input can be read only once; name - once.")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".stdin-", dir=folder) as temporary:
         copy = Path(temporary) / ("stdin.jsonl" if is_json else "stdin.txt")

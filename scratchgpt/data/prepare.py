@@ -77,7 +77,7 @@ def prepare(
     the way is kept unless `force`. Raises DataError and UsageError.
     """
     sources = find_sources([source]) if isinstance(source, Path) else list(source)
-    _check([*sources, *([val] if val else [])], folder, val_fraction)
+    _check(sources, val, folder, val_fraction)
     texts = [_Text(each, how, train_share=1.0 if val else 1 - val_fraction) for each in sources]
     texts += [_Text(val, how, train_share=0.0)] if val else []
     try:
@@ -105,12 +105,17 @@ def prepare(
     return Prepared(folder, read_meta(folder), is_new, work.was_interrupted)
 
 
-def _check(sources: list[Source], folder: Path, val_fraction: float) -> None:
+def _check(sources: list[Source], val: Source | None, folder: Path, val_fraction: float) -> None:
     """Refuse what cannot be meant. Raises UsageError."""
     if not 0 < val_fraction < 1:
         raise UsageError(f"The validation fraction must be between 0 and 1, not {val_fraction}.")
+    files = [file for source in sources for file in source.files]
+    held_out = val.files if val else []
+    both = {file.path.resolve() for file in files}.intersection(file.path.resolve() for file in held_out)
+    if both:
+        raise UsageError(f"{min(both)} is text to train on and to validate; name each for one of them only.")
     place = folder.resolve()
-    for root in {file.root for source in sources for file in source.files}:
+    for root in {file.root for file in (*files, *held_out)}:
         if place.is_relative_to(root.resolve()):
             raise UsageError(
                 f"{folder} is or is inside the text {root}; name another folder for the tokens with --out."

@@ -91,6 +91,13 @@ def test_validation_text_and_replaced_bytes(world: Path) -> None:
         ("lines.jsonl", FAILURE, "Line 1 of lines.jsonl has no text in a field 'text'"),
         ("lines.jsonl bad.txt", USAGE, "name the folder for their tokens with --out"),
         ("poems.txt.gz --val bad.txt --val-fraction 0.2", USAGE, "leave out --val-fraction"),
+        (
+            "lines.jsonl poems.txt.gz --val poems.txt.gz --out data/x",
+            USAGE,
+            "poems.txt.gz is text to train on and to validate",
+        ),
+        ("data/mix --val data/mix/25_gedichte", USAGE, "name each for one of them only"),
+        ("- - --out data/x", USAGE, "Standard input can be read only once"),
         ("poems.txt.gz --mix poem=1", USAGE, "must weigh each source once: poems; it has poem."),
         ("data/mix --mix 25_gedichte=0 --mix 75_стихи=1", USAGE, "weight of 25_gedichte=0 must be a number above 0"),
         ("data/mix --out data/mix/25_gedichte", USAGE, "inside the text"),

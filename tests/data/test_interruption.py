@@ -11,10 +11,11 @@ import pytest
 
 from scratchgpt.data import prepare as module
 from scratchgpt.data import shards, sources
-from scratchgpt.data.mix import Source, find_sources
+from scratchgpt.data.mix import find_sources
 from scratchgpt.data.prepare import Prepared, prepare
 from scratchgpt.data.vocabulary import Pieces, Vocabulary
 from scratchgpt.errors import DataError
+from scratchgpt.files import replace_json
 from scratchgpt.lock import FolderLock
 
 VOCAB_SIZE = 280
@@ -37,6 +38,7 @@ def mixture(tmp_path: Path) -> Path:
         for number in range(3):
             text = f"{word}{number} " * 20
             (tmp_path / "mix" / name / f"{number}.txt").write_text(text, encoding="utf-8")
+    shutil.copy(tmp_path / "mix" / "40_rain" / "0.txt", tmp_path / "val.txt")
     return tmp_path / "mix"
 
 
@@ -53,7 +55,7 @@ def run(mixture: Path, folder: Path, *, stop_at: int = -1) -> Prepared:
             raise KeyboardInterrupt
 
     vocabulary: Vocabulary = Pieces(VOCAB_SIZE)
-    val = Source("val", find_sources([mixture / "40_rain" / "0.txt"])[0].files)
+    (val,) = find_sources([mixture.parent / "val.txt"])
     return prepare(find_sources([mixture]), folder, vocabulary=vocabulary, val=val, progress=progress)
 
 
@@ -110,7 +112,7 @@ def test_again_and_again(mixture: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_a_record_counts_on_is_on_the_disk(mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a power cut would leave a record of tokens that are not there, or an older one than the tokens."""
     synced: set[int] = set()
-    fsync, replace_json = os.fsync, module.replace_json
+    fsync = os.fsync
 
     def lacking(folder: Path) -> list[str]:
         files = (path for path in folder.rglob("*") if path.name not in {".lock", "state.json"})
