@@ -16,8 +16,8 @@ loaded into the table, for a token's bytes alone do not tell that merging gives 
 More in docs/bpe-arrays.md.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, repeat
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -70,13 +70,8 @@ class ArrayEncoder:
 
     def encode_bytes(self, data: bytes) -> Ids:
         """Return the ids (N,) of a text in valid UTF-8."""
-        parts = list(self.encode_stream([data]))
+        parts = [self._encode(padded, bounds)[0] for padded, bounds in chunks(data)]
         return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint32), *parts])
-
-    def encode_stream(self, blocks: Iterable[bytes]) -> Iterator[Ids]:
-        """Yield in parts the ids of a text in valid UTF-8 that comes in blocks, cut anywhere."""
-        for padded, bounds in chunks(blocks):
-            yield self._encode(padded, bounds)[0]
 
     def encode_batch(self, texts: Sequence[bytes]) -> list[Ids]:
         """Return the ids (N,) of each text in valid UTF-8: of short ones together, which is many times as fast."""
@@ -188,29 +183,25 @@ class ArrayEncoder:
         return written[:n_bytes].tobytes()
 
 
-def chunks(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, Indices]]:
-    """Yield in parts a text in valid UTF-8 that comes in blocks, cut anywhere.
+def chunks(data: bytes) -> Iterator[tuple[bytes, Indices]]:
+    """Yield a text in valid UTF-8 in parts.
 
-    Each part is some bytes, `PADDING` included, and where their pieces start, and where the last one ends (N + 1,).
+    Each is some bytes, `PADDING` included, and where their pieces start, and where the last one ends (N + 1,).
     """
-    rest, size = b"", CHUNK
-    for block in chain(blocks, [None]):
-        rest += block or b""
-        used = 0
-        while used + size < len(rest) or (block is None and used < len(rest)):
-            end = used + size
-            is_end = end >= len(rest)
-            while not is_end and 0x80 <= rest[end] < 0xC0:  # in the middle of a character
-                end -= 1
-            padded = rest[used:end] + PADDING
-            bounds = piece_bounds(padded, is_end=is_end)
-            if len(bounds) > 1:
-                yield padded, bounds
-                used += int(bounds[-1])
-                size = CHUNK
-            else:
-                size *= 2  # a piece larger than a chunk
-        rest = rest[used:]
+    used, size = 0, CHUNK
+    while used < len(data):
+        end = used + size
+        is_end = end >= len(data)
+        while not is_end and 0x80 <= data[end] < 0xC0:  # in the middle of a character
+            end -= 1
+        padded = data[used:end] + PADDING
+        bounds = piece_bounds(padded, is_end=is_end)
+        if len(bounds) > 1:
+            yield padded, bounds
+            used += int(bounds[-1])
+            size = CHUNK
+        else:
+            size *= 2  # a piece larger than a chunk
 
 
 def keys(padded: bytes, starts: Indices, lengths: Indices) -> tuple[Words, Words]:

@@ -61,7 +61,7 @@ class _ArrayCounter:
 
     def add(self, data: bytes) -> None:
         """Count the pieces of a text in valid UTF-8."""
-        for padded, bounds in chunks([data]):
+        for padded, bounds in chunks(data):
             if self._table.n_keys > self._table.size // 2:
                 self._empty_table()
             lengths = np.diff(bounds)
