@@ -82,7 +82,7 @@ def command(
         held_out = Source(source_name(val), text_files(val)) if val else None
         files = [file for source in (*found, *([held_out] if held_out else ())) for file in source.files]
         check_reading(files, how)
-        with _interruptible(), stages(_shown(sources)) as progress:
+        with _interruptible(sources), stages(_shown(sources)) as progress:
             prepared = prepare(
                 found,
                 folder,
@@ -112,12 +112,14 @@ def _shown(sources: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(sources: Sequence[Path]) -> Iterator[None]:
     """Say what an interruption costs."""
+    kept = "What is encoded is kept; the same command goes on from there."
+    lost = "Standard input has to be given again, from its beginning."
     try:
         yield
     except KeyboardInterrupt as error:
-        click.echo("Interrupted. What is encoded is kept; the same command goes on from there.", err=True)
+        click.echo(f"Interrupted. {lost if STDIN in sources else kept}", err=True)
         raise click.exceptions.Exit(128 + signal.SIGINT) from error
 
 

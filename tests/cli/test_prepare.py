@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from scratchgpt.cli import cli
 from tests.cli.test_bad_input import FAILURE, USAGE, refused
 from tests.world import scratchgpt
 
@@ -73,6 +75,18 @@ def test_standard_input(world: Path) -> None:
     assert meta(world / "data" / "poems.txt.gz")["vocab_size"] == 12
     assert "50" in result.stdout.decode("utf-8").split()
     assert not list((world / "data").glob(".*"))
+
+
+@pytest.mark.parametrize(("source", "message"), [("lines.jsonl", "goes on from there"), ("-", "has to be given again")])
+def test_interrupted(source: str, message: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(world)
+    monkeypatch.setattr("scratchgpt.data.prepare.prepare", interrupt)
+    result = CliRunner().invoke(cli, ["prepare", source, "--out", "data/never"], input="some text")
+    assert result.exit_code == 130
+    assert message in result.output
 
 
 def test_validation_text_and_replaced_bytes(world: Path) -> None:
