@@ -45,6 +45,12 @@ def file_record(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def file_identity(path: Path) -> tuple[int, int, int]:
+    """Return what changes if a file is replaced or written to. Raises OSError."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def sync_file(path: Path) -> None:
     """Wait until a file is on the disk. Raises OSError."""
     with path.open("rb+") as file:

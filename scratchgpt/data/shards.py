@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.errors import DataError
-from scratchgpt.files import sync_folder
+from scratchgpt.files import file_identity, sync_folder
 
 PARTS = ("train", "val")
 SHARD = 2**28
@@ -57,7 +57,7 @@ class ShardReader:
         if not self.paths:
             raise DataError(f"{folder} lacks {part}.bin; prepare the text again.")
         self._dtype = dtype
-        self._identities = [_identity(path) for path in self.paths]
+        self._identities = [file_identity(path) for path in self.paths]
         sizes = [path.stat().st_size // dtype.itemsize for path in self.paths]
         self._ends = np.cumsum(sizes, dtype=np.int64)
         self._begins = self._ends - sizes
@@ -89,16 +89,11 @@ class ShardReader:
         """Return a fresh map: the pages of a long-lived one would count as this process's memory."""
         path = self.paths[shard]
         try:
-            if _identity(path) == self._identities[shard]:
+            if file_identity(path) == self._identities[shard]:
                 return np.memmap(path, self._dtype, mode="r")
         except OSError as error:
             raise DataError(f"Cannot read {path}: {error.strerror}.") from error
         raise DataError(f"{path} was replaced while it was in use.")
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 class ShardWriter:

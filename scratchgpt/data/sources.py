@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.files import file_record
+from scratchgpt.files import file_identity, file_record
 
 CHUNK = 2**20
 """Bytes read at once."""
@@ -93,9 +93,13 @@ class TextFile:
 
     def _documents(self, how: Reading, read: Count) -> Iterator[Document]:
         if self.kind is Kind.PARQUET:
+            identity = file_identity(self.path)
             yield from _parquet(self.path, how.field)
-            self._remember(file_record(self.path))
-            read(self.path.stat().st_size)
+            record = file_record(self.path)
+            if file_identity(self.path) != identity:
+                raise self._changed()
+            self._remember(record)
+            read(record["bytes"])
             return
         with _failures_named(self.path):
             file = self.path.open("rb", buffering=0)
@@ -112,8 +116,11 @@ class TextFile:
         name = self.path.name if self.path == self.root else self.path.relative_to(self.root).as_posix()
         record = {"name": name, **record}
         if self.record not in ({}, record):
-            raise DataError(f"{self.path} changed while it was being read; prepare it again.")
+            raise self._changed()
         self.record = record
+
+    def _changed(self) -> DataError:
+        return DataError(f"{self.path} changed while it was being read; prepare it again.")
 
 
 def text_files(path: Path) -> list[TextFile]:

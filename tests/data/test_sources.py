@@ -118,6 +118,18 @@ def test_parquet(tmp_path: Path) -> None:
         documents(path)
 
 
+def test_parquet_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    """Its hash is known only after its rows: without care it would be that of another file."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for name, texts in (("a.parquet", TEXTS), ("new.parquet", ["others"])):
+        parquet.write_table(pyarrow.table({"text": texts}), tmp_path / name)
+    reading = read(TextFile(tmp_path / "a.parquet", tmp_path))
+    assert "".join(next(reading)) == TEXTS[0]
+    (tmp_path / "new.parquet").replace(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="changed while it was being read"):
+        list(reading)
+
+
 @pytest.mark.parametrize(
     ("names", "how", "message"),
     [
