@@ -97,8 +97,10 @@ def read(path: Path) -> Tokenizer:
         case "WordLevel":
             reader, kind = CharTokenizer.from_json, "character vocabulary"
         case other:
-            raise DataError(f"{path} is damaged: its model's type is {other!r}, and only BPE and WordLevel are known.")
+            raise DataError(
+                f"{path} cannot be used: its model's type is {other!r}, and only BPE and WordLevel are known."
+            )
     try:
         return reader(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged: it is no {kind} ({error}).") from error
+        raise DataError(f"{path} cannot be used: it is no {kind} ({error}).") from error

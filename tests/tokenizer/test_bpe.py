@@ -243,7 +243,7 @@ REFUSED = {
 def test_what_is_wrong_with_a_file_is_named(message: str, content: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DataError, match=rf"tokenizer\.json is damaged: .*{message.replace('|endoftext|', '.*')}"):
+    with pytest.raises(DataError, match=rf"tokenizer\.json cannot be used: .*{message.replace('|endoftext|', '.*')}"):
         tokenizers.load(tmp_path)
 
 

@@ -102,7 +102,7 @@ def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(file_of({"a": 0, "b": 1}))
     assert tokenizers.load(tmp_path).vocab_size == 2
     (tmp_path / "tokenizer.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"tokenizer\.json is damaged"):
+    with pytest.raises(DataError, match=r"tokenizer\.json (is damaged|cannot be used)"):
         tokenizers.load(tmp_path)
 
 
