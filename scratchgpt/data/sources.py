@@ -77,7 +77,7 @@ class TextFile:
     def __init__(self, path: Path, root: Path) -> None:
         """Name the file, and what was asked for: itself or a folder that it is in. Raises DataError."""
         if not path.is_file():
-            raise DataError(f"{path} is not a regular file; name a text file.")
+            raise DataError(f"{path} is neither a regular file nor a link to one; give a text file in its place.")
         self.path = path
         self.root = root
         self.kind = _kind(path)
@@ -124,10 +124,13 @@ class TextFile:
 
 
 def text_files(path: Path) -> list[TextFile]:
-    """Return a file, or all files below a folder in the order of their names; hidden ones are left out."""
+    """Return a file, or all files below a folder in the order of their names; hidden ones are left out.
+
+    Raises DataError if there are none, or something else, such as a link to a folder, which might have no end.
+    """
     if not path.is_dir():
         return [TextFile(path, path)]
-    inside = [found.relative_to(path) for found in path.rglob("*") if found.is_file()]
+    inside = [found.relative_to(path) for found in path.rglob("*") if found.is_symlink() or not found.is_dir()]
     visible = [name for name in inside if not any(part.startswith(".") for part in name.parts)]
     if not visible:
         raise DataError(f"{path} holds no files; there is nothing to learn from.")

@@ -196,11 +196,12 @@ def test_pieces_do_not_change_the_tokens(
 ) -> None:
     folder = tmp_path_factory.mktemp("words")
     text = "ab " + " ab ".join(words)
-    for name in ("a.txt", "b.txt"):
-        (folder / name).write_text(text, encoding="utf-8")
+    held_out = folder.with_suffix(".txt")
+    for path in (folder / "a.txt", folder / "b.txt", held_out):
+        path.write_text(text, encoding="utf-8")
     out = folder.with_name(f"{folder.name}-out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources_module, "CHUNK", chunk)
-        prepared = prepare(folder, out, vocabulary=Given(Words()), val=find_sources([folder / "a.txt"])[0])
+        prepared = prepare(folder, out, vocabulary=Given(Words()), val=find_sources([held_out])[0])
     ids = Words().encode(text).tolist()
     assert tokens(prepared) == [[*ids, END, *ids], ids]

@@ -240,3 +240,17 @@ def test_a_text_without_gutenbergs_marks_stays(tmp_path: Path) -> None:
     text = "*** to be ***\nor not to be"
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     assert documents(tmp_path / "a.txt", Reading(strip_gutenberg=True)) == [text]
+
+
+@pytest.mark.parametrize("target", ["nowhere", "folder", "texts"])
+def test_a_link_that_leads_to_no_file_is_not_passed_over(target: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "texts").mkdir()
+    for name in ("folder/a.txt", "texts/a.txt"):
+        (tmp_path / name).write_text("text", encoding="utf-8")
+    try:
+        (tmp_path / "texts" / "link").symlink_to(tmp_path / target)
+    except OSError:
+        pytest.skip("links are not allowed here")
+    with pytest.raises(DataError, match="link is neither a regular file nor a link to one"):
+        text_files(tmp_path / "texts")
