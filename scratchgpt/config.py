@@ -122,6 +122,7 @@ class TrainConfig(_Config):
     eval_every: int = _setting("Steps between evaluations; 0: only at the start and at the end.", 250)
     eval_windows: int = _setting("Validation windows of block_size tokens in each evaluation along the way.", 200)
     patience: int = _setting("Evaluations without a better validation loss that end the run; 0: they never do.", 0)
+    sample_every: int = _setting("Steps between samples of text; 0: none.", 0)
     save_every: int = _setting("Steps between checkpoints; 0: none but at the end.", 500)
     save_minutes: float = _setting("Minutes after which a checkpoint is written at the latest; 0: none.", 10.0)
     keep: int = _setting("Newest checkpoints to keep besides the best one.", 2)
@@ -135,7 +136,7 @@ class TrainConfig(_Config):
         super().__post_init__()
         for name in ("steps", "batch_size", "eval_windows", "keep"):
             self._require(name, at_least=1, below=2**31)
-        for name in ("micro_batch", "warmup_steps", "eval_every", "patience", "save_every", "keep_every"):
+        for name in ("micro_batch", "warmup_steps", "eval_every", "patience", "sample_every", "save_every", "keep_every"):
             self._require(name, at_least=0, below=2**31)
         for name in ("weight_decay", "grad_clip", "save_minutes"):
             self._require(name, at_least=0)

@@ -1,6 +1,5 @@
 """`scratchgpt generate`: text from a trained model."""
 
-import codecs
 from pathlib import Path
 
 import click
@@ -38,7 +37,7 @@ def command(
 ) -> None:
     """Continue a prompt with the model of RUN (a run or a checkpoint), by default the newest in runs/."""
     from scratchgpt import backend
-    from scratchgpt.generation import Sampling, generate
+    from scratchgpt.generation import Sampling, default_prompt, write
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
 
@@ -47,13 +46,10 @@ def command(
     config, params, vocabulary = checkpoint.read_model(folder)
     gpt = GPT(config, backend.select(resolved(device or "auto")), params)
     if prompt is None:
-        prompt = "\n" if "\n" in vocabulary else vocabulary.decode([0])
-    ids = vocabulary.encode(prompt).tolist()
+        prompt = default_prompt(vocabulary)
     for sample in range(n_samples):
         if sample:
             click.echo("\n" + "-" * 80)
-        click.echo(prompt, nl=False)
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be half a character
-        for token in generate(gpt, ids, n_tokens, sampling, sample=sample):
-            click.echo(decoder.decode(vocabulary.decode_bytes([token])), nl=False)
-        click.echo(decoder.decode(b"", final=True))
+        for text in write(gpt, vocabulary, prompt, n_tokens, sampling, sample=sample):
+            click.echo(text, nl=False)
+        click.echo()

@@ -1,5 +1,5 @@
 """Text from a trained model."""
 
-from scratchgpt.generation.sampler import Sampling, choose, generate
+from scratchgpt.generation.sampler import Sampling, choose, default_prompt, generate, write
 
-__all__ = ["Sampling", "choose", "generate"]
+__all__ = ["Sampling", "choose", "default_prompt", "generate", "write"]

@@ -1,5 +1,6 @@
 """Choosing the next token, again and again."""
 
+import codecs
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,7 @@ from scratchgpt.errors import UsageError
 from scratchgpt.model.gpt import GPT
 from scratchgpt.ops import softmax
 from scratchgpt.ops.array import Array
+from scratchgpt.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,3 +70,23 @@ def generate(model: GPT, prompt: Sequence[int], n_tokens: int, sampling: Samplin
         token = choose(logits, sampling, generator.random())
         tokens.append(token)
         yield token
+
+
+def default_prompt(vocabulary: Tokenizer) -> str:
+    """Return what a text begins with if nobody says: a newline, or the first token where there is none."""
+    return "\n" if "\n" in vocabulary else vocabulary.decode([0])
+
+
+def write(
+    model: GPT, vocabulary: Tokenizer, prompt: str, n_tokens: int, sampling: Sampling, *, sample: int = 0
+) -> Iterator[str]:
+    """Yield the prompt and what `generate` makes of it, piece by piece, in whole characters.
+
+    Raises UsageError if the prompt is empty, DataError if the vocabulary cannot say it.
+    """
+    ids = vocabulary.encode(prompt).tolist()
+    yield prompt
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be half a character
+    for token in generate(model, ids, n_tokens, sampling, sample=sample):
+        yield decoder.decode(vocabulary.decode_bytes([token]))
+    yield decoder.decode(b"", final=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import queue
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -12,17 +13,33 @@ from statistics import median
 import numpy as np
 
 from scratchgpt.data.dataset import Batch, Dataset
-from scratchgpt.errors import LaneError, TrainingError
+from scratchgpt.errors import DataError, LaneError, TrainingError, UsageError
+from scratchgpt.generation import default_prompt, write
 from scratchgpt.machine import resident_memory
 from scratchgpt.model.engine import engine
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.training.backoff import MOST_SKIPPED, RECOVERY, Backoff
 from scratchgpt.training.checkpoint import Checkpoints, Snapshot, step_of
-from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
+from scratchgpt.training.commands import Command, Evaluate, Pause, Resume, Sample, Save, Stop
+from scratchgpt.training.events import (
+    Ended,
+    Evaluated,
+    Evaluating,
+    Event,
+    Noted,
+    Paused,
+    Resumed,
+    Sampled,
+    Saved,
+    Started,
+    StepDone,
+)
 from scratchgpt.training.schedule import learning_rate
 
 PACE_STEPS = 10
 """Steps after which a run says how long the others will take."""
+PATIENCE = 0.5
+"""Seconds after which a trainer that waits looks up: where signals cannot interrupt it, they are heard then."""
 
 
 class Trainer:
@@ -55,6 +72,19 @@ class Trainer:
         self._has_warned = False
         self._seconds: deque[float] = deque(maxlen=PACE_STEPS)  # that the last steps took
         self._stopping = False
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+
+    @property
+    def started(self) -> Started:
+        """What there is to say of the run before its first event."""
+        plan = self.engine.plan
+        return Started(self.run, self.step, self.config.steps, self.model.layout.size, plan.device)
+
+    def tell(self, command: Command) -> None:
+        """Have a command obeyed after the current step. May be called from any thread and from a signal handler."""
+        if isinstance(command, Stop):
+            self._stopping = True
+        self._commands.put(command)
 
     @property
     def step(self) -> int:
@@ -78,8 +108,8 @@ class Trainer:
         return tokens / self._dataset.train.size
 
     def stop(self) -> None:
-        """Save and end after the current step. May be called from a signal handler."""
-        self._stopping = True
+        """Save and end after the current step. May be called from any thread and from a signal handler."""
+        self.tell(Stop())
 
     def events(self) -> Iterator[Event]:
         """Train to the last step, or until `stop`. Raises TrainingError, CheckpointError and MemoryError."""
@@ -108,10 +138,54 @@ class Trainer:
             yield from self._evaluate_if_due()
             if self._is_save_due():
                 yield from self.save()
+            if self._is_due(self.config.sample_every):
+                yield from self._sample(Sample())
+            yield from self._obey()
         yield from self.save()
         if self.is_finished:
             yield from self._evaluate_whole()
+            yield from self._obey()
         yield Ended(self.step, is_finished=self.is_finished, is_early=self.is_early)
+
+    def _obey(self) -> Iterator[Event]:
+        """Do what the trainer has been told, in that order; after a pause, wait for more."""
+        is_paused = False
+        while not self._stopping and (is_paused or not self._commands.empty()):
+            try:
+                command = self._commands.get(timeout=PATIENCE)
+            except queue.Empty:
+                continue
+            match command:
+                case Pause() if not is_paused:
+                    is_paused = True
+                    yield Paused(self.step)
+                case Resume() if is_paused:
+                    is_paused = False
+                    yield Resumed(self.step)
+                case Save():
+                    yield from self._save_anyhow()
+                case Evaluate():
+                    yield (yield from self._evaluate(*self._windows(), is_whole=False))
+                case Sample():
+                    yield from self._sample(command)
+
+    def _save_anyhow(self) -> Iterator[Event]:
+        """Save, or say that there is nothing new to save."""
+        events = list(self.save())
+        yield from events or [Noted(f"step {self.step:,}: it is saved already")]
+
+    def _sample(self, sample: Sample) -> Iterator[Event]:
+        """Write a text with the present weights."""
+        vocabulary = self._dataset.tokenizer
+        prompt = default_prompt(vocabulary) if sample.prompt is None else sample.prompt
+        try:
+            for text in write(self.model, vocabulary, prompt, sample.n_tokens, sample):
+                yield Sampled(self.step, text)
+                if self._stopping:
+                    break
+        except (DataError, UsageError, MemoryError) as error:
+            yield Noted(f"step {self.step:,}: no sample: {error}")
+        yield Sampled(self.step, "", is_last=True)
 
     def save(self) -> Iterator[Event]:
         """Write a checkpoint of the present state, unless there is one. Raises CheckpointError."""
@@ -241,14 +315,7 @@ class Trainer:
 
     def _evaluate_windows(self) -> Iterator[Event]:
         """Measure on the fixed windows; the best model so far is saved at once."""
-        n_windows, batch_size = self.config.eval_windows, self._evaluation_batch
-        batches = self._dataset.validation_windows(
-            n_windows=n_windows,
-            batch_size=batch_size,
-            block_size=self.model.config.block_size,
-            within_documents=self.config.within_documents,
-        )
-        result = yield from self._evaluate(batches, math.ceil(n_windows / batch_size), is_whole=False)
+        result = yield from self._evaluate(*self._windows(), is_whole=False)
         if not math.isfinite(result.loss):
             raise self._diverged(self.step, result.loss)
         state = self._snapshot._replace(last_evaluation=self.step)
@@ -261,6 +328,17 @@ class Trainer:
         if is_best:
             yield from self.save()
             self.checkpoints.mark_best(self.step)
+
+    def _windows(self) -> tuple[Iterator[Batch], int]:
+        """Return the fixed windows and how many batches they are."""
+        n_windows, batch_size = self.config.eval_windows, self._evaluation_batch
+        batches = self._dataset.validation_windows(
+            n_windows=n_windows,
+            batch_size=batch_size,
+            block_size=self.model.config.block_size,
+            within_documents=self.config.within_documents,
+        )
+        return batches, math.ceil(n_windows / batch_size)
 
     def _evaluate_whole(self) -> Iterator[Event]:
         """Measure on the whole validation part, unless somebody asks to stop."""
