@@ -27,6 +27,8 @@ FOREIGN = {
     "click": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"cli"},
+    "textual": {"cli"},
+    "textual_plotext": {"cli"},
     "cupy": {"backend"},
     "safetensors": {"model"},
     "threadpoolctl": {"backend", "model"},

@@ -4,6 +4,7 @@ Only vocab_size has none: it is a fact of the data. A whole recipe is a preset, 
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -124,6 +125,35 @@ lanes_option = click.option(
     callback=_lanes,
     help="Processes that share the work: auto, one for each core; 0 or 1, no others.",
 )
+
+
+VIEWS = {
+    "json": "Write every event as a line of JSON.",
+    "plain": "Write plain lines, in a terminal too.",
+    "quiet": "Write errors and the last line only.",
+    "tui": "Watch the run in the whole terminal; press ? there.",
+}
+
+
+def view_options(function: Function) -> Function:
+    """Give a command that trains one option for each view, as `view`, and --control, as `is_controlled`."""
+
+    @functools.wraps(function)
+    def with_view(*arguments: Any, is_controlled: bool, **settings: Any) -> Any:
+        chosen = [name for name in VIEWS if settings.pop(name)]
+        if len(chosen) > 1:
+            raise UsageError(f"--{chosen[0]} and --{chosen[1]} are two views; choose one.")
+        if is_controlled and chosen != ["json"]:
+            raise UsageError("--control goes with --json; add that.")
+        return function(*arguments, view="".join(chosen), is_controlled=is_controlled, **settings)
+
+    control = click.option(
+        "--control", "is_controlled", is_flag=True, help="With --json: read commands from standard input, one a line."
+    )
+    decorated = control(with_view)
+    for name, description in reversed(VIEWS.items()):
+        decorated = click.option(f"--{name}", name, is_flag=True, help=description)(decorated)
+    return decorated
 
 
 def vocabulary_options(function: Function) -> Function:

@@ -1,11 +1,19 @@
 """What a person sees while something runs: a live line in a terminal, plain lines anywhere else."""
 
 import contextlib
+import io
+import json
 import math
+import os
+import queue
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, Self
+from datetime import timedelta
+from typing import Any, Protocol, Self, TextIO
 
+import rich.live
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,7 +27,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
+from scratchgpt.cli.curve import ASCII_BLOCKS, BLOCKS, Curve, sparkline
+from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Resumed, Sampled, Started, StepDone, to_json
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines about single steps."""
@@ -127,11 +136,24 @@ class Renderer(Protocol):
         """Show one event."""
 
 
-def for_console(total_steps: int, step: int) -> Renderer:
-    """Return the renderer that suits standard output."""
-    console = Console(highlight=False)
-    can_redraw = console.is_terminal and not console.is_dumb_terminal
-    return Live(console, total_steps, step) if can_redraw else Plain(total_steps)
+@contextlib.contextmanager
+def viewing(view: str) -> Iterator[Renderer]:
+    """Yield the renderer of a view: json, plain, quiet, or "" for what suits standard output."""
+    out = sys.stdout
+    match view:
+        case "json":
+            with contextlib.redirect_stdout(sys.stderr):  # what else is said is for people
+                yield JSONLines(out)
+        case "quiet":
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                try:
+                    yield Quiet()
+                finally:
+                    print(*said.getvalue().splitlines()[-1:], sep="\n", file=out)
+        case _:
+            console = Console(highlight=False)
+            can_redraw = console.is_terminal and not console.is_dumb_terminal
+            yield Live(console) if can_redraw and view != "plain" else Plain()
 
 
 def sentence(event: Event) -> str | None:
@@ -150,12 +172,84 @@ def sentence(event: Event) -> str | None:
             return None
 
 
+def printable(text: str) -> str:
+    """Return the text with all replaced that cannot be seen: a model may write what moves the cursor."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+
+
+class _Lines:
+    """What is worth lines of its own that stay: sentences, and samples when they are complete."""
+
+    def __init__(self) -> None:
+        self._sample = ""
+
+    def of(self, event: Event) -> str | None:
+        """Return the lines that an event completes."""
+        if not isinstance(event, Sampled):
+            return sentence(event)
+        self._sample += event.text
+        if not event.is_last or not self._sample:
+            return None
+        text, self._sample = self._sample, ""
+        return f"step {event.step:,}: a sample\n{printable(text)}\n"
+
+
+class Quiet:
+    """Nothing."""
+
+    def __enter__(self) -> Self:
+        """Nothing to set up."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to tear down."""
+
+    def show(self, event: Event) -> None:
+        """Show nothing."""
+
+
+class JSONLines:
+    """Each event a line of JSON. A thread writes them, so that the run never waits for a slow reader."""
+
+    def __init__(self, out: TextIO) -> None:
+        """Write to `out`."""
+        self._out = out
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._error: OSError | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to write."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait until all is written, or cannot be."""
+        self._lines.put(None)
+        self._thread.join()
+
+    def show(self, event: Event) -> None:
+        """Have an event written. Raises OSError if an earlier one could not be."""
+        if self._error:
+            raise self._error
+        self._lines.put(json.dumps(to_json(event), allow_nan=False) + "\n")
+
+    def _write(self) -> None:
+        try:
+            while (line := self._lines.get()) is not None:
+                self._out.write(line)
+                self._out.flush()
+        except OSError as error:
+            self._error = error
+
+
 class Plain:
     """Lines, for files and pipes."""
 
-    def __init__(self, total_steps: int) -> None:
-        """Expect this many steps in all."""
-        self._total_steps = total_steps
+    def __init__(self) -> None:
+        """Begin with nothing to say."""
+        self._total_steps = 0
+        self._lines = _Lines()
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -166,8 +260,10 @@ class Plain:
         """Nothing to tear down."""
 
     def show(self, event: Event) -> None:
-        """Print evaluations, and a step now and then."""
-        line = sentence(event)
+        """Print evaluations and samples, and a step now and then."""
+        line = self._lines.of(event)
+        if isinstance(event, Started):
+            self._total_steps = event.steps
         if time.monotonic() - self._last_line >= PLAIN_INTERVAL:
             match event:
                 case StepDone():
@@ -180,46 +276,93 @@ class Plain:
             print(line, flush=True)  # noqa: T201 - this is what a renderer is for
 
 
-class Live:
-    """One line that is always up to date, evaluations above it."""
+def has_unicode() -> bool:
+    """Tell whether the terminal shows UTF-8, by what the locale says of it, if that says anything."""
+    named = next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "utf")
+    return "utf" in named.lower()
 
-    def __init__(self, console: Console, total_steps: int, step: int) -> None:
-        """Begin at `step` of `total_steps`."""
-        columns = (
-            TextColumn("step {task.completed:,.0f} of {task.total:,.0f}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(compact=True),
-        )
-        self._progress = Progress(*columns, console=console, refresh_per_second=4, expand=True)
-        self._task = self._progress.add_task("", total=total_steps, completed=step, status="")
-        self._loss: float | None = None
-        self._status = ""
+
+class Live:
+    """One line that is always up to date, evaluations and samples above it."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on a console."""
+        self._console = console
+        self._lines = _Lines()
+        self._curve = Curve()
+        self._pace = Pace()
+        self._step, self._steps, self._speed = 0, 1, 0.0
+        self._busy = ""  # with what, if not with steps
+        self._live = rich.live.Live(console=console, refresh_per_second=4, get_renderable=self._line)
 
     def __enter__(self) -> Self:
         """Begin to draw."""
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave the terminal as it was."""
-        self._progress.stop()
+        self._live.stop()
 
     def show(self, event: Event) -> None:
         """Update the line."""
-        line = sentence(event)
-        if line:
-            self._progress.console.print(line)
+        if line := self._lines.of(event):
+            self._console.print(line, markup=False)
+        self._busy = f"evaluating {event.done / event.total:.0%}" if isinstance(event, Evaluating) else ""
+        self._pace.see(event)
         match event:
+            case Started():
+                self._step, self._steps = event.step, event.steps
             case StepDone():
-                if math.isfinite(event.loss):  # else it would never be finite again
-                    self._loss = event.loss if self._loss is None else 0.9 * self._loss + 0.1 * event.loss
-                loss = "?" if self._loss is None else f"{self._loss:.3f}"
-                self._status = f"loss {loss}  {event.n_tokens / event.seconds / 1000:,.1f}k tokens/s"
-                self._progress.update(self._task, completed=event.step, status=self._status)
-            case Evaluating():
-                self._progress.update(self._task, status=f"evaluating {event.done} of {event.total}")
-            case Evaluated():
-                self._progress.update(self._task, status=self._status)
-            case Saved() | Ended():
-                pass
+                self._step, self._speed = event.step, event.n_tokens / event.seconds
+                self._curve.add(event.step, event.loss)
+
+    def _line(self) -> Text:
+        """Return the line, as long as the terminal is wide: what matters least goes where there is no room."""
+        width = self._console.width
+        loss = f"{self._curve.mean:.3f}" if self._curve.steps else "?"
+        if width < 40:
+            parts = [f"{self._step}/{self._steps}", self._busy or loss]
+        else:
+            parts = [f"step {self._step:,} of {self._steps:,}", self._busy or f"loss {loss}"]
+        for part in (self._pace.left(self._step, self._steps), self._speed and f"{self._speed / 1e3:,.1f}k tokens/s"):
+            if part and len(" ".join(parts)) + len(part) < width:
+                parts.append(part)
+        left, *right = parts
+        room = width - len("  ".join(parts)) - 6
+        bar, done, rest, blocks = Text(), "━", "─", BLOCKS
+        if not has_unicode():
+            done, rest, blocks = "#", "-", ASCII_BLOCKS
+        if room >= 10:
+            n_bar = room - room // 3
+            n_done = n_bar * self._step // max(self._steps, 1)
+            bar = Text.assemble("  ", (done * n_done, "green"), (rest * (n_bar - n_done), "dim"), "  ")
+            bar.append(sparkline(self._curve.smooth, room // 3, blocks), "cyan")
+        line = Text.assemble(left, bar, "  ", "  ".join(right), no_wrap=True, overflow="crop")
+        line.truncate(width)
+        return line
+
+
+class Pace:
+    """How fast a run goes on, all that it does included."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._last: float | None = None
+        self._seconds = 0.0
+        self._n = 0
+
+    def see(self, event: Event) -> None:
+        """Learn from an event; from a pause, only that it is over."""
+        now = time.monotonic()
+        if isinstance(event, StepDone):
+            if self._last is not None:
+                self._n += 1
+                self._seconds += max(0.02, 1 / self._n) * (now - self._last - self._seconds)
+            self._last = now
+        elif isinstance(event, Resumed):
+            self._last = now
+
+    def left(self, step: int, steps: int) -> str:
+        """Return the time that is left for the steps, or nothing while nobody knows."""
+        return str(timedelta(seconds=round((steps - step) * self._seconds))) if self._n else ""

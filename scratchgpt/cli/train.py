@@ -1,9 +1,12 @@
 """`scratchgpt train`: start a run, or go on with one."""
 
 import contextlib
+import io
 import itertools
 import shlex
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -19,12 +22,14 @@ from scratchgpt.cli.options import (
     require_cpu_for,
     require_vocabulary,
     resolved,
+    view_options,
 )
 from scratchgpt.config import ModelConfig, Recipe, Setting, TrainConfig, load_recipe
 from scratchgpt.errors import DataError, TrainingError, UsageError
 from scratchgpt.lock import FolderLock
 
 if TYPE_CHECKING:  # imported when the command runs
+    from scratchgpt.cli.render import Renderer
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.model.plan import Plan
     from scratchgpt.ops.array import Array
@@ -34,6 +39,8 @@ if TYPE_CHECKING:  # imported when the command runs
 DATA = Path("data")
 RUNS = Path("runs")
 CHECKING = "Checking the data ..."
+LONGEST_LINE = 2**16
+"""Bytes of a command."""
 FOLDER = click.Path(path_type=Path)
 
 
@@ -70,6 +77,7 @@ def _kinds(_: click.Context, __: click.Parameter, typed: str | None) -> tuple[st
     help="Besides RUN/log.jsonl: csv, tensorboard, wandb, with commas. A resumed run goes on with those it had.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Tell how the run computes.")
+@view_options
 @recipe_options
 @click.pass_context
 def command(
@@ -90,6 +98,8 @@ def command(
     tune: bool,
     kinds: tuple[str, ...] | None,
     verbose: bool,
+    view: str,
+    is_controlled: bool,
     **settings: Any,
 ) -> None:
     """Train a GPT on prepared data.
@@ -98,17 +108,42 @@ def command(
     Ctrl-C saves and ends; --resume goes on from there to the very bit, with as many steps and at what learning rate an
     option says.
     """
+    from scratchgpt.cli.render import viewing
+
+    if resume and (preset or config or run or init):
+        raise UsageError("--resume goes on with a run as it is; leave out --preset, --config, --run and --init.")
+    if view == "tui" and _has_terminal():
+        try:
+            from scratchgpt.cli.tui import watch
+        except ImportError as error:
+            raise UsageError(f"--tui needs two more packages ({error}): pip install 'scratchgpt[tui]'.") from error
+        ctx.exit(watch(sys.argv[1:]))
     computing = _Computing(device, precision, lanes)
     asked = asked_for(settings, changes)
-    if resume is None:
-        recipe = load_recipe(preset, config).with_settings(asked)
-        with _start(recipe, data, run, init, computing.on("auto"), tune=tune, force=force) as trainer:
-            _train(ctx, trainer, recipe.name, kinds or (), verbose=verbose)
-    elif preset or config or run or init:
-        raise UsageError("--resume goes on with a run as it is; leave out --preset, --config, --run and --init.")
-    else:
-        with _resume(resume, data, asked, computing, force=force) as trainer:
-            _train(ctx, trainer, None, kinds, verbose=verbose)
+    with viewing(view) as renderer:
+        if resume:
+            name = None
+            opened = _resume(resume, data, asked, computing, force=force)
+        else:
+            recipe = load_recipe(preset, config).with_settings(asked)
+            name, kinds = recipe.name, kinds or ()
+            opened = _start(recipe, data, run, init, computing.on("auto"), tune=tune, force=force)
+        with opened as trainer:
+            if is_controlled:
+                threading.Thread(target=_listen, args=[trainer], daemon=True).start()
+            _train(ctx, trainer, renderer, name, kinds, verbose=verbose)
+
+
+def _has_terminal() -> bool:
+    """Tell whether there is a terminal for --tui; if not, say so."""
+    from scratchgpt.cli.render import has_unicode
+
+    lacking = "" if sys.stdin.isatty() and sys.stdout.isatty() else "there is no terminal here"
+    if not lacking and not has_unicode():
+        lacking = "this terminal has no UTF-8"
+    if lacking:
+        click.echo(f"Watching in lines and not with --tui, since {lacking}.", err=True)
+    return not lacking
 
 
 class _Computing(NamedTuple):
@@ -284,14 +319,35 @@ def _with_changes(snapshot: "Snapshot", asked: dict[str, Setting], computing: _C
     return snapshot._replace(train=train, plan=plan)
 
 
+def _listen(trainer: "Trainer") -> None:
+    """Tell the trainer what standard input says; say what it means nothing by."""
+    from scratchgpt.training.commands import Resume, parse
+
+    # Not sys.stdin, whose lock a thread that waits for a line would hold while Python shuts down.
+    with io.FileIO(0, closefd=False) as lines:
+        while line := lines.readline(LONGEST_LINE):
+            if line.strip():
+                try:
+                    trainer.tell(parse(line.decode("utf-8", "surrogateescape")))
+                except UsageError as error:
+                    click.echo(f"Error: {error}", err=True)
+    trainer.tell(Resume())  # from a pause that nobody could end any more
+
+
 def _train(
-    ctx: click.Context, trainer: "Trainer", preset: str | None, kinds: tuple[str, ...] | None, *, verbose: bool
+    ctx: click.Context,
+    trainer: "Trainer",
+    renderer: "Renderer",
+    preset: str | None,
+    kinds: tuple[str, ...] | None,
+    *,
+    verbose: bool,
 ) -> None:
     """Run the trainer, with logs and display, until it ends or a signal asks it to.
 
     A resumed run has no preset, and no kinds of logs unless they were typed: it has those it began with.
     """
-    from scratchgpt.cli.render import for_console, waiting
+    from scratchgpt.cli.render import waiting
     from scratchgpt.model.plan import expected_bytes
     from scratchgpt.model.solo import Solo
     from scratchgpt.training.runs import Logs
@@ -322,7 +378,8 @@ def _train(
         logs = Logs(trainer, preset, kinds)
     with _signals(trainer) as received:
         try:
-            with for_console(config.steps, trainer.step) as renderer:
+            with renderer:
+                renderer.show(trainer.started)
                 for event in trainer.events():
                     for shown in (event, *logs.write(event)):
                         renderer.show(shown)
@@ -336,9 +393,9 @@ def _train(
             ctx.exit(128 + signal.SIGINT)
         finally:
             logs.close(tell=lambda message: click.echo(message, err=True))
-    if received:
+    if received or not trainer.is_finished:
         click.echo(f"Saved at step {trainer.step:,} of {config.steps:,}. Go on with: {go_on}")
-        ctx.exit(128 + received[0])
+        ctx.exit(128 + received[0] if received else 0)
     if trainer.is_early:
         click.echo(
             f"The validation loss has not become better in {_count(config.patience, 'evaluation')}; the best is "

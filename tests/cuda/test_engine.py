@@ -24,7 +24,7 @@ from scratchgpt.model.plan import Plan
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import Backoff
-from scratchgpt.training.events import Event, Noted, StepDone
+from scratchgpt.training.events import Event, Noted, Started, StepDone
 from scratchgpt.training.trainer import Trainer
 from tests.cuda.checks import needs_emulator
 from tests.cuda.standin import standing_in
@@ -214,10 +214,11 @@ def test_the_scale_of_the_loss() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_shown_and_forgotten() -> None:
-    live = render.Live(Console(quiet=True), 3, 0)
-    for step, (loss, shown) in enumerate([(math.nan, "?"), (2.0, "2.000"), (math.inf, "2.000"), (3.0, "2.100")]):
+    live = render.Live(Console(quiet=True, width=80))
+    live.show(Started(Path("run"), 0, 10, 1, "cpu"))
+    for step, (loss, shown) in enumerate([(math.nan, "?"), (2.0, "2.000"), (math.inf, "2.000"), (3.0, "2.667")]):
         live.show(StepDone(step, loss, 1e-3, loss, 1.0, 10))
-        assert f"loss {shown} " in live._status  # noqa: SLF001
+        assert f"loss {shown} " in live._line().plain  # noqa: SLF001
 
 
 # ---------------------------------------------------------------------------------------- frozen

@@ -1,0 +1,344 @@
+"""`scratchgpt train --tui`: a run in the whole terminal.
+
+The run is a child process, `scratchgpt train --json --control` with the same arguments: what it does comes as lines of
+events, what it is told goes as lines of commands. It never waits for what is drawn here. If this process is killed, the
+run finds that nobody reads its events: it saves and ends.
+"""
+
+import collections
+import contextlib
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult, RenderResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Footer, RichLog, Static
+from textual_plotext import PlotextPlot
+
+from scratchgpt.cli.curve import Curve
+from scratchgpt.cli.render import Pace, printable, sentence
+from scratchgpt.errors import DataError
+from scratchgpt.training.events import (
+    Ended,
+    Evaluated,
+    Evaluating,
+    Event,
+    Paused,
+    Resumed,
+    Sampled,
+    Saved,
+    Started,
+    StepDone,
+    from_json,
+)
+
+INTERVAL = 0.25
+"""Seconds between two looks at what the run has said."""
+SHARE = 0.01
+"""Of one core, what drawing the steps may take on average: curves are drawn as often as that allows."""
+LONGEST_TEXT = 4000
+"""Characters of samples that are kept."""
+HELP = """\
+p  pause the run, or let it go on
+g  generate text with the present weights
+s  save a checkpoint
+e  evaluate on the validation windows
+q  save, then quit; again and again: quit at once
+?  this help
+Esc  close a panel
+
+Dots are the loss of single steps, the line is their running mean, crosses are losses on the validation windows."""
+
+
+class Run:
+    """A training in a child process."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start it."""
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(  # noqa: S603 - our own command line
+            command, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace"
+        )
+        self.heard: queue.SimpleQueue[Event | str | None] = queue.SimpleQueue()  # None: there will be no more
+        threading.Thread(target=self._hear, daemon=True).start()
+
+    def _hear(self) -> None:
+        """Read all that the run says, as it comes, so that it never waits."""
+        complaints = threading.Thread(target=self._hear_people, daemon=True)
+        complaints.start()
+        for line in self._process.stdout or ():
+            try:
+                self.heard.put(from_json(json.loads(line)))
+            except (DataError, ValueError) as error:
+                self.heard.put(f"{error}")
+        complaints.join()
+        self._process.wait()
+        self.heard.put(None)
+
+    def _hear_people(self) -> None:
+        for line in self._process.stderr or ():
+            self.heard.put(line.rstrip("\n"))
+
+    def tell(self, line: str) -> None:
+        """Have the run obey a command."""
+        with contextlib.suppress(OSError):  # it has ended: that is heard, too
+            self._process.stdin.write(line + "\n")  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
+
+    def interrupt(self) -> None:
+        """Ask as a signal does: once to save and end, twice to end at once."""
+        self._process.terminate()
+
+    @property
+    def exit_code(self) -> int:
+        """The ended process's."""
+        return self._process.wait()
+
+
+class Plot(PlotextPlot):
+    """The curves, where there is room for them."""
+
+    def render(self) -> RenderResult:
+        """Draw."""
+        return super().render() if self.size.width >= 16 and self.size.height >= 5 else ""
+
+
+class Watch(App[None]):
+    """Draws what a run says, and tells it what keys mean."""
+
+    CSS = """
+    #status { height: auto; padding: 0 1; background: $panel; }
+    #plot { height: 3fr; min-height: 4; }
+    #samples { height: 2fr; min-height: 3; display: none; padding: 0 1; border-top: solid $primary; }
+    #log { height: 4; padding: 0 1; background: $surface; }
+    #help { display: none; height: auto; padding: 0 1; background: $panel; }
+    .open { display: block !important; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("p", "pause", "Pause"),
+        ("g", "generate", "Generate"),
+        ("s", "tell('save')", "Save"),
+        ("e", "tell('evaluate')", "Evaluate"),
+        ("q", "quit", "Quit"),
+        ("question_mark", "help", "Help"),
+        Binding("escape", "close", "Close", show=False),
+        Binding("ctrl+c,ctrl+q", "quit", "Quit", show=False, priority=True),
+    ]
+    ENABLE_COMMAND_PALETTE = False
+
+    def __init__(self, run: Run) -> None:
+        """Watch this run."""
+        super().__init__()
+        self._child = run
+        self._started: Started | None = None
+        self._step: StepDone | None = None
+        self._losses = Curve()
+        self._validation: tuple[list[int], list[float]] = ([], [])
+        self._last_losses: collections.deque[float] = collections.deque(maxlen=10)
+        self._pace = Pace()
+        self._state = "starting"
+        self._texts = ""
+        self._n_samples = 0
+        self._asked_to_pause = False
+        self._asked_to_quit = False
+        self._has_ended = False
+        self._drawn_at = (0.0, 0.0)  # on the clock, and in seconds of computing
+        self.said: collections.deque[str] = collections.deque(maxlen=5)  # to people, at last
+
+    def compose(self) -> ComposeResult:
+        """Lay out."""
+        yield Static(id="status", markup=False)
+        yield Static(HELP, id="help", markup=False)
+        yield Plot(id="plot")
+        with VerticalScroll(id="samples"):
+            yield Static(id="text", markup=False)
+        yield RichLog(id="log", wrap=True, max_lines=1000, min_width=10)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to listen."""
+        self.query_one(Plot).plt.title("loss: • of a step, ⠒ mean, x validation")
+        self.set_interval(INTERVAL, self._look)
+        self._draw()
+
+    def _look(self) -> None:
+        """Take in all that the run has said; draw it at once, but steps only as often as they may cost."""
+        heard = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                heard.append(self._child.heard.get_nowait())
+        for item in heard:
+            if item is None:
+                self._end()
+            elif isinstance(item, str):
+                self.said.append(item)
+                self._note(item)
+            else:
+                self._take_in(item)
+        if any(isinstance(item, Sampled) for item in heard):
+            self.query_one("#text", Static).update(self._texts)
+            self.query_one("#samples", VerticalScroll).scroll_end(animate=False)
+        then, computed = self._drawn_at
+        may_draw = time.process_time() - computed <= SHARE * (time.monotonic() - then)
+        if heard and (may_draw or not any(isinstance(item, StepDone) for item in heard)):
+            self._draw()
+
+    def _take_in(self, event: Event) -> None:
+        """Learn from an event."""
+        self._pace.see(event)
+        if line := sentence(event):
+            self._note(line)
+        match event:
+            case Started():
+                self._started = event
+                self._recall(event.run / "log.jsonl", event.step)
+            case StepDone():
+                self._step = event
+                self._losses.add(event.step, event.loss)
+                self._last_losses.append(event.loss)
+            case Evaluated() if not event.is_whole:
+                self._add_validation(event.step, event.loss)
+            case Saved():
+                self._note(f"step {event.step:,}: saved in {event.folder}")
+            case Sampled():
+                self._sample(event)
+        self._state = _state_after(event) or self._state
+
+    def _recall(self, log: Path, step: int) -> None:
+        """Take in the losses before this step from the run's log, of a run that goes on."""
+        rows = log.read_bytes().splitlines() if step and log.exists() else []
+        for line in rows:
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged line
+                row = json.loads(line)
+                if row["step"] <= step and "val_loss" in row and not row["val_whole"]:
+                    self._add_validation(row["step"], row["val_loss"])
+                elif row["step"] <= step and "loss" in row:
+                    self._losses.add(row["step"], row["loss"])
+
+    def _add_validation(self, step: int, loss: float) -> None:
+        self._validation[0].append(step)
+        self._validation[1].append(loss)
+
+    def _sample(self, event: Sampled) -> None:
+        """Add a piece of text to the panel, which opens."""
+        if self._state != "generating":
+            self._texts += f"{self._texts and chr(10)}── step {event.step:,} ──\n"
+        self._texts = (self._texts + printable(event.text) + "\n" * event.is_last)[-LONGEST_TEXT:]
+        self.query_one("#samples").add_class("open")
+
+    def _note(self, line: str) -> None:
+        self.query_one("#log", RichLog).write(Text(printable(line)))
+
+    def _end(self) -> None:
+        """The run has ended: so do we, if we were asked to."""
+        self._has_ended = True
+        if self._state not in ("finished", "saved"):
+            self._state = "ended"
+        if self._asked_to_quit:
+            self.exit()
+        else:
+            self._note("The run has ended. q quits.")
+
+    def _draw(self) -> None:
+        """Draw the status and the curves."""
+        self._drawn_at = (time.monotonic(), time.process_time())
+        self.query_one("#status", Static).update("  ".join(self._status()))
+        plot = self.query_one(Plot)
+        plot.plt.clear_data()
+        curve, every = self._losses, max(1, len(self._losses.steps) // max(plot.size.width, 1))
+        if curve.steps:
+            plot.plt.scatter(curve.steps[::every], curve.raw[::every], marker="dot", color="gray")
+            plot.plt.plot(curve.steps[::every], curve.smooth[::every], marker="braille", color="cyan")
+        if self._validation[0]:
+            plot.plt.scatter(*self._validation, marker="x", color="orange")
+        ticks = sorted({self._step.step * part // 4 for part in range(5)}) if self._step else [0]
+        plot.plt.xticks(ticks, [f"{tick:,}" for tick in ticks])
+        plot.refresh()
+
+    def _status(self) -> Iterable[str]:
+        """Return what there is to say in numbers."""
+        yield "saving, then quitting" if self._asked_to_quit else self._state
+        if self._started is None or self._step is None:
+            return
+        step, steps = self._step.step, self._started.steps
+        yield f"step {step:,} of {steps:,}"
+        yield f"loss {self._step.loss:.3f}"
+        yield f"last ten {sum(self._last_losses) / len(self._last_losses):.3f}"
+        yield f"lr {self._step.learning_rate:.2e}"
+        yield f"{self._step.n_tokens / self._step.seconds / 1e3:,.1f}k tokens/s"
+        if self._step.device_bytes is not None:
+            yield f"{self._step.device_bytes / 1e6:,.0f} MB"
+        if left := self._pace.left(step, steps):
+            yield f"{left} left"
+
+    def action_tell(self, line: str) -> None:
+        """Tell the run a command."""
+        self._child.tell(line)
+
+    def action_pause(self) -> None:
+        """Pause, or go on."""
+        self._asked_to_pause = not self._asked_to_pause
+        self._child.tell("pause" if self._asked_to_pause else "resume")
+
+    def action_generate(self) -> None:
+        """Ask for a text, each time another one."""
+        self._child.tell(f'sample {{"seed": {self._n_samples}}}')
+        self._n_samples += 1
+
+    def action_help(self) -> None:
+        """Open the help, or close it."""
+        self.query_one("#help").toggle_class("open")
+
+    def action_close(self) -> None:
+        """Close the help, or else the panel of samples."""
+        panels = [self.query_one(name) for name in ("#help", "#samples")]
+        for panel in [panel for panel in panels if panel.has_class("open")][:1]:
+            panel.remove_class("open")
+
+    async def action_quit(self) -> None:
+        """Let the run save and end, and then quit."""
+        if self._has_ended:
+            self.exit()
+        elif self._asked_to_quit:
+            self._child.interrupt()
+        else:
+            self._asked_to_quit = True
+            self._child.tell("stop")
+            self._draw()
+
+
+def _state_after(event: Event) -> str:
+    """Return what the run is at now; nothing if that does not change."""
+    match event:
+        case StepDone() | Resumed() | Sampled(is_last=True):
+            return "training"
+        case Evaluating():
+            return f"evaluating {event.done / event.total:.0%}"
+        case Sampled():
+            return "generating"
+        case Paused():
+            return "paused"
+        case Ended():
+            return "finished" if event.is_finished else "saved"
+        case _:
+            return ""
+
+
+def watch(arguments: Sequence[str]) -> int:
+    """Train with these arguments of ours, in the whole terminal; return the exit code."""
+    own = [argument for argument in arguments if argument != "--tui"]
+    run = Run([sys.executable, "-m", "scratchgpt", *own, "--json", "--control"])
+    app = Watch(run)
+    app.run()
+    run.tell("stop")
+    print(*app.said, sep="\n")  # noqa: T201 - what the run has said to people stays
+    return run.exit_code
