@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 MOST_POINTS = 400
-SMOOTHING = 0.05
+SMOOTHING = 0.1
 """Weight of a new point in the smoothed curve; more at first, where there are few."""
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 

@@ -17,11 +17,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from rich.text import Text
 from textual.app import App, ComposeResult, RenderResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.widgets import Footer, RichLog, Static
+from textual.widgets import Footer, Static
 from textual_plotext import PlotextPlot
 
 from scratchgpt.cli.curve import Curve
@@ -45,6 +44,7 @@ INTERVAL = 0.25
 """Seconds between two looks at what the run has said."""
 SHARE = 0.01
 """Of one core, what drawing the steps may take on average: curves are drawn as often as that allows."""
+MOST_NOTES = 200
 LONGEST_TEXT = 4000
 """Characters of samples that are kept."""
 HELP = """\
@@ -147,6 +147,7 @@ class Watch(App[None]):
         self._pace = Pace()
         self._state = "starting"
         self._texts = ""
+        self._notes: collections.deque[str] = collections.deque(maxlen=MOST_NOTES)
         self._n_samples = 0
         self._asked_to_pause = False
         self._asked_to_quit = False
@@ -161,7 +162,8 @@ class Watch(App[None]):
         yield Plot(id="plot")
         with VerticalScroll(id="samples"):
             yield Static(id="text", markup=False)
-        yield RichLog(id="log", wrap=True, max_lines=1000, min_width=10)
+        with VerticalScroll(id="log"):
+            yield Static(id="notes", markup=False)
         yield Footer()
 
     def on_mount(self) -> None:
@@ -236,7 +238,9 @@ class Watch(App[None]):
         self.query_one("#samples").add_class("open")
 
     def _note(self, line: str) -> None:
-        self.query_one("#log", RichLog).write(Text(printable(line)))
+        self._notes.append(printable(line))
+        self.query_one("#notes", Static).update("\n".join(self._notes))
+        self.query_one("#log", VerticalScroll).scroll_end(animate=False)
 
     def _end(self) -> None:
         """The run has ended: so do we, if we were asked to."""
@@ -260,8 +264,9 @@ class Watch(App[None]):
             plot.plt.plot(curve.steps[::every], curve.smooth[::every], marker="braille", color="cyan")
         if self._validation[0]:
             plot.plt.scatter(*self._validation, marker="x", color="orange")
-        ticks = sorted({self._step.step * part // 4 for part in range(5)}) if self._step else [0]
-        plot.plt.xticks(ticks, [f"{tick:,}" for tick in ticks])
+        steps = curve.steps + self._validation[0] or [0]
+        ticks = sorted({float(min(steps) + (max(steps) - min(steps)) * part // 4) for part in range(5)})
+        plot.plt.xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
         plot.refresh()
 
     def _status(self) -> Iterable[str]:
