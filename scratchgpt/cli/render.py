@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, Self, TextIO
 
+import click
 import rich.live
 from rich.console import Console
 from rich.progress import (
@@ -145,11 +146,15 @@ def viewing(view: str) -> Iterator[Renderer]:
             with contextlib.redirect_stdout(sys.stderr):  # what else is said is for people
                 yield JSONLines(out)
         case "quiet":
+            signalled = None
             with contextlib.redirect_stdout(io.StringIO()) as said:
                 try:
                     yield Quiet()
-                finally:
-                    print(*said.getvalue().splitlines()[-1:], sep="\n", file=out)
+                except click.exceptions.Exit as end:
+                    signalled = end
+            print(said.getvalue().splitlines()[-1])  # noqa: T201 - this is the view
+            if signalled:
+                raise signalled
         case _:
             console = Console(highlight=False)
             can_redraw = console.is_terminal and not console.is_dumb_terminal
@@ -326,7 +331,7 @@ class Live:
         else:
             parts = [f"step {self._step:,} of {self._steps:,}", self._busy or f"loss {loss}"]
         for part in (self._pace.left(self._step, self._steps), self._speed and f"{self._speed / 1e3:,.1f}k tokens/s"):
-            if part and len(" ".join(parts)) + len(part) < width:
+            if part and len("  ".join([*parts, part])) <= width:
                 parts.append(part)
         left, *right = parts
         room = width - len("  ".join(parts)) - 6

@@ -43,7 +43,9 @@ from scratchgpt.training.events import (
 INTERVAL = 0.25
 """Seconds between two looks at what the run has said."""
 SHARE = 0.01
-"""Of one core, what drawing the steps may take on average: curves are drawn as often as that allows."""
+"""Of one core, what all this may take on average: curves are drawn as often as that allows, ..."""
+PATIENCE = 3.0
+"""... but not more seldom than this, in seconds; their numbers are in the status every second."""
 MOST_NOTES = 200
 LONGEST_TEXT = 4000
 """Characters of samples that are kept."""
@@ -149,6 +151,7 @@ class Watch(App[None]):
         self._texts = ""
         self._notes: collections.deque[str] = collections.deque(maxlen=MOST_NOTES)
         self._n_samples = 0
+        self._is_paused = False
         self._asked_to_pause = False
         self._asked_to_quit = False
         self._has_ended = False
@@ -170,6 +173,7 @@ class Watch(App[None]):
         """Begin to listen."""
         self.query_one(Plot).plt.title("loss: • of a step, ⠒ mean, x validation")
         self.set_interval(INTERVAL, self._look)
+        self.set_interval(1, self._draw_status)
         self._draw()
 
     def _look(self) -> None:
@@ -189,10 +193,13 @@ class Watch(App[None]):
         if any(isinstance(item, Sampled) for item in heard):
             self.query_one("#text", Static).update(self._texts)
             self.query_one("#samples", VerticalScroll).scroll_end(animate=False)
-        then, computed = self._drawn_at
-        may_draw = time.process_time() - computed <= SHARE * (time.monotonic() - then)
-        if heard and (may_draw or not any(isinstance(item, StepDone) for item in heard)):
-            self._draw()
+        if any(isinstance(item, StepDone) for item in heard):
+            then, computed = self._drawn_at
+            passed = time.monotonic() - then
+            if passed >= PATIENCE or time.process_time() - computed <= SHARE * passed:
+                self._draw()
+        elif heard:
+            self._draw_status()
 
     def _take_in(self, event: Event) -> None:
         """Learn from an event."""
@@ -213,7 +220,23 @@ class Watch(App[None]):
                 self._note(f"step {event.step:,}: saved in {event.folder}")
             case Sampled():
                 self._sample(event)
-        self._state = _state_after(event) or self._state
+        if isinstance(event, Paused | Resumed):
+            self._is_paused = isinstance(event, Paused)
+        self._state = self._state_after(event)
+
+    def _state_after(self, event: Event) -> str:
+        """Return what the run is at now."""
+        match event:
+            case Evaluating():
+                return f"evaluating {event.done / event.total:.0%}"
+            case Sampled(is_last=False):
+                return "generating"
+            case Ended():
+                return "finished" if event.is_finished else "saved"
+            case StepDone() | Evaluated() | Sampled() | Paused() | Resumed():
+                return "paused" if self._is_paused else "training"
+            case _:
+                return self._state
 
     def _recall(self, log: Path, step: int) -> None:
         """Take in the losses before this step from the run's log, of a run that goes on."""
@@ -252,10 +275,13 @@ class Watch(App[None]):
         else:
             self._note("The run has ended. q quits.")
 
+    def _draw_status(self) -> None:
+        self.query_one("#status", Static).update("  ".join(self._status()))
+
     def _draw(self) -> None:
         """Draw the status and the curves."""
         self._drawn_at = (time.monotonic(), time.process_time())
-        self.query_one("#status", Static).update("  ".join(self._status()))
+        self._draw_status()
         plot = self.query_one(Plot)
         plot.plt.clear_data()
         curve, every = self._losses, max(1, len(self._losses.steps) // max(plot.size.width, 1))
@@ -318,24 +344,7 @@ class Watch(App[None]):
         else:
             self._asked_to_quit = True
             self._child.tell("stop")
-            self._draw()
-
-
-def _state_after(event: Event) -> str:
-    """Return what the run is at now; nothing if that does not change."""
-    match event:
-        case StepDone() | Resumed() | Sampled(is_last=True):
-            return "training"
-        case Evaluating():
-            return f"evaluating {event.done / event.total:.0%}"
-        case Sampled():
-            return "generating"
-        case Paused():
-            return "paused"
-        case Ended():
-            return "finished" if event.is_finished else "saved"
-        case _:
-            return ""
+            self._draw_status()
 
 
 def watch(arguments: Sequence[str]) -> int:

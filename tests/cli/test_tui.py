@@ -23,6 +23,7 @@ from scratchgpt.cli import train as train_command
 from scratchgpt.training.events import (
     Ended,
     Evaluated,
+    Evaluating,
     Event,
     Noted,
     Paused,
@@ -141,10 +142,12 @@ def test_the_status_is_what_the_run_says() -> None:
         for expected in ("training", "step 30 of 2,000", "loss 3.250", "last ten 3.4", "lr 1.00e-03", "38.4k tokens/s"):
             assert expected in status
         for event, state in (
-            (Paused(30), "paused"),
-            (Resumed(30), "training"),
             (Sampled(30, "a"), "generating"),
             (Sampled(30, "", is_last=True), "training"),
+            (Paused(30), "paused"),
+            (Evaluating(30, 1, 4), "evaluating 25%"),
+            (Evaluated(30, 2.5, 0.25, 10, is_whole=False), "paused"),
+            (Resumed(30), "training"),
             (Ended(30, is_finished=False), "saved"),
         ):
             child.say(event)
@@ -305,7 +308,7 @@ class Terminal:
 
     def wait_for(self, *texts: str) -> str:
         """Read what the program writes until all of this is on the screen; return the screen."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 30
         while not all(text in self.shown for text in texts):
             assert time.monotonic() < deadline, self.shown
             assert self.read(), self.shown
@@ -329,8 +332,21 @@ class Terminal:
         """Read until the program ends; return its exit code."""
         while self.read():
             pass
-        os.close(self._parent)
         return self.process.wait(60)
+
+    def close(self) -> None:
+        """End the program, whatever it is at."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._parent)
+
+
+@pytest.fixture
+def terminal(prepared: Path) -> Iterator[Terminal]:
+    """A run without end in a real terminal."""
+    terminal = Terminal(prepared, "train", "--run", "r", "--steps", "1000000", *SMALL, "--eval-windows", "1", "--tui")
+    yield terminal
+    terminal.close()
 
 
 @pytest.fixture
@@ -341,12 +357,8 @@ def prepared(tmp_path: Path) -> Path:
     return tmp_path
 
 
-ENDLESS = ("train", "--run", "r", "--steps", "1000000", *SMALL, "--eval-windows", "1")
-
-
 @pytest.mark.slow
-def test_a_run_lived_through_in_a_real_terminal(prepared: Path) -> None:
-    terminal = Terminal(prepared, *ENDLESS, "--tui")
+def test_a_run_lived_through_in_a_real_terminal(terminal: Terminal, prepared: Path) -> None:
     terminal.wait_for("of 1,000,000", "p Pause", "validation")
     terminal.press("p")
     terminal.wait_for("paused")
@@ -355,7 +367,7 @@ def test_a_run_lived_through_in_a_real_terminal(prepared: Path) -> None:
     terminal.press("e" * 200)
     wait_until(lambda: terminal.read() != b"" and len(log_rows(prepared / "r")) >= before + 200)
     terminal.press("g?")
-    terminal.wait_for("── step", "p  pause the run")
+    terminal.wait_for("p  pause the run", "─" * 80)  # the help, and the border of the panel of samples
     terminal.press("\x1b")
     terminal.resize(20)
     assert max(len(line) for line in terminal.wait_for("paused", "last ten").split("\n")) <= 20
@@ -371,8 +383,7 @@ def test_a_run_lived_through_in_a_real_terminal(prepared: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("paused", [False, True])
-def test_an_interface_that_is_killed_costs_no_steps(paused: bool, prepared: Path) -> None:  # noqa: FBT001
-    terminal = Terminal(prepared, *ENDLESS, "--tui")
+def test_an_interface_that_is_killed_costs_no_steps(*, paused: bool, terminal: Terminal, prepared: Path) -> None:
     terminal.wait_for("of 1,000,000")
     if paused:
         terminal.press("p")
