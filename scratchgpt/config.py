@@ -136,7 +136,15 @@ class TrainConfig(_Config):
         super().__post_init__()
         for name in ("steps", "batch_size", "eval_windows", "keep"):
             self._require(name, at_least=1, below=2**31)
-        for name in ("micro_batch", "warmup_steps", "eval_every", "patience", "sample_every", "save_every", "keep_every"):
+        for name in (
+            "micro_batch",
+            "warmup_steps",
+            "eval_every",
+            "patience",
+            "sample_every",
+            "save_every",
+            "keep_every",
+        ):
             self._require(name, at_least=0, below=2**31)
         for name in ("weight_decay", "grad_clip", "save_minutes"):
             self._require(name, at_least=0)

@@ -193,13 +193,17 @@ class Watch(App[None]):
         if any(isinstance(item, Sampled) for item in heard):
             self.query_one("#text", Static).update(self._texts)
             self.query_one("#samples", VerticalScroll).scroll_end(animate=False)
-        if any(isinstance(item, StepDone) for item in heard):
-            then, computed = self._drawn_at
-            passed = time.monotonic() - then
-            if passed >= PATIENCE or time.process_time() - computed <= SHARE * passed:
-                self._draw()
-        elif heard:
+        kinds = {type(item) for item in heard}
+        if kinds & {Evaluated, Paused, Ended} or (StepDone in kinds and self._may_draw()):
+            self._draw()
+        elif kinds & {Evaluating, Sampled, Resumed}:
             self._draw_status()
+
+    def _may_draw(self) -> bool:
+        """Tell whether drawing steps now stays within what it may cost."""
+        then, computed = self._drawn_at
+        passed = time.monotonic() - then
+        return passed >= PATIENCE or time.process_time() - computed <= SHARE * passed
 
     def _take_in(self, event: Event) -> None:
         """Learn from an event."""
