@@ -44,7 +44,7 @@ INTERVAL = 0.25
 """Seconds between two looks at what the run has said."""
 SHARE = 0.01
 """Of one core, what all this may take on average: curves are drawn as often as that allows, ..."""
-PATIENCE = 3.0
+PATIENCE = 5.0
 """... but not more seldom than this, in seconds; their numbers are in the status every second."""
 MOST_NOTES = 200
 LONGEST_TEXT = 4000
@@ -288,7 +288,7 @@ class Watch(App[None]):
         self._draw_status()
         plot = self.query_one(Plot)
         plot.plt.clear_data()
-        curve, every = self._losses, max(1, len(self._losses.steps) // max(plot.size.width, 1))
+        curve, every = self._losses, 1 + 2 * len(self._losses.steps) // max(plot.size.width, 1)
         if curve.steps:
             plot.plt.scatter(curve.steps[::every], curve.raw[::every], marker="dot", color="gray")
             plot.plt.plot(curve.steps[::every], curve.smooth[::every], marker="braille", color="cyan")
