@@ -306,10 +306,10 @@ class Terminal:
         """Type."""
         os.write(self._parent, keys.encode())
 
-    def wait_for(self, *texts: str) -> str:
-        """Read what the program writes until all of this is on the screen; return the screen."""
-        deadline = time.monotonic() + 30
-        while not all(text in self.shown for text in texts):
+    def wait_for(self, *texts: str, gone: str = "\0") -> str:
+        """Read what the program writes until all of this is on the screen and that is gone; return the screen."""
+        deadline = time.monotonic() + 60
+        while gone in self.shown or not all(text in self.shown for text in texts):
             assert time.monotonic() < deadline, self.shown
             assert self.read(), self.shown
         return self.shown
@@ -369,6 +369,7 @@ def test_a_run_lived_through_in_a_real_terminal(terminal: Terminal, prepared: Pa
     terminal.press("g?")
     terminal.wait_for("p  pause the run", "─" * 80)  # the help, and the border of the panel of samples
     terminal.press("\x1b")
+    terminal.wait_for(gone="p  pause the run")
     terminal.resize(20)
     assert max(len(line) for line in terminal.wait_for("paused", "last ten").split("\n")) <= 20
     terminal.resize(80)
@@ -398,3 +399,14 @@ def test_an_interface_that_is_killed_costs_no_steps(*, paused: bool, terminal: T
 def last_step(folder: Path) -> int:
     """Return the step of the last checkpoint."""
     return int((folder / "r" / "checkpoints" / "last").read_text(encoding="utf-8").removeprefix("step-"))
+
+
+@pytest.mark.slow
+def test_the_picture_is_drawn_by_a_script(prepared: Path) -> None:
+    script = Path(__file__).parent.parent.parent / "scripts" / "draw_tui"
+    arguments: list[str | Path] = ["--text", prepared / "fox.txt", "--steps", "8", "--out", prepared / "tui.svg"]
+    subprocess.run([sys.executable, script, *arguments], cwd=prepared, check=True, capture_output=True, timeout=120)
+    picture = (prepared / "tui.svg").read_text(encoding="utf-8").replace("&#160;", " ")
+    assert "step 8 of 8" in picture
+    assert "whole validation set" in picture
+    assert "font-face" not in picture
