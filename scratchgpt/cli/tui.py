@@ -310,8 +310,8 @@ class Watch(App[None]):
         yield f"last ten {sum(self._last_losses) / len(self._last_losses):.3f}"
         yield f"lr {self._step.learning_rate:.2e}"
         yield f"{self._step.n_tokens / self._step.seconds / 1e3:,.1f}k tokens/s"
-        if self._step.device_bytes is not None:
-            yield f"{self._step.device_bytes / 1e6:,.0f} MB"
+        if memory := self._step.device_bytes or self._step.resident_bytes:
+            yield f"{memory / 1e6:,.0f} MB"
         if left := self._pace.left(step, steps):
             yield f"{left} left"
 
