@@ -4,7 +4,7 @@ The files are those of the `tokenizers` library: tokenizer.json, and tokenizer_c
 `transformers.AutoTokenizer` would guess a class that drops spaces and newlines.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,10 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int:
         """How many different ids there are."""
 
+    @property
+    def special(self) -> Mapping[str, int]:
+        """Names and ids of the tokens that no text gives."""
+
     def __contains__(self, token: str) -> bool:
         """Tell whether this is a token."""
 
@@ -48,8 +52,7 @@ class Tokenizer(Protocol):
 
 def end_of_text(tokenizer: Tokenizer) -> int | None:
     """Return the id of <|endoftext|>, which ends a document, if the vocabulary has it."""
-    ids = {added["content"]: added["id"] for added in tokenizer.to_json()["added_tokens"]}
-    return ids.get(END_OF_TEXT)
+    return tokenizer.special.get(END_OF_TEXT)
 
 
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:

@@ -41,6 +41,8 @@ def _byte_characters() -> str:
 
 BYTE_CHARACTERS = _byte_characters()
 BYTE_OF_CHARACTER = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+_LATIN_1 = {point: chr(BYTE_OF_CHARACTER.get(chr(point), 0xFFFF)) for point in range(ord(max(BYTE_CHARACTERS)) + 1)}
+"""For `str.translate`: to the character whose Latin-1 is the byte, or to one that Latin-1 does not have."""
 ALPHABET = [bytes([byte]) for byte in sorted(range(256), key=BYTE_CHARACTERS.__getitem__)]
 """The single bytes in the order of their characters: the first tokens of every vocabulary."""
 
@@ -304,14 +306,14 @@ class BPETokenizer:
 
 def to_characters(token: bytes) -> str:
     """Return how files write a token: one printable character for each byte."""
-    return "".join(BYTE_CHARACTERS[byte] for byte in token)
+    return token.decode("latin-1").translate(BYTE_CHARACTERS)
 
 
 def to_bytes(word: str) -> bytes:
     """Return the bytes that a word in a file stands for. Raises ValueError if it has other characters."""
     try:
-        return bytes(BYTE_OF_CHARACTER[character] for character in word)
-    except KeyError as error:
+        return word.translate(_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError as error:
         raise ValueError(f"its token {word!r} is not written in the characters that stand for bytes") from error
 
 

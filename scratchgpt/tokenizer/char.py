@@ -1,6 +1,7 @@
 """One token for each character: the vocabulary is a text's characters in the order of their code points."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,8 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
 
 class CharTokenizer:
     """A vocabulary of characters. The same text gives the same ids, always."""
+
+    special: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, characters: Iterable[str]) -> None:
         """Make the vocabulary of the given characters; order and repetition do not matter."""

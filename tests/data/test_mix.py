@@ -1,7 +1,8 @@
 """Mixtures: the ratio that was asked for, in tokens, from as much text as it allows; no character cut."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class Bytes:
     """A tokenizer whose tokens are bytes and <|endoftext|>, so that many a token is part of a character."""
 
     vocab_size = 257
+    special: Mapping[str, int] = MappingProxyType({END_OF_TEXT: END})
 
     def __contains__(self, token: str) -> bool:
         """Tell whether this is a token."""
@@ -49,8 +51,8 @@ class Bytes:
         return self.decode(ids).encode("utf-8")
 
     def to_json(self) -> dict[str, Any]:
-        """Return what tells the separator."""
-        return {"added_tokens": [{"id": END, "content": END_OF_TEXT}]}
+        """Return something to be told from others by."""
+        return {"kind": type(self).__name__}
 
 
 class Words(Bytes):
