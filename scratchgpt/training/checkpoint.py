@@ -353,7 +353,7 @@ def verify(folder: Path, names: Iterable[str] = FILES) -> dict[str, Any]:
         )
     if type(version) is not int or version < 1 or not isinstance(content.get("files"), dict):
         raise CheckpointError(f"{path} is damaged: it is of no format that there has been.")
-    if version >= 4 and content.get("sha256") != _digest(content):
+    if version >= 4 and content.get("sha256") != own_digest(content):
         raise CheckpointError(f"{path} was altered; use another checkpoint.")
     for name in names:
         try:
@@ -369,7 +369,7 @@ def verify(folder: Path, names: Iterable[str] = FILES) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
 
 
-def _digest(content: dict[str, Any]) -> str:
+def own_digest(content: dict[str, Any]) -> str:
     """Return a hash of what trainer.json says beside this hash itself."""
     rest = {name: value for name, value in content.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()
@@ -403,7 +403,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) ->
         "backoff": snapshot.backoff._asdict(),
         "files": {name: file_record(folder / name) for name in FILES},
     }
-    write_json(folder / TRAINER, content | {"sha256": _digest(content)})
+    write_json(folder / TRAINER, content | {"sha256": own_digest(content)})
     for file in folder.iterdir():
         shutil.copymode(folder / TRAINER, file)  # safetensors makes files that only their owner can read
         sync_file(file)

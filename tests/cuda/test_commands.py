@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from scratchgpt.training.checkpoint import own_digest
 from tests.cuda.checks import needs_emulator
 from tests.cuda.standin import environment
 from tests.world import TEXT, scratchgpt
@@ -158,7 +159,8 @@ def test_a_run_moves_between_devices_if_it_is_told_to(world: Path) -> None:
 def test_a_step_whose_gradients_overflow_is_noted_and_left_out(world: Path) -> None:
     done(f"train --run r --steps 2 --device gpu --precision fp16 {SMALL}", cwd=world)
     path = world / "r" / "checkpoints" / "step-000002" / "trainer.json"
-    path.write_text(path.read_text(encoding="utf-8").replace("65536.0", str(2.0**24)), encoding="utf-8")
+    content = json.loads(path.read_text(encoding="utf-8").replace("65536.0", str(2.0**24)))
+    path.write_text(json.dumps(content | {"sha256": own_digest(content)}), encoding="utf-8")
     shown = " ".join(done("train --resume r --steps 4", cwd=world).split())
     assert "step 3: gradients overflowed in half precision; the weights stay as they were" in shown
     assert "scaled by 8,388,608" in shown

@@ -17,7 +17,7 @@ from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.model import plan
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.training import checkpoint
-from scratchgpt.training.checkpoint import FILES, TRAINER, Checkpoints, Snapshot, _digest
+from scratchgpt.training.checkpoint import FILES, TRAINER, Checkpoints, Snapshot, own_digest
 from tests.world import make_dataset, make_snapshot
 
 
@@ -185,7 +185,7 @@ def test_a_record_that_makes_no_sense(
     (folder / TRAINER).write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(CheckpointError):
         checkpoint.read(folder)
-    (folder / TRAINER).write_text(json.dumps(changed | {"sha256": _digest(changed)}), encoding="utf-8")
+    (folder / TRAINER).write_text(json.dumps(changed | {"sha256": own_digest(changed)}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=reason):
         checkpoint.read(folder)
 
