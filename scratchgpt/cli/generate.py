@@ -1,55 +1,176 @@
 """`scratchgpt generate`: text from a trained model."""
 
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from scratchgpt.cli.options import device_option, resolved
+from scratchgpt.errors import DataError, UsageError
+
+if TYPE_CHECKING:  # imported when the command runs
+    from scratchgpt.generation import Text
+    from scratchgpt.tokenizer import Tokenizer
+
+AT_ONCE = 16
+"""Texts that are made together: more would need more memory and not be faster."""
 
 
 @click.command("generate", short_help="Make text with a trained model.")
 @click.argument("model", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
-@click.option("--prompt", help="What the text begins with; by default a newline.")
+@click.option("--prompt", metavar="TEXT", help="What the text begins with; by default a newline.")
+@click.option("--prompt-file", metavar="FILE", type=click.File("rb"), help="The same from a file; -: standard input.")
+@click.option("--interactive", is_flag=True, help="Ask for prompts, a line each.")
+@click.option("--skip-unknown", is_flag=True, help="Leave out of prompts what the vocabulary does not have.")
 @click.option(
     "--tokens", "n_tokens", type=click.IntRange(min=1), default=200, show_default=True, help="How many to make."
 )
+@click.option("--stop", "stop_strings", metavar="TEXT", multiple=True, help="End before this; may be given repeatedly.")
+@click.option("--stop-token", metavar="TOKEN", help="End where this token is made, such as <|endoftext|>.")
 @click.option(
     "--temperature", type=float, default=0.8, show_default=True, help="0: always the likeliest; 1: as learnt."
 )
 @click.option("--top-k", type=int, help="Choose among the k likeliest only.")
 @click.option("--top-p", type=float, help="Choose among the fewest likeliest that add up to probability p.")
+@click.option("--min-p", type=float, help="Choose among those at least p times as likely as the likeliest.")
+@click.option(
+    "--repetition-penalty", type=float, default=1.0, help="Above 1: tokens that the text has are less likely."
+)
+@click.option(
+    "--frequency-penalty", type=float, default=0.0, help="Above 0: the same, the more often the text has them."
+)
 @click.option("--seed", type=int, default=1337, show_default=True, help="The same seed gives the same text.")
 @click.option(
     "--samples", "n_samples", type=click.IntRange(min=1), default=1, show_default=True, help="How many texts."
 )
+@click.option("--logprobs", is_flag=True, help="Tell how likely each token was to the model: a natural logarithm.")
+@click.option("--json", "is_json", is_flag=True, help="Write an object a line for each text.")
 @device_option
 def command(
     *,
     model: Path | None,
     prompt: str | None,
+    prompt_file: BinaryIO | None,
+    interactive: bool,
+    skip_unknown: bool,
     n_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
+    stop_strings: tuple[str, ...],
+    stop_token: str | None,
     n_samples: int,
+    logprobs: bool,
+    is_json: bool,
     device: str | None,
+    **how: Any,
 ) -> None:
     """Continue a prompt with the model of RUN (a run or a checkpoint), by default the newest in runs/."""
     from scratchgpt import backend
-    from scratchgpt.generation import Sampling, default_prompt, write
+    from scratchgpt.generation import Sampling, Stop, Text, default_prompt, draws, grow, token_named
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
 
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    sampling = Sampling(**how)
+    if (prompt is not None) + (prompt_file is not None) + interactive > 1:
+        raise UsageError("Give the prompt one way: --prompt, --prompt-file or --interactive.")
+    if "" in stop_strings:
+        raise UsageError("--stop is empty; give at least one character.")
     folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
     config, params, vocabulary = checkpoint.read_model(folder)
+    stop = Stop(stop_strings, None if stop_token is None else token_named(stop_token, vocabulary))
     gpt = GPT(config, backend.select(resolved(device or "auto")), params)
-    if prompt is None:
-        prompt = default_prompt(vocabulary)
-    for sample in range(n_samples):
-        if sample:
-            click.echo("\n" + "-" * 80)
-        for text in write(gpt, vocabulary, prompt, n_tokens, sampling, sample=sample):
-            click.echo(text, nl=False)
+    write = _write_json if is_json else _write_tokens if logprobs else _write_text
+
+    def answer(prompt: str, first: int) -> None:
+        """Write the texts that go on from a prompt: the samples of the seed from number `first` on."""
+        prompt, ids = _encoded(prompt, vocabulary, skip_unknown=skip_unknown)
+        if len(ids) > config.block_size:
+            seen = f"the model sees the last {config.block_size:,} of them"
+            click.echo(f"The prompt has {len(ids):,} tokens; {seen}.", err=True)
+        for start in range(0, n_samples, AT_ONCE):
+            numbers = range(start, min(start + AT_ONCE, n_samples))
+            texts = {number: Text(vocabulary, stop) for number in numbers}
+            drawn = draws(gpt, ids, n_tokens, sampling, samples=[first + number for number in numbers])
+            write(prompt, texts, grow(list(texts.values()), drawn, log_probabilities=logprobs))
+
+    if interactive:
+        _converse(answer, n_samples)
+    elif prompt_file is not None:
+        answer(_read(prompt_file), 0)
+    else:
+        answer(default_prompt(vocabulary) if prompt is None else prompt, 0)
+
+
+def _read(file: BinaryIO) -> str:
+    """Return the text of a file. Raises DataError."""
+    try:
+        return file.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The prompt is not UTF-8: the byte at offset {error.start:,} does not belong; save it as UTF-8."
+        ) from error
+
+
+def _converse(answer: Callable[[str, int], None], n_samples: int) -> None:
+    """Answer each line that is typed, with samples that no line before has had."""
+    first = 0
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        try:
+            answer(line, first)
+        except UsageError as error:
+            click.echo(f"Error: {error}", err=True)
+        first += n_samples
+
+
+def _encoded(prompt: str, vocabulary: "Tokenizer", *, skip_unknown: bool) -> tuple[str, list[int]]:
+    """Return what of a prompt is to be continued, and its ids. Raises UsageError."""
+    from scratchgpt.generation import known_part
+
+    if skip_unknown:
+        prompt = known_part(prompt, vocabulary)
+    try:
+        return prompt, vocabulary.encode(prompt).tolist()
+    except UsageError as error:
+        raise UsageError(f"{error} Use --skip-unknown to leave such characters out.") from error
+
+
+def _write_text(prompt: str, texts: "dict[int, Text]", growing: Iterator[list[str]]) -> None:
+    """Write texts after their prompt: the first as it grows, the others when they have ended."""
+    for number, text in texts.items():
+        _separate(number)
+        click.echo(prompt, nl=False)
+        click.echo(text.shown, nl=False)
+        for shown, *_ in growing:  # only for the first of them is there anything left
+            click.echo(shown, nl=False)
         click.echo()
+
+
+def _write_tokens(prompt: str, texts: "dict[int, Text]", growing: Iterator[list[str]]) -> None:
+    """Write a line for each token: how likely it was, and its text."""
+    del prompt
+    deque(growing, maxlen=0)
+    for number, text in texts.items():
+        _separate(number)
+        for token, log_probability in zip(text.tokens, text.log_probabilities, strict=True):
+            click.echo(f"{log_probability:9.4f}  {text.text_of(token)!r}")
+
+
+def _write_json(prompt: str, texts: "dict[int, Text]", growing: Iterator[list[str]]) -> None:
+    """Write a line for each text."""
+    deque(growing, maxlen=0)
+    for number, text in texts.items():
+        record = {"sample": number, "prompt": prompt, "text": text.shown, "tokens": text.tokens, "end": text.end}
+        likely = {"logprobs": text.log_probabilities} if text.log_probabilities else {}
+        click.echo(json.dumps(record | likely))
+
+
+def _separate(number: int) -> None:
+    """Write a line between texts."""
+    if number:
+        click.echo("-" * 80)

@@ -1,5 +1,17 @@
 """Text from a trained model."""
 
-from scratchgpt.generation.sampler import Sampling, choose, default_prompt, generate, write
+from scratchgpt.generation.sampler import Sampling, draws, generate
+from scratchgpt.generation.text import Stop, Text, default_prompt, grow, known_part, token_named, write
 
-__all__ = ["Sampling", "choose", "default_prompt", "generate", "write"]
+__all__ = [
+    "Sampling",
+    "Stop",
+    "Text",
+    "default_prompt",
+    "draws",
+    "generate",
+    "grow",
+    "known_part",
+    "token_named",
+    "write",
+]

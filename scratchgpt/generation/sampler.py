@@ -1,92 +1,164 @@
-"""Choosing the next token, again and again."""
+"""Choosing the next token, again and again, for several texts at once."""
 
-import codecs
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from scratchgpt.chance import Place, philox
 from scratchgpt.errors import UsageError
+from scratchgpt.generation.kv_cache import KVCache
 from scratchgpt.model.gpt import GPT
-from scratchgpt.ops import softmax
 from scratchgpt.ops.array import Array
-from scratchgpt.tokenizer import Tokenizer
+
+BELOW_ONE = 1 - 2**-52
+"""A factor that keeps a product with a random number below 1 from being rounded up to what it is a part of."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How to choose among the possible next tokens."""
+    """How to choose among the possible next tokens. What is None or 0 (penalties: 1 and 0) changes nothing."""
 
     temperature: float = 0.8  # the logits are divided by it; 0: always the likeliest
     top_k: int | None = None  # only the k likeliest
     top_p: float | None = None  # only the fewest likeliest whose probabilities add up to p
+    min_p: float | None = None  # only those at least p times as likely as the likeliest
+    repetition_penalty: float = 1.0  # logits of tokens that the text has: divided by it, or multiplied if negative
+    frequency_penalty: float = 0.0  # taken off a token's logit for each time that the text has it
     seed: int = 1337
 
     def __post_init__(self) -> None:
         """Raise UsageError if a value cannot be meant."""
-        if not 0 <= self.temperature < float("inf"):
+        if not 0 <= self.temperature < math.inf:
             raise UsageError(f"The temperature must be 0 or more, not {self.temperature}.")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top-k must be at least 1, not {self.top_k}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"top-p must be above 0 and at most 1, not {self.top_p}.")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise UsageError(f"min-p must be from 0 to 1, not {self.min_p}.")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise UsageError(f"The repetition penalty must be above 0, not {self.repetition_penalty}.")
+        if not math.isfinite(self.frequency_penalty):
+            raise UsageError(f"The frequency penalty must be a finite number, not {self.frequency_penalty}.")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"The seed must be 0 or more and below 2**63, not {self.seed}.")
 
+    @property
+    def has_penalties(self) -> bool:
+        """Whether it matters what the text has already."""
+        return self.repetition_penalty != 1 or self.frequency_penalty != 0
 
-def choose(logits: Array, sampling: Sampling, uniform: float) -> int:
-    """Return the next token's id, given logits (V,), a NumPy array, and a random number in [0, 1).
 
-    The tokens stand in a row from likeliest to least likely, each as wide as its probability; `uniform` points at one.
+class Draw(NamedTuple):
+    """The next token of each of B texts."""
+
+    tokens: npt.NDArray[np.int64]  # (B,)
+    logits: Array  # (B, V): what the model said, before any filter; overwritten by the next draw
+
+    def log_probabilities(self) -> npt.NDArray[np.float64]:
+        """Return how likely each token was to the model (B,), as a natural logarithm."""
+        scores = self.logits.astype(np.float64)
+        scores -= scores.max(axis=-1, keepdims=True)
+        chosen = scores[np.arange(len(scores)), self.tokens]
+        return chosen - np.log(np.exp(scores).sum(axis=-1))
+
+
+@np.errstate(over="ignore", under="ignore")  # at a tiny temperature all but the likeliest go to -inf
+def weights(logits: Array, sampling: Sampling) -> npt.NDArray[np.float64]:
+    """Return what is proportional to the probabilities of being chosen (B, V), 0 for what is filtered out.
+
+    The filters work on what the ones before have left, in the order of the fields of `Sampling`. Tokens as likely as
+    the last one that a filter lets pass do so too.
+    """
+    w = logits.astype(np.float64)
+    w -= w.max(axis=-1, keepdims=True)
+    w /= sampling.temperature
+    np.exp(w, out=w)
+    V = w.shape[-1]
+    if sampling.top_k is not None and sampling.top_k < V:
+        least = np.partition(w, V - sampling.top_k, axis=-1)[:, V - sampling.top_k, None]
+        w[w < least] = 0
+    if sampling.top_p is not None and sampling.top_p < 1:
+        ordered = np.sort(w, axis=-1)[:, ::-1]
+        reached = np.cumsum(ordered, axis=-1)
+        n_before = (reached < sampling.top_p * reached[:, -1:]).sum(axis=-1, keepdims=True)
+        w[w < np.take_along_axis(ordered, n_before, axis=-1)] = 0
+    if sampling.min_p is not None:
+        w[w < sampling.min_p] = 0  # the likeliest one's is 1
+    return w
+
+
+def choose(logits: Array, sampling: Sampling, uniforms: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return the next tokens' ids (B,), given logits (B, V), a NumPy array, and random numbers (B,) in [0, 1).
+
+    The tokens stand in a row, each as wide as its probability; a random number points at one.
     """
     if sampling.temperature == 0:
-        return int(logits.argmax())
-    order = np.argsort(-logits, kind="stable")[: sampling.top_k]
-    scores = logits[order].astype(np.float64)
-    with np.errstate(over="ignore"):  # at a tiny temperature all but the likeliest go to -inf
-        probabilities, _ = softmax.forward((scores - scores[0]) / sampling.temperature)
-    reached = np.cumsum(probabilities)
-    if sampling.top_p is not None:
-        n_kept = int(np.searchsorted(reached, sampling.top_p)) + 1
-        reached = reached[:n_kept]
-    position = int(np.searchsorted(reached, uniform * reached[-1], side="right"))
-    return int(order[min(position, len(reached) - 1)])
+        return logits.argmax(axis=-1)
+    reached = weights(logits, sampling).cumsum(axis=-1)
+    points = np.asarray(uniforms)[:, None] * BELOW_ONE * reached[:, -1:]
+    return (reached > points).argmax(axis=-1)
 
 
-def generate(model: GPT, prompt: Sequence[int], n_tokens: int, sampling: Sampling, *, sample: int = 0) -> Iterator[int]:
-    """Yield `n_tokens` ids that continue the prompt. Raises UsageError if the prompt is empty.
+class _Penalties:
+    """What the texts have already, and what that takes off their logits."""
 
-    The model sees the last block_size tokens. Another `sample` number gives another text from the same seed.
+    def __init__(self, sampling: Sampling, prompt: Sequence[int], shape: tuple[int, int]) -> None:
+        self._sampling = sampling
+        self._counts = np.zeros(shape, np.float32)
+        self._counts += np.bincount(prompt, minlength=shape[1])
+
+    def count(self, tokens: npt.NDArray[np.int64]) -> None:
+        """Count one more token of each text (B,)."""
+        self._counts[np.arange(len(tokens)), tokens] += 1
+
+    def applied(self, logits: Array) -> Array:
+        """Return other logits (B, V)."""
+        factor = self._sampling.repetition_penalty
+        repeated = np.where(logits > 0, logits / factor, logits * factor)
+        return np.where(self._counts > 0, repeated, logits) - self._sampling.frequency_penalty * self._counts
+
+
+def draws(
+    model: GPT, prompt: Sequence[int], n_tokens: int, sampling: Sampling, *, samples: Sequence[int] = (0,)
+) -> Iterator[Draw]:
+    """Yield `n_tokens` draws for B texts that begin with the prompt. Raises UsageError if that is empty.
+
+    `samples` are the texts' B numbers: seed and number determine a text's chance, whatever else is in the batch.
+
+    Of a longer prompt the model sees the last block_size tokens. Where a text has filled block_size, its last half
+    is computed anew, and the text goes on from there (kv_cache.md).
     """
     if not len(prompt):
         raise UsageError("The prompt is empty; give at least one character.")
-    tokens = list(prompt)
-    generator = np.random.Generator(philox(Place.SAMPLE, seed=sampling.seed, sequence=sample))
-    for _ in range(n_tokens):
-        tokens = tokens[-model.config.block_size :]
-        x = model.hidden(np.array([tokens]))
-        logits = model.backend.to_numpy(model.logits(x[0, -1]))
-        token = choose(logits, sampling, generator.random())
-        tokens.append(token)
-        yield token
+    B, block_size = len(samples), model.config.block_size
+    generators = [np.random.Generator(philox(Place.SAMPLE, seed=sampling.seed, sequence=number)) for number in samples]
+    penalties = _Penalties(sampling, prompt, (B, model.config.vocab_size)) if sampling.has_penalties else None
+    prompt = prompt[-block_size:]
+    cache = KVCache(model, B, len(prompt) + n_tokens)
+    recent: list[npt.NDArray[np.int64]] = [np.full(B, token) for token in prompt]  # what the cache has
+    logits = cache.prefill(np.array([prompt]))
+    for number in range(1, n_tokens + 1):
+        uniforms = [generator.random() for generator in generators]
+        tokens = choose(penalties.applied(logits) if penalties else logits, sampling, uniforms)
+        yield Draw(tokens, logits)
+        if number == n_tokens:
+            return
+        if penalties:
+            penalties.count(tokens)
+        recent.append(tokens)
+        if cache.length < block_size:
+            logits = cache.step(tokens)
+        else:
+            recent = recent[-max(1, block_size // 2) :]
+            logits = cache.prefill(np.stack(recent, axis=1))
 
 
-def default_prompt(vocabulary: Tokenizer) -> str:
-    """Return what a text begins with if nobody says: a newline, or the first token where there is none."""
-    return "\n" if "\n" in vocabulary else vocabulary.decode([0])
-
-
-def write(
-    model: GPT, vocabulary: Tokenizer, prompt: str, n_tokens: int, sampling: Sampling, *, sample: int = 0
-) -> Iterator[str]:
-    """Yield the prompt and what `generate` makes of it, piece by piece, in whole characters.
-
-    Raises UsageError if the prompt is empty, DataError if the vocabulary cannot say it.
-    """
-    ids = vocabulary.encode(prompt).tolist()
-    yield prompt
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be half a character
-    for token in generate(model, ids, n_tokens, sampling, sample=sample):
-        yield decoder.decode(vocabulary.decode_bytes([token]))
-    yield decoder.decode(b"", final=True)
+def generate(model: GPT, prompt: Sequence[int], n_tokens: int, sampling: Sampling, *, sample: int = 0) -> Iterator[int]:
+    """Yield `n_tokens` ids that continue the prompt, as `draws` does for one text. Raises UsageError if it is empty."""
+    for draw in draws(model, prompt, n_tokens, sampling, samples=[sample]):
+        yield int(draw.tokens[0])

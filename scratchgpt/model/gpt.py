@@ -1,6 +1,6 @@
 """The GPT: embed, L times attention and MLP, head. Forward, backward and update over the table of sublayers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from scratchgpt.backend import Backend
@@ -149,13 +149,18 @@ class GPT:
                 self._rounded[part] = values[: max(self._rounded.size - part.start, 0)]
         return norm
 
-    def hidden(self, tokens: Array) -> Array:
-        """Run all layers: tokens (B, T) -> the residual stream (B, T, C) that the head reads. Raises UsageError."""
+    def hidden(self, tokens: Array, *, keep: Callable[[int, Array, Array], None] | None = None) -> Array:
+        """Run all layers: tokens (B, T) -> the residual stream (B, T, C) that the head reads. Raises UsageError.
+
+        `keep` is given each layer's number and its keys and values, each (B, H, T, D), before they are overwritten.
+        """
         table = self.backend.table
         context = self._context()
         x, _ = table.embed.forward(self._move(tokens), self.tree.embed, context)
-        for block in self.tree.blocks:
-            table.attention.forward(x, block.attention, context)
+        for layer, block in enumerate(self.tree.blocks):
+            saved = table.attention.forward(x, block.attention, context)
+            if keep:
+                keep(layer, *table.keys_values(saved, block.attention, context))
             table.mlp.forward(x, block.mlp, context)
         return x
 

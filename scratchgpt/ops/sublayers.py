@@ -170,6 +170,12 @@ def attention_forward(x: Array, params: AttentionParams, context: Context) -> At
     return AttentionSaved(norm_saved, qkv_saved, attention_saved, proj_saved, mask)
 
 
+def keys_values(saved: AttentionSaved, params: AttentionParams, context: Context) -> tuple[Array, Array]:
+    """Return the keys and the values, each (B, H, T, D), that a forward has just computed. They may be views."""
+    del params, context  # which other tables need
+    return saved.attention.k, saved.attention.v
+
+
 def attention_backward(
     dx: Array, saved: AttentionSaved, params: AttentionParams, grads: AttentionParams, context: Context
 ) -> None:
@@ -303,6 +309,7 @@ class Table:
 
     embed: Sublayer
     attention: Sublayer
+    keys_values: Callable[..., tuple[Array, Array]]
     mlp: Sublayer
     head_loss: Callable[..., tuple[Array, Array]]
     norm: Callable[[Array], float]
@@ -312,6 +319,7 @@ class Table:
 REFERENCE = Table(
     embed=Sublayer(embed_forward, embed_backward),
     attention=Sublayer(attention_forward, attention_backward),
+    keys_values=keys_values,
     mlp=Sublayer(mlp_forward, mlp_backward),
     head_loss=head_loss,
     norm=adamw.norm,

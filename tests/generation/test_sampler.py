@@ -1,7 +1,9 @@
 """Sampling: each filter against a plain reference, the distribution against its exact probabilities."""
 
 import itertools
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,68 +11,105 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchgpt.errors import UsageError
-from scratchgpt.generation.sampler import Sampling, choose, generate
+from scratchgpt.generation.sampler import Draw, Sampling, choose, draws, generate, weights
 from scratchgpt.model.gpt import GPT
 from tests.world import make_trainer
 
 LOGITS = np.array([0.5, 2.0, -1.0, 1.0, 0.0], np.float32)
 
 
-def plain_probabilities(logits: np.ndarray, sampling: Sampling) -> dict[int, float]:
+def plain_probabilities(logits: list[float], sampling: Sampling) -> dict[int, float]:
     """Token -> probability, by the textbook's words."""
-    weights = np.exp(logits.astype(np.float64) / sampling.temperature)
-    ranked = sorted(enumerate(weights / weights.sum()), key=lambda pair: -pair[1])
+    p = [math.exp((logit - max(logits)) / sampling.temperature) for logit in logits]
+    kept = {token: weight / sum(p) for token, weight in enumerate(p)}
     if sampling.top_k is not None:
-        ranked = ranked[: sampling.top_k]
-    total = sum(p for _, p in ranked)
-    kept, reached = {}, 0.0
-    for token, p in ranked:
-        if sampling.top_p is not None and reached >= sampling.top_p:
-            break
-        kept[token] = p / total
-        reached += p / total
-    return {token: p / sum(kept.values()) for token, p in kept.items()}
+        least = sorted(kept.values(), reverse=True)[: sampling.top_k][-1]
+        kept = {token: weight for token, weight in kept.items() if weight >= least}
+    if sampling.top_p not in {None, 1}:
+        total, reached = sum(kept.values()), 0.0
+        for weight in sorted(kept.values(), reverse=True):
+            reached += weight / total
+            least = weight
+            if reached >= sampling.top_p:
+                break
+        kept = {token: weight for token, weight in kept.items() if weight >= least}
+    if sampling.min_p is not None:
+        kept = {token: weight for token, weight in kept.items() if weight >= sampling.min_p * max(kept.values())}
+    return {token: weight / sum(kept.values()) for token, weight in kept.items()}
+
+
+def assert_as_expected(logits: np.ndarray, sampling: Sampling) -> None:
+    """Check the weights of logits (B, V)."""
+    got = weights(logits, sampling)
+    for row, w in zip(logits.astype(np.float64), got, strict=True):
+        expected = plain_probabilities(row.tolist(), sampling)
+        probabilities = w / w.sum()
+        assert set(np.flatnonzero(w).tolist()) == {token for token, p in expected.items() if p > 0}
+        assert max(abs(probabilities[token] - p) for token, p in expected.items()) <= 1e-12
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 12)),
+    ties=st.booleans(),
+    temperature=st.sampled_from([0.1, 1.0, 3.0]),
+    top_k=st.none() | st.integers(1, 14),
+    top_p=st.sampled_from([None, 0.0123, 0.3337, 0.6123, 0.9771, 1.0]),  # where no rounding decides
+    min_p=st.none() | st.sampled_from([0.0, 0.013, 0.31, 1.0]),
+)
+def test_filters_do_what_a_plain_reference_does(
+    *,
+    seed: int,
+    shape: tuple[int, int],
+    ties: bool,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+) -> None:
+    logits = np.random.default_rng(seed).normal(size=shape)
+    if ties:
+        logits = np.copysign(1, logits)
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    assert_as_expected(logits, sampling)
 
 
 @pytest.mark.parametrize(
-    "sampling",
+    "how",
     [
-        Sampling(temperature=1.0),
-        Sampling(temperature=0.5),
-        Sampling(temperature=3.0, top_k=3),
-        Sampling(temperature=1.0, top_p=0.8),
-        Sampling(temperature=2.0, top_k=4, top_p=0.6),
-        Sampling(temperature=1.0, top_k=1),
-        Sampling(temperature=1.0, top_p=1e-9),
-        Sampling(temperature=1.0, top_k=99, top_p=1.0),
+        {"temperature": 1.0},
+        {"temperature": 0.5},
+        {"temperature": 3.0, "top_k": 3},
+        {"temperature": 1.0, "top_p": 0.8},
+        {"temperature": 1.5, "min_p": 0.2},
+        {"temperature": 2.0, "top_k": 4, "top_p": 0.6, "min_p": 0.1},
     ],
 )
-def test_draws_follow_the_exact_distribution(sampling: Sampling) -> None:
-    expected = plain_probabilities(LOGITS, sampling)
-    n = 20_000
-    drawn = [choose(LOGITS, sampling, (i + 0.5) / n) for i in range(n)]  # an even comb instead of chance
-    shares = {token: drawn.count(token) / n for token in set(drawn)}
-    assert shares.keys() == expected.keys()
-    assert max(abs(shares[token] - expected[token]) for token in expected) <= 2 / n
-
-
-def test_random_draws_pass_a_chi_square_test() -> None:
-    rng = np.random.default_rng(5)
-    sampling = Sampling(temperature=1.0)
-    expected = plain_probabilities(LOGITS, sampling)
-    n = 20_000
-    counts = np.bincount([choose(LOGITS, sampling, u) for u in rng.random(n)], minlength=5)
+def test_100_000_draws_pass_a_chi_square_test(how: dict[str, Any]) -> None:
+    sampling, n = Sampling(**how), 100_000
+    expected = plain_probabilities(LOGITS.tolist(), sampling)
+    uniforms = np.random.default_rng(5).random(n)
+    counts = np.bincount(choose(np.broadcast_to(LOGITS, (n, 5)), sampling, uniforms), minlength=5)
+    assert set(np.flatnonzero(counts).tolist()) == expected.keys()
     statistic = sum((counts[token] - n * p) ** 2 / (n * p) for token, p in expected.items())
-    assert statistic <= 18.47  # the 0.1 % point at 4 degrees of freedom
+    assert statistic <= [0, 10.83, 13.82, 16.27, 18.47][len(expected) - 1]  # the 0.1 % points
 
 
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 9), scale=st.sampled_from([0.0, 1.0, 1e4]))
 def test_greedy_and_the_extremes_of_chance(seed: int, size: int, scale: float) -> None:
-    logits = (np.random.default_rng(seed).normal(size=size) * scale).astype(np.float32)
-    assert choose(logits, Sampling(temperature=0), 0.999) == logits.argmax()
-    assert choose(logits, Sampling(temperature=1e-6, top_k=1), 0.5) == logits.argmax()
+    logits = (np.random.default_rng(seed).normal(size=(2, size)) * scale).astype(np.float32)
+    assert choose(logits, Sampling(temperature=0), [0.999] * 2).tolist() == logits.argmax(axis=-1).tolist()
+    if scale:
+        assert choose(logits, Sampling(temperature=1e-300), [0.5] * 2).tolist() == logits.argmax(axis=-1).tolist()
     for uniform in (0.0, np.nextafter(1.0, 0.0)):
-        assert 0 <= choose(logits, Sampling(temperature=1.0), uniform) < size
+        chosen = choose(logits, Sampling(temperature=1.0, top_p=0.5), [uniform] * 2)
+        assert (np.take_along_axis(weights(logits, Sampling(temperature=1.0)), chosen[:, None], axis=1) > 0).all()
+
+
+def test_log_probabilities() -> None:
+    drawn = Draw(np.array([1, 3]), np.stack([LOGITS, LOGITS - 700]))
+    exact = [plain_probabilities(LOGITS.tolist(), Sampling(temperature=1.0))[token] for token in (1, 3)]
+    assert np.abs(drawn.log_probabilities() - np.log(exact)).max() <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -82,12 +121,18 @@ def test_greedy_and_the_extremes_of_chance(seed: int, size: int, scale: float) -
         {"top_k": 0},
         {"top_p": 0.0},
         {"top_p": 1.1},
+        {"top_p": float("nan")},
+        {"min_p": -0.1},
+        {"min_p": 1.1},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": float("inf")},
+        {"frequency_penalty": float("nan")},
         {"seed": -1},
     ],
 )
-def test_settings_that_cannot_be_meant(wrong: dict[str, float]) -> None:
+def test_settings_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        Sampling(**wrong)  # type: ignore[arg-type]
+        Sampling(**wrong)
 
 
 @pytest.fixture
@@ -103,14 +148,44 @@ def test_the_same_seed_gives_the_same_text_and_samples_differ(model: GPT) -> Non
     assert len({tuple(text(seed, sample)) for seed in (1, 2) for sample in (0, 1)}) == 4
 
 
-def test_the_model_sees_the_last_block_size_tokens(model: GPT) -> None:
-    """Beyond block_size, a greedy text is what feeding the model by hand gives."""
-    tokens = [3, 1, 4, 1, 5]
-    made = list(generate(model, tokens, 20, Sampling(temperature=0)))
+def test_what_else_is_in_the_batch_does_not_matter(model: GPT) -> None:
+    sampling = Sampling(temperature=1.0, repetition_penalty=1.2, frequency_penalty=0.1)
+    drawn = [draw.tokens for draw in draws(model, [1, 2, 3], 30, sampling, samples=[4, 0, 2])]
+    for sample, tokens in zip([4, 0, 2], np.stack(drawn, axis=1), strict=True):
+        assert tokens.tolist() == list(generate(model, [1, 2, 3], 30, sampling, sample=sample))
+
+
+@pytest.mark.parametrize("n_prompt", [1, 5, 8, 11])
+def test_where_the_context_is_full_its_last_half_is_what_the_model_sees(model: GPT, n_prompt: int) -> None:
+    """A greedy text is what feeding the model by hand gives."""
+    tokens = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5][:n_prompt]
+    made = list(generate(model, tokens, 30, Sampling(temperature=0)))
+    seen = tokens[-8:]
     for expected in made:
-        x = model.hidden(np.array([tokens[-8:]]))
+        x = model.hidden(np.array([seen]))
         assert int(model.logits(x)[0, -1].argmax()) == expected
-        tokens.append(expected)
+        seen = [*seen, expected]
+        if len(seen) > 8:
+            seen = seen[-4:]
+
+
+def test_penalties_are_for_what_the_text_has(model: GPT) -> None:
+    """Of tokens that are forbidden once the text has them, none comes twice."""
+    made = list(generate(model, [1, 2, 3], 20, Sampling(temperature=0, frequency_penalty=1e6)))
+    assert len({1, 2, 3, *made}) == 23
+    rare = list(generate(model, [1], 40, Sampling(temperature=0, repetition_penalty=1e9)))
+    often = list(generate(model, [1], 40, Sampling(temperature=0)))
+    assert len(set(rare)) > len(set(often))
+
+
+def test_penalties_by_hand(model: GPT) -> None:
+    prompt = [1, 2, 2]
+    sampling = Sampling(temperature=0, repetition_penalty=1.7, frequency_penalty=0.3)
+    logits = model.logits(model.hidden(np.array([prompt])))[0, -1].copy()
+    for token, count in ((1, 1), (2, 2)):
+        logits[token] = (logits[token] / 1.7 if logits[token] > 0 else logits[token] * 1.7) - 0.3 * count
+    (token,) = generate(model, prompt, 1, sampling)
+    assert token == logits.argmax()
 
 
 def test_text_comes_as_it_is_made(model: GPT) -> None:

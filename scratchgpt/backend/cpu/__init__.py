@@ -42,6 +42,7 @@ def table(workspace: Workspace, *, block_bytes: int = BLOCK_BYTES, team: Team | 
     return Table(
         embed=Sublayer(partial(use(embed.forward), masks=masks), partial(use(embed.backward), team=team)),
         attention=Sublayer(partial(block(attention.forward), masks=masks), block(attention.backward)),
+        keys_values=attention.keys_values,
         mlp=Sublayer(partial(block(mlp.forward), masks=masks), use(mlp.backward)),
         head_loss=partial(block(head.head_loss), team=team),
         norm=adamw.norm,

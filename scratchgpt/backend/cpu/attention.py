@@ -103,6 +103,12 @@ def forward(
     return Saved(xhat, rstd, normed, parts, weights, dropped, kept, heads, out_mask)
 
 
+def keys_values(saved: Saved, params: AttentionParams, context: Context) -> tuple[Array, Array]:
+    """Return the keys and the values, each (B, H, T, D): views of a buffer that the next layer may overwrite."""
+    del params, context  # the buffer has all that is needed
+    return saved.qkv[:, :, 1].swapaxes(1, 2), saved.qkv[:, :, 2].swapaxes(1, 2)
+
+
 @np.errstate(over="ignore", invalid="ignore")
 def _attend(q: Array, keys: Array, weights: Array) -> None:
     """Fill weights (..., R, S) with softmax(q keys), 0 where a query may not look.

@@ -23,6 +23,7 @@ def table(device: Device) -> Table:
     return Table(
         embed=Sublayer(use(sublayers.embed_forward), use(sublayers.embed_backward)),
         attention=Sublayer(use(sublayers.attention_forward), use(sublayers.attention_backward)),
+        keys_values=use(sublayers.keys_values),
         mlp=Sublayer(use(sublayers.mlp_forward), use(sublayers.mlp_backward)),
         head_loss=use(sublayers.head_loss),
         norm=use(sublayers.norm),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.dropout import Mask
+from scratchgpt.backend.gpu.heads import split
 from scratchgpt.backend.gpu.kernels import SOURCES, TYPES
 from scratchgpt.ops.array import Array
 
@@ -46,6 +47,12 @@ def forward(device: Device, qkv: Array, bias: Array | None, n_head: int, mask: M
     grid = (math.ceil(T / owned), n_head, B)
     device.launch(f"{_file(dtype)}_forward", dtype, D, grid, THREADS, qkv, bias, heads, lse, T, n_head, *mask)
     return heads, Saved(qkv, heads, lse)
+
+
+def keys_values(device: Device, saved: Saved, bias: Array | None, n_head: int) -> tuple[Array, Array]:
+    """Return the keys and the values, each (B, H, T, D), with their bias (3C,)."""
+    _, keys, values = split(device, saved.qkv, bias, 3, n_head)
+    return keys, values
 
 
 def backward(device: Device, dheads: Array, saved: Saved, bias: Array | None, n_head: int, mask: Mask) -> Array:

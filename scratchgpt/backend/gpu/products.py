@@ -34,6 +34,17 @@ def forward(device: Device, qkv: Array, bias: Array | None, n_head: int, mask: M
     return heads.join(device, y), Saved(parts, scores)
 
 
+def keys_values(
+    device: Device,  # noqa: ARG001 - there is nothing left to compute
+    saved: Saved,
+    bias: Array | None,  # noqa: ARG001 - it has been added to what is saved
+    n_head: int,  # noqa: ARG001
+) -> tuple[Array, Array]:
+    """Return the keys and the values, each (B, H, T, D)."""
+    _, keys, values = saved.parts
+    return keys, values
+
+
 def backward(
     device: Device,
     dy: Array,

@@ -75,6 +75,15 @@ def attention_forward(x: Array, params: AttentionParams, context: Context, *, de
     return AttentionSaved(norm_saved, attention_saved, rows(heads))
 
 
+def keys_values(
+    saved: AttentionSaved, params: AttentionParams, context: Context, *, device: Device
+) -> tuple[Array, Array]:
+    """Return the keys and the values, each (B, H, T, D)."""
+    way = ways.way(device, saved.heads.dtype, saved.heads.shape[-1] // context.n_head)
+    keys, values = way.keys_values(device, saved.attention, params.qkv_bias, context.n_head)
+    return keys, values
+
+
 def attention_backward(
     dx: Array,
     saved: AttentionSaved,

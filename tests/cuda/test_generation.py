@@ -1,0 +1,71 @@
+"""Token by token on the stand-in for CuPy: the logits of the reference on a CPU."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scratchgpt.backend import Backend, gpu, select
+from scratchgpt.config import ModelConfig
+from scratchgpt.generation.kv_cache import KVCache
+from scratchgpt.generation.sampler import Sampling, draws
+from scratchgpt.model.gpt import GPT
+from scratchgpt.model.params import Layout
+from scratchgpt.ops.sublayers import REFERENCE
+from tests.cuda.checks import needs_emulator
+from tests.cuda.standin import standing_in
+
+pytestmark = needs_emulator
+
+TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cupy() -> Iterator[Any]:
+    """The stand-in, and our module that imports it."""
+
+    def forget() -> None:
+        sys.modules.pop("scratchgpt.backend.gpu.cuda", None)
+        vars(gpu).pop("cuda", None)
+
+    forget()
+    with standing_in() as module:
+        yield module
+    forget()
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_head": 1},  # flash attention
+        {"n_head": 2, "bias": False, "tie_word_embeddings": False},  # by products
+        {"n_head": 1, "activation": "relu", "bias": False},
+    ],
+)
+def test_steps_give_the_logits_of_the_uncached_model(changes: dict[str, Any], precision: str) -> None:
+    config = ModelConfig(vocab_size=70, block_size=7, n_layer=2, n_embd=16, **changes)
+    params = np.random.default_rng(1).normal(size=Layout(config).size, scale=0.2).astype(np.float32)
+    reference = GPT(config, Backend("cpu", np, REFERENCE, np.asarray), params)
+    tokens = np.random.default_rng(2).integers(0, 70, (2, 7))
+    expected = reference.logits(reference.hidden(tokens))
+    tolerance = TOLERANCES[precision] * np.abs(expected).max()
+    model = GPT(config, select("gpu:0", precision=precision), params)
+    cache = KVCache(model, 2, 7)
+    assert np.abs(cache.prefill(tokens[:, :3]) - expected[:, 2]).max() <= tolerance
+    for position in range(3, 7):
+        assert np.abs(cache.step(tokens[:, position]) - expected[:, position]).max() <= tolerance
+
+
+def test_scores_that_would_overflow_and_a_full_context() -> None:
+    config = ModelConfig(vocab_size=7, block_size=4, n_layer=1, n_head=1, n_embd=16)
+    params = Layout(config).initial(0)
+    views = Layout(config).views(params)
+    views["transformer.h.0.attn.c_attn.weight"] *= 3000
+    model = GPT(config, select("gpu:0"), params)
+    how = Sampling(temperature=0)
+    made = [draw.tokens.tolist() for draw in draws(model, [1, 2], 12, how, samples=(0, 1))]
+    on_cpu = GPT(config, select("cpu"), params)
+    assert made == [draw.tokens.tolist() for draw in draws(on_cpu, [1, 2], 12, how, samples=(0, 1))]

@@ -1,0 +1,115 @@
+"""Token by token against all at once: the same logits at every position, whatever the model."""
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scratchgpt.backend import Backend, cpu
+from scratchgpt.backend.workspace import Workspace
+from scratchgpt.config import ModelConfig
+from scratchgpt.generation.kv_cache import KVCache
+from scratchgpt.model.gpt import GPT
+from scratchgpt.model.params import Layout
+from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import REFERENCE
+
+SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_head": 3, "n_embd": 12}
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
+
+
+def make_model(dtype: str = "float64", *, scale: float = 0.3, **changes: Any) -> GPT:
+    """Return a model of random numbers, biases and gains too, whose buffers hold NaN when they are taken."""
+    layout = Layout(ModelConfig(**(SIZES | changes)))
+    params = np.random.default_rng(1).normal(size=layout.size, scale=scale).astype(dtype)
+    return GPT(layout.config, Backend("cpu", np, cpu.table(Workspace(poison=True)), np.asarray), params)
+
+
+def all_at_once(model: GPT, tokens: Array) -> Array:
+    """Return the logits (B, T, V) of the reference."""
+    reference = GPT(model.config, model.backend._replace(table=REFERENCE), model.params)
+    return reference.logits(reference.hidden(tokens))
+
+
+def assert_same(model: GPT, tokens: Array, n_prompt: int, tolerance: float) -> None:
+    """Check prefill and steps at each position of tokens (B, T)."""
+    expected = all_at_once(model, tokens)
+    B, T = tokens.shape
+    cache = KVCache(model, B, T)
+    logits = cache.prefill(tokens[:, :n_prompt])
+    for position in range(n_prompt, T + 1):
+        assert np.abs(logits - expected[:, position - 1]).max() <= tolerance * max(1, np.abs(expected).max())
+        if position < T:
+            logits = cache.step(tokens[:, position])
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    B=st.integers(1, 5),
+    T=st.integers(1, 9),
+    data=st.data(),
+    dtype=st.sampled_from(["float64", "float32"]),
+    bias=st.booleans(),
+    tied=st.booleans(),
+    activation=st.sampled_from(["gelu_new", "relu"]),
+)
+def test_steps_give_the_logits_of_the_uncached_model(
+    *, seed: int, B: int, T: int, data: st.DataObject, dtype: str, bias: bool, tied: bool, activation: str
+) -> None:
+    model = make_model(dtype, bias=bias, tie_word_embeddings=tied, activation=activation)
+    tokens = np.random.default_rng(seed).integers(0, 11, (B, T))
+    assert_same(model, tokens, data.draw(st.integers(1, T)), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(("T", "n_prompt"), [(70, 1), (70, 33), (65, 64)])
+def test_across_the_blocks_of_the_prefill(T: int, n_prompt: int) -> None:
+    model = make_model(block_size=T, n_head=1, vocab_size=700)
+    assert_same(model, np.random.default_rng(T).integers(0, 700, (3, T)), n_prompt, 1e-9)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_would_overflow(size: float, sign: int) -> None:
+    """In float32, where e**89 is infinite. Sequences of like tokens have scores that are all large, or all small."""
+    model = make_model("float32", n_layer=1)
+    views = model.layout.views(model.params)
+    weight = views["transformer.h.0.attn.c_attn.weight"]
+    weight[:, 12:24] = sign * weight[:, :12]
+    weight[:, :24] *= size**0.5
+    tokens = np.array([[3] * 9, [7] * 9])
+    views["transformer.wpe.weight"][...] = 0
+    assert_same(model, tokens, 2, 1e-3)
+
+
+def test_a_prompt_for_all_and_beginning_anew() -> None:
+    model = make_model()
+    tokens = np.random.default_rng(0).integers(0, 11, (3, 9))
+    expected = all_at_once(model, tokens)
+    cache = KVCache(model, 3, 9)
+    cache.prefill(tokens)
+    tokens[:, :4] = tokens[0, :4]
+    expected = all_at_once(model, tokens)
+    logits = cache.prefill(tokens[:1, :4])
+    assert np.abs(logits - expected[:, 3]).max() <= 1e-9
+    assert np.abs(cache.step(tokens[:, 4]) - expected[:, 4]).max() <= 1e-9
+
+
+@pytest.mark.parametrize("B", [1, 3])
+def test_no_matrix_is_copied_and_nothing_stays(B: int) -> None:
+    """A model of 4.6 MB: all that a cache needs is less, and it goes when the cache does."""
+    model = make_model("float32", n_embd=192, vocab_size=3000, block_size=16)
+    tokens = np.zeros((B, 3), np.int64)
+    model.hidden(tokens)  # takes the workspace's buffers
+    tracemalloc.start()
+    try:
+        cache = KVCache(model, B, 16)
+        cache.prefill(tokens)
+        cache.step(tokens[:, 0])
+        assert tracemalloc.get_traced_memory()[1] < model.params.nbytes / 4
+        del cache
+        assert tracemalloc.get_traced_memory()[0] < model.params.nbytes / 40
+    finally:
+        tracemalloc.stop()
