@@ -109,7 +109,7 @@ class _Penalties:
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int], shape: tuple[int, int]) -> None:
         self._sampling = sampling
-        self._counts = np.zeros(shape, np.float32)
+        self._counts = np.zeros(shape)
         self._counts += np.bincount(prompt, minlength=shape[1])
 
     def count(self, tokens: npt.NDArray[np.int64]) -> None:
@@ -117,10 +117,10 @@ class _Penalties:
         self._counts[np.arange(len(tokens)), tokens] += 1
 
     def applied(self, logits: Array) -> Array:
-        """Return other logits (B, V)."""
-        factor = self._sampling.repetition_penalty
-        repeated = np.where(logits > 0, logits / factor, logits * factor)
-        return np.where(self._counts > 0, repeated, logits) - self._sampling.frequency_penalty * self._counts
+        """Return other logits (B, V), float64: penalties may be as large as one likes."""
+        factor, wide = self._sampling.repetition_penalty, logits.astype(np.float64)
+        repeated = np.where(wide > 0, wide / factor, wide * factor)
+        return np.where(self._counts > 0, repeated, wide) - self._sampling.frequency_penalty * self._counts
 
 
 def draws(

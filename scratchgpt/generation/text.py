@@ -18,10 +18,14 @@ class Stop(NamedTuple):
     token: int | None = None
 
 
+NEVER = Stop()
+"""A text has all its tokens, whatever they are."""
+
+
 class Text:
     """A text that grows token by token."""
 
-    def __init__(self, vocabulary: Tokenizer, stop: Stop = Stop()) -> None:  # noqa: B008 - it cannot change
+    def __init__(self, vocabulary: Tokenizer, stop: Stop = NEVER) -> None:
         """Begin with nothing."""
         self.shown = ""
         self.tokens: list[int] = []  # all but one that has ended the text

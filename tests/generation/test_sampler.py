@@ -178,6 +178,11 @@ def test_penalties_are_for_what_the_text_has(model: GPT) -> None:
     assert len(set(rare)) > len(set(often))
 
 
+def test_penalties_without_measure(model: GPT) -> None:
+    sampling = Sampling(temperature=0.5, repetition_penalty=1e300, frequency_penalty=1e300, top_p=0.9)
+    assert len(set(generate(model, [1], 10, sampling))) == 10
+
+
 def test_penalties_by_hand(model: GPT) -> None:
     prompt = [1, 2, 2]
     sampling = Sampling(temperature=0, repetition_penalty=1.7, frequency_penalty=0.3)
