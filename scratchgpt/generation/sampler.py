@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.chance import Place, philox
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import DataError, UsageError
 from scratchgpt.generation.kv_cache import KVCache
 from scratchgpt.model.gpt import GPT
 from scratchgpt.ops.array import Array
@@ -72,10 +72,13 @@ def weights(logits: Array, sampling: Sampling) -> npt.NDArray[np.float64]:
     """Return what is proportional to the probabilities of being chosen (B, V), 0 for what is filtered out.
 
     The filters work on what the ones before have left, in the order of the fields of `Sampling`. Tokens as likely as
-    the last one that a filter lets pass do so too.
+    the last one that a filter lets pass do so too. Raises DataError if there are no likeliest ones.
     """
     w = logits.astype(np.float64)
-    w -= w.max(axis=-1, keepdims=True)
+    largest = w.max(axis=-1, keepdims=True)
+    if not np.isfinite(largest).all():
+        raise DataError("The model gives no numbers: its weights are damaged, or its training has diverged.")
+    w -= largest
     w /= sampling.temperature
     np.exp(w, out=w)
     V = w.shape[-1]
@@ -83,13 +86,23 @@ def weights(logits: Array, sampling: Sampling) -> npt.NDArray[np.float64]:
         least = np.partition(w, V - sampling.top_k, axis=-1)[:, V - sampling.top_k, None]
         w[w < least] = 0
     if sampling.top_p is not None and sampling.top_p < 1:
-        ordered = np.sort(w, axis=-1)[:, ::-1]
-        reached = np.cumsum(ordered, axis=-1)
-        n_before = (reached < sampling.top_p * reached[:, -1:]).sum(axis=-1, keepdims=True)
-        w[w < np.take_along_axis(ordered, n_before, axis=-1)] = 0
+        for row in w:
+            _keep_fewest(row, sampling.top_p)
     if sampling.min_p is not None:
         w[w < sampling.min_p] = 0  # the likeliest one's is 1
     return w
+
+
+def _keep_fewest(w: npt.NDArray[np.float64], p: float) -> None:
+    """Set weights (V,) to 0, but for the fewest largest ones that make up the part p of all.
+
+    Weights below (1 - p) / V of the total make up less than 1 - p of it all together: only what is above has to be
+    sorted, of a large vocabulary often a hundredth.
+    """
+    total = w.sum()
+    ordered = np.sort(w[w >= (1 - p) * total / len(w)])[::-1]
+    n_before = int(np.searchsorted(ordered.cumsum(), p * total))
+    w[w < ordered[min(n_before, len(ordered) - 1)]] = 0
 
 
 def choose(logits: Array, sampling: Sampling, uniforms: npt.ArrayLike) -> npt.NDArray[np.int64]:

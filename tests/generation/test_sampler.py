@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import DataError, UsageError
 from scratchgpt.generation.sampler import Draw, Sampling, choose, draws, generate, weights
 from scratchgpt.model.gpt import GPT
 from tests.world import make_trainer
@@ -104,6 +104,14 @@ def test_greedy_and_the_extremes_of_chance(seed: int, size: int, scale: float) -
     for uniform in (0.0, np.nextafter(1.0, 0.0)):
         chosen = choose(logits, Sampling(temperature=1.0, top_p=0.5), [uniform] * 2)
         assert (np.take_along_axis(weights(logits, Sampling(temperature=1.0)), chosen[:, None], axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_model_that_gives_no_numbers(number: float) -> None:
+    logits = np.stack([LOGITS, LOGITS])
+    logits[1, 2] = number
+    with pytest.raises(DataError, match="has diverged"):
+        choose(logits, Sampling(top_p=0.5), [0.5, 0.5])
 
 
 def test_log_probabilities() -> None:
