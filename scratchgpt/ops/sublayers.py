@@ -170,9 +170,8 @@ def attention_forward(x: Array, params: AttentionParams, context: Context) -> At
     return AttentionSaved(norm_saved, qkv_saved, attention_saved, proj_saved, mask)
 
 
-def keys_values(saved: AttentionSaved, params: AttentionParams, context: Context) -> tuple[Array, Array]:
+def keys_values(saved: AttentionSaved, _params: AttentionParams, _context: Context) -> tuple[Array, Array]:
     """Return the keys and the values, each (B, H, T, D), that a forward has just computed. They may be views."""
-    del params, context  # which other tables need
     return saved.attention.k, saved.attention.v
 
 

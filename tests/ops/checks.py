@@ -207,6 +207,19 @@ def check_broken_update(sublayers: ModuleType, broken: float) -> None:
     assert not grads.any()
 
 
+def check_keys_values(sublayers: ModuleType) -> None:
+    """What is kept of a forward are its keys and its values, head by head."""
+    B, T, H, D = 2, 3, 2, 5
+    C, rng = H * D, np.random.default_rng(0)
+    x, gain, weight = rng.normal(size=(B, T, C)), rng.normal(size=C), rng.normal(size=(C, 3 * C))
+    params = sublayers.AttentionParams(gain, None, weight, None, np.eye(C), None)
+    qkv = plain.linear(plain.layernorm(x, gain, None), weight)
+    context = sublayers.Context(H)
+    kept = sublayers.REFERENCE.keys_values(sublayers.REFERENCE.attention.forward(x, params, context), params, context)
+    for i, array in enumerate(kept, 1):
+        assert_close(array, qkv[..., i * C : (i + 1) * C].reshape(B, T, H, D).transpose(0, 2, 1, 3))
+
+
 def check_context(sublayers: ModuleType) -> None:
     """By default a model has GPT-2's activation and is used, not trained: no dropout, one prediction."""
     context = sublayers.Context(2)

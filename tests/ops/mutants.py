@@ -41,6 +41,7 @@ OTHERS: dict[str, tuple[Check, ...]] = {
     "ops.relu": (checks.check_kink,),
     "ops.sublayers": (
         checks.check_context,
+        checks.check_keys_values,
         partial(checks.check_broken_update, broken=math.inf),
         partial(checks.check_broken_update, broken=math.nan),
         checks.check_update,

@@ -63,6 +63,10 @@ def test_a_broken_gradient_changes_nothing(broken: float) -> None:
     checks.check_broken_update(sublayers, broken)
 
 
+def test_keys_and_values() -> None:
+    checks.check_keys_values(sublayers)
+
+
 def test_context() -> None:
     checks.check_context(sublayers)
 

@@ -103,9 +103,8 @@ def forward(
     return Saved(xhat, rstd, normed, parts, weights, dropped, kept, heads, out_mask)
 
 
-def keys_values(saved: Saved, params: AttentionParams, context: Context) -> tuple[Array, Array]:
+def keys_values(saved: Saved, _params: AttentionParams, _context: Context) -> tuple[Array, Array]:
     """Return the keys and the values, each (B, H, T, D): views of a buffer that the next layer may overwrite."""
-    del params, context  # the buffer has all that is needed
     return saved.qkv[:, :, 1].swapaxes(1, 2), saved.qkv[:, :, 2].swapaxes(1, 2)
 
 
