@@ -111,31 +111,31 @@ class _Pieces:
         order = at[np.argsort(characters, kind="stable")]
         ends = np.cumsum(np.bincount(characters, minlength=256))
         self.positions = dict(enumerate(np.split(order, ends[:-1]), first_id))
-        self.counts: defaultdict[tuple[int, int], int] = defaultdict(int, self._count_all(first_id))
-        self.heap = [_entry(count, pair) for pair, count in self.counts.items()]
+        self.counts: defaultdict[int, int] = defaultdict(
+            int, self._count_all(first_id)
+        )  # of left << 32 | right, hashed sooner than a tuple
+        self.heap = [-count << 64 | key for key, count in self.counts.items()]  # the most frequent, smallest pair first
         heapq.heapify(self.heap)
 
-    def _count_all(self, first_id: int) -> dict[tuple[int, int], int]:
+    def _count_all(self, first_id: int) -> dict[int, int]:
         """Return how often each pair of neighbours occurs."""
         left, right = self.symbols[:-1], self.symbols[1:]
         inside = (left != NOTHING) & (right != NOTHING)
         sums = np.bincount((left[inside] - first_id) * 256 + right[inside] - first_id, self.weights[inside])
         pairs = np.flatnonzero(sums)
-        left, right = pairs // 256 + first_id, pairs % 256 + first_id
-        return dict(
-            zip(zip(left.tolist(), right.tolist(), strict=True), sums[pairs].astype(np.int64).tolist(), strict=True)
-        )
+        keys = (pairs // 256 + first_id) << 32 | (pairs % 256 + first_id)
+        return dict(zip(keys.tolist(), sums[pairs].astype(np.int64).tolist(), strict=True))
 
     def most_frequent(self) -> tuple[int, int] | None:
         """Return the pair that occurs most often, of equals the smallest; None if there is none."""
         while self.heap:
             entry = heapq.heappop(self.heap)
-            pair = (entry >> 32 & 0xFFFFFFFF, entry & 0xFFFFFFFF)
-            count = self.counts[pair]
+            key = entry & 0xFFFFFFFFFFFFFFFF
+            count = self.counts[key]
             if count == -(entry >> 64):
-                return pair
+                return divmod(key, 2**32)
             if count:  # it has become rarer since it was put there
-                heapq.heappush(self.heap, _entry(count, pair))
+                heapq.heappush(self.heap, -count << 64 | key)
         return None
 
     def join(self, pair: tuple[int, int], new: int) -> None:
@@ -158,19 +158,20 @@ class _Pieces:
         last = first
         is_twice = at[1:] == right[:-1]
         if is_twice.any():
-            self._move((pair[1], pair[0]), (new, new), int(weights[1:][is_twice].sum()))
+            self._move(pair[1] << 32 | pair[0], new << 32 | new, int(weights[1:][is_twice].sum()))
             first, last = np.append(True, ~is_twice), np.append(~is_twice, True)
         for other, weight in _totals(left_symbols[first], weights[first]):
-            self._move((other, pair[0]), (other, new), weight)
+            self._move(other << 32 | pair[0], other << 32 | new, weight)
         for other, weight in _totals(right_symbols[last], weights[last]):
-            self._move((pair[1], other), (new, other), weight)
-        del self.counts[pair]
+            self._move(pair[1] << 32 | other, new << 32 | other, weight)
+        del self.counts[pair[0] << 32 | pair[1]]
 
-    def _move(self, old: tuple[int, int], new: tuple[int, int], weight: int) -> None:
+    def _move(self, old: int, new: int, weight: int) -> None:
         """Count some occurrences of one pair as those of another."""
-        self.counts[old] -= weight
-        self.counts[new] += weight
-        heapq.heappush(self.heap, _entry(self.counts[new], new))
+        counts = self.counts
+        counts[old] -= weight
+        counts[new] = count = counts[new] + weight
+        heapq.heappush(self.heap, -count << 64 | new)
 
     def _find(self, left: int, right: int) -> Positions:
         """Return where to join a pair, in order; of a run of three equal symbols, the first two."""
@@ -191,11 +192,6 @@ class _Pieces:
         at = self.positions[symbol]
         self.positions[symbol] = at = at[self.symbols[at] == symbol]
         return at
-
-
-def _entry(count: int, pair: tuple[int, int]) -> int:
-    """Return one number for the heap, which is smaller for a larger count, and of equals for a smaller pair."""
-    return -count << 64 | pair[0] << 32 | pair[1]
 
 
 def _totals(symbols: Positions, weights: npt.NDArray[np.int64]) -> Iterable[tuple[int, int]]:
