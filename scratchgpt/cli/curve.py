@@ -9,6 +9,10 @@ SMOOTHING = 0.1
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 
 
+FALL = 0.05
+"""Part of a run in which the loss falls so far that what comes after would look flat beside it."""
+
+
 class Curve:
     """Points in the order of their steps; of many, only every second, fourth, ... is kept."""
 
@@ -40,6 +44,16 @@ class Curve:
     def mean(self) -> float:
         """The running mean at the last step."""
         return self._mean
+
+
+def heights(curve: Curve, steps: Sequence[int], values: Sequence[float]) -> tuple[float, float]:
+    """Return between what a curve and other values at `steps` are to be seen: all but the fall at the beginning."""
+    points = [*zip(curve.steps, curve.smooth, strict=False), *zip(steps, values, strict=False)]
+    first = FALL * max((step for step, _ in points), default=0)
+    low = min([*curve.raw, *values], default=0.0)
+    high = max((value for step, value in points if step >= first), default=1.0)
+    margin = 0.05 * (high - low) or 0.1
+    return low - margin, high + margin
 
 
 def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:

@@ -23,7 +23,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Footer, Static
 from textual_plotext import PlotextPlot
 
-from scratchgpt.cli.curve import Curve
+from scratchgpt.cli.curve import Curve, heights
 from scratchgpt.cli.render import Pace, printable, sentence
 from scratchgpt.errors import DataError
 from scratchgpt.training.events import (
@@ -296,6 +296,7 @@ class Watch(App[None]):
             plot.plt.scatter(*self._validation, marker="x", color="orange")
         steps = curve.steps + self._validation[0] or [0]
         ticks = sorted({float(min(steps) + (max(steps) - min(steps)) * part // 4) for part in range(5)})
+        plot.plt.ylim(*heights(curve, *self._validation))
         plot.plt.xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
         plot.refresh()
 

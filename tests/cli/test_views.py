@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from scratchgpt.cli import render
-from scratchgpt.cli.curve import MOST_POINTS, Curve, sparkline
+from scratchgpt.cli.curve import MOST_POINTS, Curve, heights, sparkline
 from scratchgpt.training.events import Ended, Evaluating, Event, Paused, Resumed, Sampled, Started, StepDone, from_json
 from tests.cli.test_commands import SMALL, log_rows
 from tests.world import TEXT, scratchgpt
@@ -49,6 +50,19 @@ def test_a_curve_forgets_what_is_not_finite() -> None:
     for step, value in enumerate([float("nan"), 1.0, float("inf"), 1.0]):
         curve.add(step, value)
     assert (curve.steps, curve.raw, curve.mean) == ([1, 3], [1.0, 1.0], 1.0)
+
+
+def test_the_fall_at_the_beginning_does_not_flatten_what_comes_after() -> None:
+    curve = Curve()
+    for step in range(1, 1001):
+        curve.add(step, 1.5 + 3 * math.exp(-step / 10))
+    low, high = heights(curve, [0, 100, 1000], [4.2, 1.8, 1.4])
+    assert 1.3 <= low < 1.4, "everything low is to be seen"
+    assert 1.8 < high <= 2.2, "but not what was high before a twentieth of the run"
+    assert heights(Curve(), [], [])[0] < heights(Curve(), [], [])[1]
+    curve = Curve()
+    curve.add(1, 4.2)
+    assert heights(curve, [0], [4.3])[1] > 4.2
 
 
 @pytest.mark.parametrize(
