@@ -18,7 +18,7 @@ LAYERS = [
     {"errors", "files", "download", "lock", "machine", "config", "chance", "tokenizer", "ops"},
     {"data", "backend"},
     {"model"},
-    {"training", "generation", "bench"},
+    {"training", "generation", "bench", "inspection"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -30,12 +30,23 @@ FOREIGN = {
     "textual": {"cli"},
     "textual_plotext": {"cli"},
     "cupy": {"backend"},
-    "safetensors": {"model"},
+    "safetensors": {"inspection", "model"},
     "threadpoolctl": {"backend", "model"},
     "torch": {"bench"},
     "jax": {"bench"},
     "regex": {"tokenizer"},
-    "numpy": {"backend", "bench", "chance", "data", "generation", "model", "ops", "tokenizer", "training"},
+    "numpy": {
+        "backend",
+        "bench",
+        "chance",
+        "data",
+        "generation",
+        "inspection",
+        "model",
+        "ops",
+        "tokenizer",
+        "training",
+    },
 }
 
 
