@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from scratchgpt.cli.options import device_option, resolved
-from scratchgpt.errors import DataError, UsageError
+from scratchgpt.cli.options import device_option, encoded, read_text, resolved
+from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.generation import Text
-    from scratchgpt.tokenizer import Tokenizer
 
 AT_ONCE = 16
 """Texts that are made together: more would need more memory and not be faster."""
@@ -85,7 +84,8 @@ def command(
 
     def answer(prompt: str, first: int) -> None:
         """Write the texts that go on from a prompt: the samples of the seed from number `first` on."""
-        prompt, ids = _encoded(prompt, vocabulary, skip_unknown=skip_unknown)
+        prompt, array = encoded(prompt, vocabulary, skip_unknown=skip_unknown)
+        ids = array.tolist()
         if len(ids) > config.block_size:
             seen = f"the model sees the last {config.block_size:,} of them"
             click.echo(f"The prompt has {len(ids):,} tokens; {seen}.", err=True)
@@ -98,19 +98,9 @@ def command(
     if interactive:
         _converse(answer, n_samples)
     elif prompt_file is not None:
-        answer(_read(prompt_file), 0)
+        answer(read_text(prompt_file, "prompt"), 0)
     else:
         answer(default_prompt(vocabulary) if prompt is None else prompt, 0)
-
-
-def _read(file: BinaryIO) -> str:
-    """Return the text of a file. Raises DataError."""
-    try:
-        return file.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The prompt is not UTF-8: the byte at offset {error.start:,} does not belong; save it as UTF-8."
-        ) from error
 
 
 def _converse(answer: Callable[[str, int], None], n_samples: int) -> None:
@@ -126,18 +116,6 @@ def _converse(answer: Callable[[str, int], None], n_samples: int) -> None:
         except UsageError as error:
             click.echo(f"Error: {error}", err=True)
         first += n_samples
-
-
-def _encoded(prompt: str, vocabulary: "Tokenizer", *, skip_unknown: bool) -> tuple[str, list[int]]:
-    """Return what of a prompt is to be continued, and its ids. Raises UsageError."""
-    from scratchgpt.generation import known_part
-
-    if skip_unknown:
-        prompt = known_part(prompt, vocabulary)
-    try:
-        return prompt, vocabulary.encode(prompt).tolist()
-    except UsageError as error:
-        raise UsageError(f"{error} Use --skip-unknown to leave such characters out.") from error
 
 
 def _write_text(prompt: str, texts: "dict[int, Text]", growing: Iterator[list[str]]) -> None:

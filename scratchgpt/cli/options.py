@@ -10,14 +10,17 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from scratchgpt.config import DEFAULT_PRESET, RECORDS, ModelConfig, Patterns, Setting, TrainConfig, read_setting
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:  # imported when a command runs
+    import numpy as np
+    import numpy.typing as npt
+
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.tokenizer import Tokenizer
 
@@ -196,6 +199,28 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
     if given.is_dir():
         return tokenizer.load(given) if (given / "tokenizer.json").exists() else openai.load(given)
     return tokenizer.read(given)
+
+
+def read_text(file: BinaryIO, name: str) -> str:
+    """Return the text of a file, which messages call `name`. Raises DataError."""
+    try:
+        return file.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The {name} is not UTF-8: the byte at offset {error.start:,} does not belong; save it as UTF-8."
+        ) from error
+
+
+def encoded(text: str, vocabulary: "Tokenizer", *, skip_unknown: bool) -> "tuple[str, npt.NDArray[np.uint32]]":
+    """Return what of a text the model is to see, and its ids (N,). Raises UsageError."""
+    from scratchgpt.generation import known_part
+
+    if skip_unknown:
+        text = known_part(text, vocabulary)
+    try:
+        return text, vocabulary.encode(text)
+    except UsageError as error:
+        raise UsageError(f"{error} Use --skip-unknown to leave such characters out.") from error
 
 
 def standard_input() -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from scratchgpt.cli.output import replacing, require_picture
 from scratchgpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
@@ -17,7 +18,6 @@ if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.training.curves import Curves
 
 AXES = ("steps", "tokens", "time")
-FORMATS = (".png", ".svg", ".pdf")
 SMOOTHED_PART = 50
 """Unless told otherwise, training losses are averaged over one part in so many of a run."""
 
@@ -49,30 +49,22 @@ def command(*, runs: tuple[Path, ...], out: Path, against: str, smooth: int | No
     from scratchgpt.cli.render import waiting
     from scratchgpt.training import curves
 
-    if out.suffix.lower() not in FORMATS:
-        raise UsageError(f"The picture's name must end in {', '.join(FORMATS)}, not {out.name!r}.")
-    if out.exists() and not force:
-        raise DataError(f"{out} is there already; use --force to replace it, or name another file with -o.")
+    require_picture(out, force=force)
     with waiting("Drawing ..."):
         found = {_label(run, runs): curves.read(run, against) for run in dict.fromkeys(runs)}
         drawn = {name: run for name, run in found.items() if len(run.training.x) or len(run.validation.x)}
         if not drawn:
             raise DataError(f"There is nothing to draw yet: the log of {' and of '.join(found)} has no losses.")
-        _save(figure(drawn, against, smooth), out)
+        save(figure(drawn, against, smooth), out)
     for name in found.keys() - drawn.keys():
         click.echo(f"The log of {name} has no losses yet.", err=True)
     click.echo(str(out))
 
 
-def _save(picture: "Figure", out: Path) -> None:
+def save(picture: "Figure", out: Path) -> None:
     """Write a picture in the place of another: whatever happens, one of them is there, whole. Raises OSError."""
-    temporary = out.with_name(f".{out.name}.new")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of letters in a run's name that the font has not
-            picture.savefig(temporary, format=out.suffix[1:].lower(), dpi=150)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out) as temporary, warnings.catch_warnings(action="ignore"):  # of letters that the font has not
+        picture.savefig(temporary, format=out.suffix[1:].lower(), dpi=150)
 
 
 def _label(run: Path, runs: Sequence[Path]) -> str:

@@ -48,7 +48,7 @@ def _show(summaries: list["Summary"]) -> None:
         if summary.steps is not None:
             steps += f" of {summary.steps:,}"
         best = "" if summary.best_loss is None else f"{summary.best_loss:.4f}"
-        cells = (Path(summary.run).name, summary.preset or "", steps, best, _duration(summary.seconds))
+        cells = (Path(summary.run).name, summary.preset or "", steps, best, duration(summary.seconds))
         table.add_row(*map(Text, (*cells, summary.device or "", summary.when or "")))
     console = Console(highlight=False)
     console.width = console.width if console.is_terminal else 120
@@ -58,7 +58,7 @@ def _show(summaries: list["Summary"]) -> None:
             click.echo(f"{summary.run}: {problem}")
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """Return hours, minutes and seconds, the largest two that count."""
     if seconds is None:
         return ""

@@ -10,7 +10,7 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
 from scratchgpt.inspection import inside
 from scratchgpt.inspection.inside import attention_maps, next_tokens, predictions, token_losses
-from scratchgpt.model.gpt import GPT
+from scratchgpt.model.gpt import EVALUATION_LOGITS, GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops import attention, layernorm, linear
 from scratchgpt.ops.sublayers import split_heads
@@ -83,7 +83,7 @@ def test_losses_add_up_to_what_evaluate_measures(kind: dict[str, object]) -> Non
 def test_windows_overlap_by_half(n: int, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each token's loss is that of the model with the context that was promised, whatever is computed together."""
     monkeypatch.setattr(inside, "TOKENS_AT_ONCE", at_once)
-    monkeypatch.setitem(inside.EVALUATION_LOGITS, "cpu", 2 * CONFIG.vocab_size)
+    monkeypatch.setitem(EVALUATION_LOGITS, "cpu", 2 * CONFIG.vocab_size)
     model, tokens = lively(CONFIG), ids(n)
     T = CONFIG.block_size
     losses = token_losses(model, tokens)

@@ -1,0 +1,81 @@
+"""`scratchgpt surprise`: a text, coloured by how much each token surprised a model."""
+
+from pathlib import Path
+
+import click
+
+from scratchgpt.cli.options import device_option, encoded, read_text, resolved
+from scratchgpt.cli.output import replacing, require_free
+from scratchgpt.errors import UsageError
+
+
+@click.command("surprise", short_help="Colour a text by how much it surprises a model.")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
+@click.option(
+    "--model", metavar="RUN", type=click.Path(path_type=Path), help="A run or a checkpoint; by default the newest run."
+)
+@click.option(
+    "-o",
+    "--out",
+    metavar="PAGE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The page; by default FILE.surprise.html, or surprise.html.",
+)
+@click.option(
+    "--top",
+    metavar="K",
+    type=click.IntRange(min=0, max=50),
+    default=3,
+    show_default=True,
+    help="How many of the likeliest tokens to tell of at each place; fewer make a smaller page.",
+)
+@click.option("--skip-unknown", is_flag=True, help="Leave out what the vocabulary does not have.")
+@click.option("--force", is_flag=True, help="Replace the page if it is there.")
+@device_option
+def command(
+    *,
+    file: Path,
+    model: Path | None,
+    out: Path | None,
+    top: int,
+    skip_unknown: bool,
+    force: bool,
+    device: str | None,
+) -> None:
+    """Write a page that shows FILE (-: standard input), each token coloured by its loss.
+
+    The page is one file that needs nothing else. Resting the mouse on a token tells its loss, its probability, and
+    which tokens were the likeliest.
+    """
+    import numpy as np
+
+    from scratchgpt import backend
+    from scratchgpt.cli.render import stages
+    from scratchgpt.inspection.inside import Predicted, predictions
+    from scratchgpt.inspection.page import page, summary
+    from scratchgpt.model.gpt import GPT
+    from scratchgpt.training import checkpoint
+
+    is_piped = str(file) == "-"
+    out = out or Path("surprise.html" if is_piped else f"{file}.surprise.html")
+    require_free(out, force=force)
+    folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
+    config, params, vocabulary = checkpoint.read_model(folder)
+    with click.open_file(str(file), "rb") as opened:
+        _, ids = encoded(read_text(opened, "text"), vocabulary, skip_unknown=skip_unknown)
+    if len(ids) < 2:
+        raise UsageError("The text has no token that follows another; give at least two.")
+    gpt = GPT(config, backend.select(resolved(device or "auto")), params)
+    parts = []
+    title = "standard input" if is_piped else file.name
+    with stages(title) as show:
+        for part in predictions(gpt, ids, top):
+            parts.append(part)
+            show("Reading", len(part.losses), len(ids) - 1)
+        said = Predicted(*map(np.concatenate, zip(*parts, strict=True)))
+        about = summary(title, str(folder), vocabulary, ids, said, config.block_size)
+        with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as written:
+            for piece in page(vocabulary, ids, said, about):
+                written.write(piece)
+                show("Writing", 1, len(ids))
+    click.echo(str(out))

@@ -1,0 +1,361 @@
+"""What a file or folder holds, as a dictionary that JSON can hold: for people to read and programs to use.
+
+Nothing is believed: what cannot be read becomes a sentence among the problems, and the rest is told all the same.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scratchgpt import tokenizer as tokenizers
+from scratchgpt.config import TrainConfig
+from scratchgpt.data.dataset import META, read_meta, token_dtype
+from scratchgpt.data.shards import PARTS, ShardReader, shard_paths
+from scratchgpt.errors import CheckpointError, DataError, ScratchGPTError, UsageError
+from scratchgpt.files import read_json
+from scratchgpt.inspection.labels import label
+from scratchgpt.inspection.tensors import Tensor, statistics, tensors
+from scratchgpt.model import files as model_files
+from scratchgpt.tokenizer import gpt2
+from scratchgpt.training import checkpoint, runs
+from scratchgpt.training.checkpoint import OPTIMIZER, TRAINER, Checkpoints
+
+Report = dict[str, Any]
+Progress = Callable[[int, int], None]
+"""Is told how many tensors' numbers were looked at, and how many there are."""
+
+SUMMARISED = ("preset", "step", "steps", "best_loss", "seconds", "device", "when")
+"""What a run's own files say of it, even where no checkpoint does."""
+
+N_EXAMPLES = 12
+"""Tokens shown of a vocabulary."""
+BEGINNING = 60
+"""Tokens shown of prepared data."""
+CHUNK = 2**20
+"""Ids of a token file looked at together."""
+
+PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+ZIP, LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+"""How PyTorch's files begin, those of today and those of before 2020."""
+
+LAYER = re.compile(r"(?:^|\.)(?:h|layers?|blocks?)\.(\d+)\.")
+BUFFER = re.compile(r"\.attn\.(?:masked_)?bias$")
+"""Old files of GPT-2 hold causal masks, which are no parameters."""
+IN_A_LAYER = {"norms": r"\.(?:ln_\d|\w*norm)\.", "attention": "attn|attention", "MLP": "mlp|ffn|feed_forward"}
+OUTSIDE = {
+    "token embedding": "wte|embed_tokens|tok_emb|word_embeddings",
+    "position embedding": "wpe|pos_emb|position_embeddings",
+    "final norm": "ln_f|norm",
+    "head": "head",
+}
+ORDER = ("token embedding", "position embedding", "attention", "MLP", "norms", "final norm", "head", "other")
+
+SIZES = (
+    *("model_type", "vocab_size", "n_positions", "max_position_embeddings", "n_layer", "num_hidden_layers"),
+    *("n_head", "num_attention_heads", "n_embd", "hidden_size", "activation_function", "hidden_act"),
+)
+"""What is told of a configuration that this program cannot use."""
+
+
+def describe(path: Path, *, with_tensors: bool = False, progress: Progress = lambda _, __: None) -> Report:
+    """Return what is at `path`. Raises UsageError and DataError if that is nothing that is known."""
+    if not path.exists():
+        raise UsageError(f"There is no file or folder {path}.")
+    report: Report = {"path": path.as_posix(), "kind": "", "bytes": _bytes(path), "problems": []}
+    if path.is_dir():
+        found = _of_folder(path, report)
+    elif path.parent.name == "checkpoints" and path.name in {"last", "best"}:
+        found = _of_model(checkpoint.locate(path), report)
+    else:
+        found = _of_file(path, report)
+    if with_tensors:
+        report["tensors"] = list(_told(found, progress))
+    return report
+
+
+def _of_folder(path: Path, report: Report) -> list[Tensor]:
+    """Add what a folder holds; return its tensors. Raises UsageError and DataError."""
+    if (path / "config.json").exists() or any(path.glob("*.safetensors")):
+        return _of_model(path, report)
+    if any(path.glob("*.bin")) and any(shard_paths(path, part) for part in PARTS):
+        return _of_data(path, report)
+    if runs.is_run(path):
+        return _of_run(path, report)
+    if (path / "tokenizer.json").exists() or any((path / name).exists() for name in ("encoder.json", "vocab.json")):
+        report["kind"] = "tokenizer"
+        _try(report, "tokenizer", lambda: _tokenizer(_load_tokenizer(path)))
+        return []
+    for file in sorted(path.iterdir()):
+        if file.suffix in PICKLES:
+            raise DataError(_about_pickle(file))
+    raise UsageError(f"{path} is no run, checkpoint, model, prepared data or tokenizer; name a folder that is.")
+
+
+def _of_file(path: Path, report: Report) -> list[Tensor]:
+    """Add what a file holds; return its tensors. Raises UsageError and DataError."""
+    with path.open("rb") as file:
+        beginning = file.read(16)
+    if path.suffix.lower() in PICKLES or beginning.startswith((ZIP, LEGACY)):
+        raise DataError(_about_pickle(path))
+    match path.suffix.lower():
+        case ".safetensors":
+            report["kind"] = "safetensors file"
+            found = tensors(path)
+            report["parameters"] = _parameters(found, {})
+            return found
+        case ".json" if path.name == "config.json":
+            report["kind"] = "configuration"
+            report["architecture"] = _architecture(path, report)
+        case ".json":
+            report["kind"] = "tokenizer"
+            report["tokenizer"] = _tokenizer(tokenizers.read(path))
+        case ".bin":
+            report["kind"] = "token file"
+            report["data"] = _token_file(path, report)
+        case _:
+            raise UsageError(
+                f"{path} is nothing that is known here: name a run, a checkpoint, a folder of Hugging Face's, prepared "
+                "data, or a .safetensors, tokenizer.json or .bin file."
+            )
+    return []
+
+
+def _of_run(run: Path, report: Report) -> list[Tensor]:
+    """Add what a run is, and what its last checkpoint holds."""
+    summary = runs.summary(run)
+    last = Checkpoints(run).pointed("last")
+    found = _of_model(last, report) if last else []
+    report["kind"] = "run"
+    report["problems"] += [problem for problem in summary.problems if problem not in report["problems"]]
+    checkpoints = Checkpoints(run)
+    best = checkpoints.pointed("best")
+    known: Report = {name: getattr(summary, name) for name in SUMMARISED}
+    known["checkpoints"] = [folder.name for folder in checkpoints.all()]
+    known |= {"last": last and last.name, "best": best and best.name}
+    told = {name: value for name, value in known.items() if value not in (None, [])}
+    report["training"] = report.get("training", {}) | told
+    return found
+
+
+def _of_model(folder: Path, report: Report) -> list[Tensor]:
+    """Add what a checkpoint or another program's folder holds; return its tensors."""
+    report["kind"] = "checkpoint" if (folder / TRAINER).exists() else "model folder"
+    content: Report = {}
+    if (folder / "config.json").exists():
+        content = _try(report, "architecture", lambda: _architecture(folder / "config.json", report)) or {}
+    found: list[Tensor] = []
+    for file in _weights(folder):
+        found += _try(report, None, partial(tensors, file)) or []
+    if found:
+        report["parameters"] = _parameters(found, content)
+    else:
+        report["problems"].append(f"{folder} has no weights that can be read: no .safetensors file.")
+        for file in sorted(folder.glob("*.bin")):
+            report["problems"].append(_about_pickle(file))
+    if any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "encoder.json")):
+        _try(report, "tokenizer", lambda: _tokenizer(_load_tokenizer(folder)))
+    if (folder / TRAINER).exists():
+        _try(report, "training", lambda: _training(folder))
+        _try(report, None, lambda: checkpoint.verify(folder))
+    return found
+
+
+def _of_data(folder: Path, report: Report) -> list[Tensor]:
+    """Add what prepared data hold."""
+    report["kind"] = "prepared data"
+    tokenizer = _try(report, None, lambda: _load_tokenizer(folder))
+    if tokenizer:
+        report["tokenizer"] = _tokenizer(tokenizer)
+        _try(report, "data", lambda: _data(folder, tokenizer, report))
+    return []
+
+
+def _try(report: Report, part: str | None, read: Callable[[], Any]) -> Any:
+    """Read a part of a report; what goes wrong becomes a problem, and None is returned."""
+    try:
+        value = read()
+    except ScratchGPTError as error:
+        report["problems"].append(str(error))
+        return None
+    except OSError as error:
+        report["problems"].append(f"Cannot read {error.filename}: {error.strerror}.")
+        return None
+    if part:
+        report[part] = value
+    return value
+
+
+def _about_pickle(path: Path) -> str:
+    """Return why a pickle is not opened, and what to do."""
+    return (
+        f"{path} looks like a pickle, and opening one runs whatever program it holds, so it is not opened here. Where "
+        "you trust it, load it with the program that wrote it and save it as .safetensors (transformers: "
+        "save_pretrained)."
+    )
+
+
+def _bytes(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Return the files of a model's weights."""
+    found = sorted(path for path in folder.glob("*.safetensors") if path.name != OPTIMIZER)
+    return [path for path in found if path.name.startswith("model")] or found
+
+
+def _architecture(path: Path, report: Report) -> Report:
+    """Return what a config.json says; that this program cannot use it is a problem. Raises CheckpointError."""
+    try:
+        return {"model_type": "gpt2"} | dataclasses.asdict(model_files.load_config(path))
+    except CheckpointError as error:
+        content = read_json(path, CheckpointError)
+        report["problems"].append(str(error))
+        return {name: content[name] for name in SIZES if isinstance(content.get(name), int | str)}
+
+
+def _parameters(found: list[Tensor], architecture: Report) -> Report:
+    """Return how many parameters there are, and in which parts of the model."""
+    counts: dict[str, int] = {}
+    layers: dict[str, set[str]] = {}
+    for tensor in found:
+        is_zero = architecture.get("bias") is False and tensor.name.endswith(".bias")
+        if BUFFER.search(tensor.name) or is_zero:
+            continue
+        layer = LAYER.search(tensor.name)
+        part = _part(tensor.name, is_in_layer=layer is not None)
+        counts[part] = counts.get(part, 0) + tensor.size
+        if layer:
+            layers.setdefault(part, set()).add(layer[1])
+    total = sum(counts.values())
+    parts = [
+        {
+            "part": part,
+            "layers": len(layers.get(part, ())),
+            "count": counts[part],
+            "share": counts[part] / max(total, 1),
+        }
+        for part in ORDER
+        if part in counts
+    ]
+    return {"total": total, "tied_head": bool(architecture.get("tie_word_embeddings")), "parts": parts}
+
+
+def _part(name: str, *, is_in_layer: bool) -> str:
+    """Return to which part of a model a tensor belongs, by its name."""
+    known = IN_A_LAYER if is_in_layer else OUTSIDE
+    return next((part for part, pattern in known.items() if re.search(pattern, name)), "other")
+
+
+def _load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    """Read a folder's vocabulary. Raises DataError."""
+    return tokenizers.load(folder) if (folder / "tokenizer.json").exists() else gpt2.load(folder)
+
+
+def _tokenizer(tokenizer: tokenizers.Tokenizer) -> Report:
+    """Return what a vocabulary is like."""
+    kinds = {tokenizers.CharTokenizer: "characters", tokenizers.BPETokenizer: "byte-level BPE"}
+    places = np.linspace(0, tokenizer.vocab_size - 1, min(N_EXAMPLES, tokenizer.vocab_size)).astype(int).tolist()
+    return {
+        "kind": kinds[type(tokenizer)],
+        "size": tokenizer.vocab_size,
+        "special": dict(tokenizer.special),
+        "examples": [{"id": index, "text": label(tokenizer, index)} for index in places],
+    }
+
+
+def _training(folder: Path) -> Report:
+    """Return how far a checkpoint is, and by what recipe. Raises CheckpointError."""
+    content = checkpoint.verify(folder, ())
+    try:
+        recipe = {
+            field.name: content["train"][field.name]
+            for field in dataclasses.fields(TrainConfig)
+            if content["train"][field.name] not in (field.default, [])
+        }
+        told = {name: content[name] for name in ("step", "best_loss", "best_step")}
+        return {
+            **{name: value for name, value in told.items() if value is not None},
+            "steps": recipe.pop("steps"),
+            "recipe": recipe,
+            "data": content["data"]["folder"],
+            "device": content["plan"]["device"],
+            "precision": content["plan"]["precision"],
+            "lanes": content["plan"]["lanes"],
+            "scratchgpt": content["scratchgpt"],
+        }
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / TRAINER} is damaged: {error}.") from error
+
+
+def _data(folder: Path, tokenizer: tokenizers.Tokenizer, report: Report) -> Report:
+    """Return what the parts of prepared data are. Raises DataError."""
+    dtype = token_dtype(tokenizer.vocab_size)
+    parts = {}
+    for part in PARTS:
+        reader = ShardReader(folder, part, dtype)
+        beginning = reader.read(0, BEGINNING)
+        parts[part] = {"tokens": reader.size, "files": len(reader.paths), "begins": _text(tokenizer, beginning)}
+    result: Report = {"dtype": dtype.name, "parts": parts}
+    if (folder / META).exists():
+        meta = read_meta(folder)
+        for name, record in meta["files"].items():
+            file = folder / name
+            if not file.is_file() or not isinstance(record, dict) or record.get("bytes") != file.stat().st_size:
+                report["problems"].append(f"{file} is not as `prepare` wrote it: it is gone, or its size is another.")
+        try:
+            keys = ("name", "documents", "characters", "tokens")
+            result["sources"] = [{key: part[key] for key in keys} for part in meta["parts"]]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{folder / META} is damaged: {error}.") from error
+    return result
+
+
+def _text(tokenizer: tokenizers.Tokenizer, ids: np.ndarray[Any, Any]) -> str:
+    """Return the text of ids. Raises DataError if they are not of this vocabulary."""
+    try:
+        return tokenizer.decode(ids)
+    except UsageError as error:
+        raise DataError(f"The tokens are not those of the vocabulary beside them: {error}") from error
+
+
+def _token_file(path: Path, report: Report) -> Report:
+    """Return what a bare token file holds, by the vocabulary beside it if there is one. Raises DataError."""
+    tokenizer = None
+    if (path.parent / "tokenizer.json").exists():
+        tokenizer = _try(report, None, lambda: tokenizers.load(path.parent))
+    dtype = token_dtype(tokenizer.vocab_size if tokenizer else 0)
+    n_bytes = path.stat().st_size
+    if not n_bytes or n_bytes % dtype.itemsize:
+        raise DataError(f"{path} is empty or truncated: its size is no multiple of {dtype.itemsize} bytes.")
+    ids = np.memmap(path, dtype, mode="r")
+    largest = max(int(ids[start : start + CHUNK].max()) for start in range(0, len(ids), CHUNK))
+    result = {"dtype": dtype.name, "tokens": len(ids), "largest_id": largest}
+    if tokenizer and largest >= tokenizer.vocab_size:
+        report["problems"].append(f"{path} holds the id {largest}, but the vocabulary has {tokenizer.vocab_size}.")
+    elif tokenizer:
+        result["begins"] = _text(tokenizer, ids[:BEGINNING])
+    else:
+        report["problems"].append("There is no tokenizer.json beside it; it is read as two bytes a token.")
+    return result
+
+
+def _told(found: list[Tensor], progress: Progress) -> Iterator[Report]:
+    """Yield each tensor's shape and what its numbers are like."""
+    total = sum(tensor.size for tensor in found)
+    for tensor in found:
+        numbers = statistics(tensor, lambda n: progress(n, total))
+        told = {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+        yield told | ({} if numbers is None else {name: _finite(value) for name, value in numbers._asdict().items()})
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number that JSON can hold."""
+    return value if value is not None and math.isfinite(value) else None
