@@ -69,7 +69,7 @@ def command(
     from scratchgpt import backend
     from scratchgpt.cli.plot import save
     from scratchgpt.cli.render import waiting
-    from scratchgpt.inspection.inside import attention_maps
+    from scratchgpt.inspection.inside import attention_maps, without_future
     from scratchgpt.inspection.labels import label
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
@@ -85,7 +85,7 @@ def command(
         n_seen = min(config.block_size, MOST_TOKENS)
         maps = attention_maps(GPT(config, backend.select(resolved(device or "auto")), params), ids[-n_seen:])
         chosen = maps[layers[0] : layers[-1] + 1, heads[0] : heads[-1] + 1]
-        save(figure(chosen, [label(vocabulary, index) for index in ids[-n_seen:]], layers, heads), out)
+        save(figure(without_future(chosen), [label(vocabulary, index) for index in ids[-n_seen:]], layers, heads), out)
     if len(ids) > n_seen:
         click.echo(f"The prompt has {len(ids):,} tokens; the picture shows the last {n_seen:,} of them.", err=True)
     click.echo(str(out))
@@ -100,61 +100,58 @@ def _chosen(number: int | None, count: int, kind: str) -> range:
     return range(number, number + 1)
 
 
-def figure(maps: "Array", labels: Sequence[str], layers: Sequence[int], heads: Sequence[int]) -> "Figure":
-    """Draw maps (L, H, T, T) of these layers and heads with a label for each of T tokens. Raises UsageError.
+def figure(maps: "Array", labels: list[str], layers: Sequence[int], heads: Sequence[int]) -> "Figure":
+    """Draw maps (L, H, T, T) of these layers and heads, NaN where a head cannot look, with labels of T tokens.
 
-    One layer or one head of a model is drawn as near to a square as it goes, all as a table.
+    One layer or one head of a model is drawn as near to a square as it goes, all as a table. Raises UsageError.
     """
     try:
         import matplotlib as mpl
         from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise UsageError("Drawing needs one more package: `pip install 'scratchgpt[plot]'`.") from error
-    import numpy as np
-
-    L, H, T, _ = maps.shape
-    n_columns = H if L > 1 and H > 1 else math.ceil(math.sqrt(L * H))
+    L, H = maps.shape[:2]
+    is_table = L > 1 and H > 1
+    n_columns = H if is_table else math.ceil(math.sqrt(L * H))
     n_rows = math.ceil(L * H / n_columns)
     inches = ENLARGED if L * H == 1 else min(max(WIDTH / n_columns, SMALLEST), LARGEST)
-    close = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-    picture = Figure(figsize=(inches * n_columns + 1.6, inches * n_rows + 0.8), layout=close)
-    grid = picture.subplots(n_rows, n_columns, squeeze=False).ravel().tolist()
+    gap = 0.08 if is_table else 0.3 / inches
+    picture = Figure(figsize=(inches * n_columns + 1.8, inches * n_rows + 1.0), layout="constrained")
+    # All heads share one Axes, each head as wide and high as 1: of one for each, a hundred take many seconds.
+    axes = picture.add_subplot()
+    axes.spines[:].set_visible(False)
     colours = mpl.colormaps["magma_r"].with_extremes(bad="0.94")
-    places = [(layer, head) for layer in range(L) for head in range(H)]
-    future = np.triu(np.ones((T, T), bool), 1)
-    for number, (axes, (layer, head)) in enumerate(zip(grid, places, strict=False)):
-        shown = np.ma.array(maps[layer, head], mask=future)
-        image = axes.imshow(shown, cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-        axes.spines[:].set_visible(False)
-        _label(axes, labels, inches, left=number % n_columns == 0, below=number >= len(places) - n_columns)
-        if L > 1 and H > 1:
-            axes.set_title(f"head {heads[head]}" if layer == 0 else "", fontsize="small")
-            axes.set_ylabel(f"layer {layers[layer]}" if head == 0 else "", fontsize="small")
-        else:
-            axes.set_title(f"layer {layers[layer]}, head {heads[head]}", fontsize="small")
-    for axes in grid[len(places) :]:
-        axes.set_axis_off()
-    picture.supxlabel("each row: a token that looks; each column: what it looks at", fontsize="small")
-    bar = picture.colorbar(image, ax=grid, shrink=min(1.0, 3 / (inches * n_rows)), aspect=18, pad=0.01)
+    scale = PowerNorm(0.5, 0, 1)
+    for number, (layer, head) in enumerate((layer, head) for layer in range(L) for head in range(H)):
+        left, top = (place * (1 + gap) for place in reversed(divmod(number, n_columns)))
+        extent = (left, left + 1, top + 1, top)
+        image = axes.imshow(maps[layer, head], cmap=colours, norm=scale, interpolation="nearest", extent=extent)
+        title = f"layer {layers[layer]}, head {heads[head]}"
+        if is_table:
+            title = f"head {heads[head]}" if layer == 0 else ""
+            if head == H - 1:
+                axes.text(left + 1 + gap, top + 0.5, f"layer {layers[layer]}", fontsize=9, rotation=270, va="center")
+        axes.text(left + 0.5, top - 0.04 / inches, title, fontsize=9, ha="center", va="bottom")
+    axes.set(xlim=(0, n_columns * (1 + gap)), ylim=(n_rows * (1 + gap) - gap, -gap))
+    _label(axes, labels, inches, [[place * (1 + gap) for place in range(n)] for n in (n_columns, n_rows)])
+    axes.set_xlabel("each row: a token that looks; each column: what it looks at", fontsize=9)
+    bar = picture.colorbar(image, ax=axes, shrink=min(1.0, 3 / (inches * n_rows)), aspect=18, pad=0.02)
     bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5%", "20%", "50%", "100%"])
     bar.outline.set_visible(False)
     return picture
 
 
-def _label(axes: "Axes", labels: Sequence[str], inches: float, *, left: bool, below: bool) -> None:
-    """Write the tokens beside a head's rows and below its columns: all of them, or as many as can be read."""
+def _label(axes: "Axes", labels: list[str], inches: float, begins: Sequence[Sequence[float]]) -> None:
+    """Write the tokens below columns and beside rows that begin there: all of them, or as many as can be read."""
     smallest, largest = LETTERS
     room = 72 * inches / len(labels) * 0.8
     every = math.ceil(smallest / room)
-    places = range(0, len(labels), every)
-    style: dict[str, Any] = {
-        "labels": labels[::every],
-        "fontsize": min(max(room, smallest), largest),
-        "parse_math": False,
-    }
+    across, down = (
+        [begin + (place + 0.5) / len(labels) for begin in part for place in range(0, len(labels), every)]
+        for part in begins
+    )
+    style: dict[str, Any] = {"fontsize": min(max(room, smallest), largest), "parse_math": False}
     axes.tick_params(length=0, pad=1)
-    axes.set_yticks(places, **style) if left else axes.set_yticks([])
-    rotation = 90 if max(map(len, labels)) > 1 else 0
-    axes.set_xticks(places, rotation=rotation, **style) if below else axes.set_xticks([])
+    axes.set_xticks(across, labels[::every] * len(begins[0]), rotation=90 * (max(map(len, labels)) > 1), **style)
+    axes.set_yticks(down, labels[::every] * len(begins[1]), **style)

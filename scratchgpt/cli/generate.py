@@ -84,8 +84,7 @@ def command(
 
     def answer(prompt: str, first: int) -> None:
         """Write the texts that go on from a prompt: the samples of the seed from number `first` on."""
-        prompt, array = encoded(prompt, vocabulary, skip_unknown=skip_unknown)
-        ids = array.tolist()
+        prompt, ids = encoded(prompt, vocabulary, skip_unknown=skip_unknown)
         if len(ids) > config.block_size:
             seen = f"the model sees the last {config.block_size:,} of them"
             click.echo(f"The prompt has {len(ids):,} tokens; {seen}.", err=True)

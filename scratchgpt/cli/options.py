@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -18,9 +18,6 @@ from scratchgpt.config import DEFAULT_PRESET, RECORDS, ModelConfig, Patterns, Se
 from scratchgpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:  # imported when a command runs
-    import numpy as np
-    import numpy.typing as npt
-
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.tokenizer import Tokenizer
 
@@ -201,7 +198,7 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
     return tokenizer.read(given)
 
 
-def read_text(file: BinaryIO, name: str) -> str:
+def read_text(file: IO[bytes], name: str) -> str:
     """Return the text of a file, which messages call `name`. Raises DataError."""
     try:
         return file.read().decode("utf-8")
@@ -211,14 +208,14 @@ def read_text(file: BinaryIO, name: str) -> str:
         ) from error
 
 
-def encoded(text: str, vocabulary: "Tokenizer", *, skip_unknown: bool) -> "tuple[str, npt.NDArray[np.uint32]]":
-    """Return what of a text the model is to see, and its ids (N,). Raises UsageError."""
+def encoded(text: str, vocabulary: "Tokenizer", *, skip_unknown: bool) -> tuple[str, list[int]]:
+    """Return what of a text the model is to see, and its ids. Raises UsageError."""
     from scratchgpt.generation import known_part
 
     if skip_unknown:
         text = known_part(text, vocabulary)
     try:
-        return text, vocabulary.encode(text)
+        return text, vocabulary.encode(text).tolist()
     except UsageError as error:
         raise UsageError(f"{error} Use --skip-unknown to leave such characters out.") from error
 

@@ -47,11 +47,9 @@ def command(
     The page is one file that needs nothing else. Resting the mouse on a token tells its loss, its probability, and
     which tokens were the likeliest.
     """
-    import numpy as np
-
     from scratchgpt import backend
     from scratchgpt.cli.render import stages
-    from scratchgpt.inspection.inside import Predicted, predictions
+    from scratchgpt.inspection.inside import joined, predictions
     from scratchgpt.inspection.page import page, summary
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
@@ -72,7 +70,7 @@ def command(
         for part in predictions(gpt, ids, top):
             parts.append(part)
             show("Reading", len(part.losses), len(ids) - 1)
-        said = Predicted(*map(np.concatenate, zip(*parts, strict=True)))
+        said = joined(parts)
         about = summary(title, str(folder), vocabulary, ids, said, config.block_size)
         with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as written:
             for piece in page(vocabulary, ids, said, about):

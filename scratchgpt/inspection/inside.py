@@ -1,6 +1,6 @@
 """What a model does with a text: where each head looks, how likely each token was, and what else was likely."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,11 @@ def attention_maps(model: GPT, ids: npt.ArrayLike) -> Array:
     return maps
 
 
+def without_future(maps: Array) -> Array:
+    """Return maps (..., T, T) with NaN above the diagonal: where a head cannot look, and not only does not."""
+    return np.where(np.tri(maps.shape[-1], dtype=bool), maps, np.nan)
+
+
 def next_tokens(model: GPT, ids: npt.ArrayLike, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return the k likeliest tokens after ids (T,), the likeliest first, and their probabilities: (k,) each.
 
@@ -58,7 +63,12 @@ def next_tokens(model: GPT, ids: npt.ArrayLike, k: int) -> tuple[npt.NDArray[np.
 
 def token_losses(model: GPT, ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Return the loss in nats of each of ids (N,) but the first: (N - 1,). Raises UsageError if N is 0."""
-    return np.concatenate([np.empty(0, np.float32), *(part.losses for part in predictions(model, ids, 0))])
+    return joined(predictions(model, ids, 0)).losses
+
+
+def joined(parts: Iterable[Predicted]) -> Predicted:
+    """Return parts that follow each other, at least one, as one."""
+    return Predicted(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def predictions(model: GPT, ids: npt.ArrayLike, k: int) -> Iterator[Predicted]:
@@ -66,11 +76,12 @@ def predictions(model: GPT, ids: npt.ArrayLike, k: int) -> Iterator[Predicted]:
 
     What is longer than block_size is read in windows of that length, each half a window after the one before; of each
     only what no earlier one has predicted counts, so that each token is predicted from half a window or more, or from
-    all there is before it. Raises UsageError if N is 0.
+    all there is before it. There is at least one part. Raises UsageError if N is 0.
     """
     tokens = _checked(ids)
     T = min(model.config.block_size, len(tokens) - 1)
     if not T:
+        yield Predicted(np.empty(0, np.float32), np.empty((0, k), np.int64), np.empty((0, k), np.float32))
         return
     stride, last = max(T // 2, 1), len(tokens) - 1 - T
     starts = np.minimum(np.arange(0, last + stride, stride), last)

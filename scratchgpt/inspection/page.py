@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from scratchgpt.inspection.inside import Predicted
 from scratchgpt.inspection.labels import harmless, label
@@ -63,14 +62,14 @@ class Summary(NamedTuple):
 
 
 def summary(
-    title: str, model: str, tokenizer: Tokenizer, ids: npt.NDArray[np.integer], said: Predicted, block_size: int
+    title: str, model: str, tokenizer: Tokenizer, ids: Sequence[int], said: Predicted, block_size: int
 ) -> Summary:
     """Add up what was said of ids (N,) but the first."""
     n_bytes = int(token_bytes(tokenizer)[ids[1:]].sum())
     return Summary(title, model, len(said.losses), float(said.losses.sum(dtype=np.float64)), n_bytes, block_size)
 
 
-def page(tokenizer: Tokenizer, ids: npt.NDArray[np.integer], said: Predicted, about: Summary) -> Iterator[str]:
+def page(tokenizer: Tokenizer, ids: Sequence[int], said: Predicted, about: Summary) -> Iterator[str]:
     """Yield the page piece by piece: `said` is of all ids (N,) but the first."""
     title = html.escape(harmless(about.title))
     shades = "".join(
@@ -113,7 +112,7 @@ def page(tokenizer: Tokenizer, ids: npt.NDArray[np.integer], said: Predicted, ab
     yield "</pre>\n</body>\n</html>\n"
 
 
-def whole_characters(tokenizer: Tokenizer, ids: Sequence[int] | npt.NDArray[np.integer]) -> Iterator[tuple[str, range]]:
+def whole_characters(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple[str, range]]:
     """Yield the text of ids (N,) in pieces of whole characters, each with the places of its tokens.
 
     That is a piece a token, but for tokens that share a character. What is not UTF-8 becomes U+FFFD.
