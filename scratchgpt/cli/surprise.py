@@ -1,12 +1,13 @@
 """`scratchgpt surprise`: a text, coloured by how much each token surprised a model."""
 
+import math
 from pathlib import Path
 
 import click
 
 from scratchgpt.cli.options import device_option, encoded, read_text, resolved
 from scratchgpt.cli.output import replacing, require_free
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import DataError, UsageError
 
 
 @click.command("surprise", short_help="Colour a text by how much it surprises a model.")
@@ -71,6 +72,10 @@ def command(
             parts.append(part)
             show("Reading", len(part.losses), len(ids) - 1)
         said = joined(parts)
+        if not math.isfinite(said.losses.sum()):
+            raise DataError(
+                f"{folder} predicts nothing that is a number: its weights are too large; use another model."
+            )
         about = summary(title, str(folder), vocabulary, ids, said, config.block_size)
         with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as written:
             for piece in page(vocabulary, ids, said, about):

@@ -4,6 +4,7 @@ What a token's colour says is also in its title, which a browser shows where the
 """
 
 import codecs
+import functools
 import html
 import math
 from collections.abc import Iterator, Sequence
@@ -90,25 +91,25 @@ def page(tokenizer: Tokenizer, ids: Sequence[int], said: Predicted, about: Summa
         f'<i class="s{STRONGEST}">{STRONGEST} or more</i></p>\n'
         "<p>Rest the mouse on a token to see its loss, its probability, and what was likeliest instead.</p>\n<pre>"
     )
-    names: dict[int, str] = {}  # of tokens, as titles show them
+    label_of = functools.cache(lambda token: html.escape(label(tokenizer, token)))
+
+    def told(place: int) -> str:
+        """Return what is to be said of a token: a line of its own, one for each of the likeliest."""
+        if not place:
+            return "the first token: nothing to predict it from"
+        loss = float(said.losses[place - 1])
+        likeliest = zip(said.tokens[place - 1].tolist(), said.probabilities[place - 1].tolist(), strict=True)
+        others = (f"{label_of(token)} {_percent(probability)}" for token, probability in likeliest)
+        own = f"{loss / math.log(2):.2f} bits, {loss:.2f} nats, p = {_percent(math.exp(-loss))}"
+        return "\n".join([own, *others])
+
     for text, places in whole_characters(tokenizer, ids):
-        titles = []
-        for place in places:
-            if not place:
-                titles.append("the first token: nothing to predict it from")
-                continue
-            loss = float(said.losses[place - 1])
-            others = []
-            for token, probability in zip(said.tokens[place - 1], said.probabilities[place - 1], strict=True):
-                name = names.setdefault(int(token), html.escape(label(tokenizer, int(token))))
-                others.append(f"{name} {_percent(float(probability))}")
-            line = f"{loss / math.log(2):.2f} bits, {loss:.2f} nats, p = {_percent(math.exp(-loss))}"
-            titles.append("\n".join([line, *others]))
         bits = sum(float(said.losses[place - 1]) for place in places if place) / math.log(2)
-        step = min(int(bits), STRONGEST) if math.isfinite(bits) else STRONGEST
-        shown = html.escape(harmless(text)).replace("\n", "<u>\u21b5</u>\n")
+        step = int(min(bits, STRONGEST))
         shade = f' class="s{step}"' if step else ""
-        yield f'<i{shade} title="{"&#10;&#10;".join(titles).replace(chr(10), "&#10;")}">{shown}</i>'
+        title = "\n\n".join(map(told, places)).replace("\n", "&#10;")
+        shown = html.escape(harmless(text)).replace("\n", "<u>\u21b5</u>\n")
+        yield f'<i{shade} title="{title}">{shown}</i>'
     yield "</pre>\n</body>\n</html>\n"
 
 
@@ -118,9 +119,10 @@ def whole_characters(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[tuple
     That is a piece a token, but for tokens that share a character. What is not UTF-8 becomes U+FFFD.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    data = functools.cache(lambda token: tokenizer.decode_bytes([token]))
     text, first = "", 0
     for place, token in enumerate(ids):
-        text += decoder.decode(tokenizer.decode_bytes([token]))
+        text += decoder.decode(data(token))
         if not decoder.getstate()[0]:
             yield text, range(first, place + 1)
             text, first = "", place + 1
