@@ -96,7 +96,7 @@ def _training(console: "Console", part: Mapping[str, Any]) -> None:
     """Print how far a run is, and of its recipe what is not the default."""
     from scratchgpt.cli.runs import duration
 
-    told = dict(part)
+    told = {name: value for name, value in part.items() if value is not None}
     if "seconds" in told:
         told["seconds"] = duration(told["seconds"])
     if "recipe" in told:

@@ -5,6 +5,7 @@ Nothing is believed: what cannot be read becomes a sentence among the problems, 
 
 import dataclasses
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -43,6 +44,9 @@ CHUNK = 2**20
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 ZIP, LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 """How PyTorch's files begin, those of today and those of before 2020."""
+
+INDEX = "model.safetensors.index.json"
+"""Says which of several files has which tensor."""
 
 LAYER = re.compile(r"(?:^|\.)(?:h|layers?|blocks?)\.(\d+)\.")
 BUFFER = re.compile(r"\.attn\.(?:masked_)?bias$")
@@ -152,6 +156,8 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
     found: list[Tensor] = []
     for file in _weights(folder):
         found += _try(report, None, partial(tensors, file)) or []
+    if (folder / INDEX).exists():
+        _try(report, None, lambda: _compare_with_index(folder / INDEX, found))
     if found:
         report["parameters"] = _parameters(found, content)
     else:
@@ -209,6 +215,15 @@ def _weights(folder: Path) -> list[Path]:
     """Return the files of a model's weights."""
     found = sorted(path for path in folder.glob("*.safetensors") if path.name != OPTIMIZER)
     return [path for path in found if path.name.startswith("model")] or found
+
+
+def _compare_with_index(path: Path, found: list[Tensor]) -> None:
+    """Raise CheckpointError if a model in several files lacks tensors that its index names."""
+    named = read_json(path, CheckpointError).get("weight_map")
+    if not isinstance(named, dict):
+        raise CheckpointError(f"{path} is damaged: it has no weight_map.")
+    if missing := sorted(named.keys() - {tensor.name for tensor in found}):
+        raise CheckpointError(f"{path} names {len(missing):,} tensors that no file here has, such as {missing[0]}.")
 
 
 def _architecture(path: Path, report: Report) -> Report:
@@ -275,23 +290,26 @@ def _training(folder: Path) -> Report:
     """Return how far a checkpoint is, and by what recipe. Raises CheckpointError."""
     content = checkpoint.verify(folder, ())
     try:
+        train = TrainConfig.from_mapping(content["train"])
         recipe = {
-            field.name: content["train"][field.name]
-            for field in dataclasses.fields(TrainConfig)
-            if content["train"][field.name] not in (field.default, [])
+            field.name: getattr(train, field.name)
+            for field in dataclasses.fields(train)
+            if getattr(train, field.name) not in (field.default, ())
         }
-        told = {name: content[name] for name in ("step", "best_loss", "best_step")}
+        told: Report = {"step": operator.index(content["step"]), "best_loss": _finite(content["best_loss"])}
+        if content["best_step"] is not None:
+            told["best_step"] = operator.index(content["best_step"])
         return {
-            **{name: value for name, value in told.items() if value is not None},
+            **told,
             "steps": recipe.pop("steps"),
             "recipe": recipe,
-            "data": content["data"]["folder"],
-            "device": content["plan"]["device"],
-            "precision": content["plan"]["precision"],
-            "lanes": content["plan"]["lanes"],
-            "scratchgpt": content["scratchgpt"],
+            "data": str(content["data"]["folder"]),
+            "device": str(content["plan"]["device"]),
+            "precision": str(content["plan"]["precision"]),
+            "lanes": operator.index(content["plan"]["lanes"]),
+            "scratchgpt": str(content["scratchgpt"]),
         }
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, UsageError) as error:
         raise CheckpointError(f"{folder / TRAINER} is damaged: {error}.") from error
 
 
@@ -311,8 +329,11 @@ def _data(folder: Path, tokenizer: tokenizers.Tokenizer, report: Report) -> Repo
             if not file.is_file() or not isinstance(record, dict) or record.get("bytes") != file.stat().st_size:
                 report["problems"].append(f"{file} is not as `prepare` wrote it: it is gone, or its size is another.")
         try:
-            keys = ("name", "documents", "characters", "tokens")
-            result["sources"] = [{key: part[key] for key in keys} for part in meta["parts"]]
+            counts = ("documents", "characters", "tokens")
+            result["sources"] = [
+                {"name": str(part["name"])} | {name: operator.index(part[name]) for name in counts}
+                for part in meta["parts"]
+            ]
         except (KeyError, TypeError) as error:
             raise DataError(f"{folder / META} is damaged: {error}.") from error
     return result

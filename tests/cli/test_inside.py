@@ -177,6 +177,9 @@ def test_a_model_from_elsewhere(bytewise: Path) -> None:
     assert [part["part"] for part in report["parameters"]["parts"]] == [
         *("token embedding", "attention", "MLP", "norms", "final norm", "head", "other")
     ]
+    index = {"weight_map": {"strange": "model-00001-of-00001.safetensors", "more": "model-00002-of-00002.safetensors"}}
+    (other / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert "names 1 tensors that no file here has, such as more" in info(other, cwd=bytewise)["problems"][1]
 
 
 def model_sizes(report: dict[str, Any]) -> dict[str, Any]:
@@ -247,7 +250,8 @@ def test_pictures_of_attention(world: Path) -> None:
     call("attention", "the fox", "-o", "a.svg", "--model", "runs/a", "--layer", "1", cwd=world)
     assert b"layer 1, head 1" in (world / "a.svg").read_bytes() or b"<svg" in (world / "a.svg").read_bytes()
     call("attention", "the fox", "-o", "a.svg", "--force", "--layer", "1", "--head", "0", cwd=world)
-    result = scratchgpt("attention", TEXT[:40], "-o", "long.pdf", cwd=world)
+    with contextlib.chdir(world):
+        result = CliRunner().invoke(cli, ["attention", TEXT[:40], "-o", "long.pdf"])
     assert result.stderr == "The prompt has 40 tokens; the picture shows the last 16 of them.\n"
     assert {path.name for path in world.iterdir()} >= {"a.svg", "long.pdf"}
     assert not [*world.glob(".*.new")]
