@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,11 @@ def test_attention_that_cannot_be_drawn(typed: tuple[str, ...], message: str, tr
     before = sorted(trained.rglob("*"))
     assert message in call("attention", *typed, cwd=trained, code=USAGE)
     assert sorted(trained.rglob("*")) == before
+
+
+def test_a_picture_without_what_draws_it(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'scratchgpt[plot]'" in call("attention", "fox", cwd=trained, code=USAGE)
 
 
 def test_a_grid_has_one_scale_and_labels_thin_out() -> None:
