@@ -37,7 +37,7 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     from scratchgpt.training import checkpoint
     from scratchgpt.training.evaluation import Measured, measure
 
-    folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
+    folder = checkpoint.locate(model)
     data = data or checkpoint.data_of(folder)
     if data is None:
         raise UsageError(f"{folder} does not say what it was trained on; name prepared data with --data.")

@@ -76,7 +76,7 @@ def command(
         raise UsageError("Give the prompt one way: --prompt, --prompt-file or --interactive.")
     if "" in stop_strings:
         raise UsageError("--stop is empty; give at least one character.")
-    folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
+    folder = checkpoint.locate(model)
     config, params, vocabulary = checkpoint.read_model(folder)
     stop = Stop(stop_strings, None if stop_token is None else token_named(stop_token, vocabulary))
     gpt = GPT(config, backend.select(resolved(device or "auto")), params)

@@ -193,9 +193,7 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
         from scratchgpt.training.checkpoint import locate
 
         given = locate(given)
-    if given.is_dir():
-        return tokenizer.load(given) if (given / "tokenizer.json").exists() else openai.load(given)
-    return tokenizer.read(given)
+    return tokenizer.load(given) if given.is_dir() else tokenizer.read(given)
 
 
 def read_text(file: IO[bytes], name: str) -> str:

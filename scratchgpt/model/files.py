@@ -1,88 +1,166 @@
-"""A model as two files of GPT-2's format, config.json and model.safetensors, which other tools open as they are."""
+"""A model as a folder of GPT-2's format, config.json and model.safetensors, which other tools open as they are.
 
+What others have written opens here, too: docs/folders.md says what.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import read_json, write_json
+from scratchgpt.model import tensors
 from scratchgpt.model.params import Layout
+from scratchgpt.model.tensors import Tensor
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.layernorm import EPSILON
 
 FILES = ("config.json", "model.safetensors")
+INDEX = "model.safetensors.index.json"
+"""Names the files that hold the weights, where those are many."""
 
-SCALING = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
-"""What other programs' config.json may say that changes what the same tensors compute."""
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TABLE, HEAD = "transformer.wte.weight", "lm_head.weight"
+
+DEFAULTS = {
+    "model_type": "gpt2",
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+    "activation_function": "gelu_new",
+    "resid_pdrop": 0.1,
+    "tie_word_embeddings": True,
+    "bias": True,
+}
+"""What is meant by a config.json that does not say it: by `transformers`, and `bias` by us."""
+
+SUPPORTED = {
+    "layer_norm_epsilon": EPSILON,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+"""What changes what the same tensors compute, and the only value that we compute with, which is the default."""
+
+SAME_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new"}
+"""Other names of the same function."""
+
+MASK = re.compile(r"transformer\.h\.[0-9]+\.attn\.(masked_)?bias")
+"""What older files hold beside the weights: which positions see which, and what stands for those not seen."""
 
 
 def save(folder: Path, config: ModelConfig, params: Array) -> None:
     """Write the model with flat parameters (P,), a NumPy array, into `folder`."""
     write_json(folder / "config.json", _to_gpt2(config))
     # GPT-2's format knows no model without biases: zeros stand for them, and config.json says so.
-    with_biases = Layout(_replace(config, bias=True))
-    tensors = {leaf.name: np.zeros(leaf.shape, params.dtype) for leaf in with_biases.leaves}
-    tensors |= Layout(config).views(params)
-    save_tensors(folder / "model.safetensors", tensors)
+    named = {name: np.zeros(shape, params.dtype) for name, shape in _shapes(config).items()}
+    named |= Layout(config).views(params)
+    tensors.save(folder / "model.safetensors", named)
 
 
 def load(folder: Path) -> tuple[ModelConfig, Array]:
     """Read a model: its configuration and flat parameters (P,) float32. Raises CheckpointError."""
     config = load_config(folder / "config.json")
+    found = _find(folder)
+    head = found.pop(HEAD, None) if config.tie_word_embeddings else None
+    require(folder, found, _shapes(config))  # before there is memory for what may be nonsense
     layout = Layout(config)
-    with_biases = Layout(_replace(config, bias=True))
-    tensors = load_tensors(folder / "model.safetensors", {leaf.name: leaf.shape for leaf in with_biases.leaves})
     params = np.empty(layout.size, np.float32)
     views = layout.views(params)
-    for name, tensor in tensors.items():
-        if name in views:
-            views[name][...] = tensor
-        elif tensor.any():
+    fill(views, found)
+    for name in found.keys() - views.keys():
+        if found[name].numbers().any():
             raise CheckpointError(f"{folder} says that the model has no biases, but {name} is not zero.")
+    if head is not None and not np.array_equal(head.numbers(), found[TABLE].numbers()):
+        raise CheckpointError(
+            f"{folder}: {HEAD} is not {TABLE}, though config.json says that they are one; if the head is its own, "
+            "write tie_word_embeddings: false there."
+        )
     return config, params
 
 
-def save_tensors(path: Path, tensors: dict[str, Array]) -> None:
-    """Write named NumPy arrays as one safetensors file. Raises OSError."""
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})  # transformers refuses files without a format
-    except SafetensorError as error:  # which says what the system said
-        raise OSError(str(error)) from error
+def require(path: Path, found: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError if the tensors found at `path` are not just those of these names and shapes."""
+    if found.keys() != shapes.keys():
+        missing, extra = (
+            ", ".join(sorted(odd)[:3]) for odd in (shapes.keys() - found.keys(), found.keys() - shapes.keys())
+        )
+        raise CheckpointError(
+            f"{path} does not fit its config.json: missing {missing or 'nothing'}; unexpected {extra or 'nothing'}."
+        )
+    for name, shape in shapes.items():
+        if found[name].shape != shape:
+            raise CheckpointError(
+                f"{found[name].path}: {found[name].name} is of the shape {found[name].shape}, not {shape}."
+            )
 
 
-def load_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
-    """Read a safetensors file that must hold just these float32 arrays, all finite. Raises CheckpointError."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            names = set(file.keys())
-            if names != shapes.keys():
-                missing, extra = (", ".join(sorted(odd)[:3]) for odd in (shapes.keys() - names, names - shapes.keys()))
-                raise CheckpointError(
-                    f"{path} does not fit its config.json: "
-                    f"missing {missing or 'nothing'}; unexpected {extra or 'nothing'}."
-                )
-            for name, shape in shapes.items():
-                found = file.get_slice(name)
-                if tuple(found.get_shape()) != shape or found.get_dtype() != "F32":
-                    raise CheckpointError(
-                        f"{path}: {name} is {found.get_dtype()} {tuple(found.get_shape())}, not F32 {shape}."
-                    )
-            tensors = {name: file.get_tensor(name) for name in shapes}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"Cannot read {path}: {error}.") from error
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} holds numbers that are not finite.")
-    return tensors
+def fill(views: Mapping[str, Array], found: Mapping[str, Tensor]) -> None:
+    """Copy tensors into float32 arrays of their names and shapes. Raises CheckpointError if they are not finite."""
+    for name, view in views.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            view[...] = found[name].numbers()
+            # A finite sum of squares takes a look at each number, and a fifth of the time that `isfinite` takes.
+            is_finite = np.isfinite(np.vdot(view, view)) or np.isfinite(view).all()
+        if not is_finite:
+            raise CheckpointError(f"{found[name].path}: {found[name].name} holds numbers that are not finite.")
 
 
-def _replace(config: ModelConfig, **changes: Any) -> ModelConfig:
-    """Return the configuration with some fields changed."""
-    return ModelConfig(**(vars(config) | changes))
+def refuse_pickles(path: Path) -> None:
+    """Raise CheckpointError if a file, or one in a folder, is by its name what `pickle` has written."""
+    for file in [path] if path.is_file() else sorted(path.iterdir()):
+        if any(file.match(pattern) for pattern in PICKLES):
+            folder = file.parent.as_posix()
+            raise CheckpointError(
+                f"{file} is a pickle: whoever opens it runs the code that is in it, so it is not opened here. If you "
+                "trust where it is from, convert it, for example with transformers: "
+                f'python -c "from transformers import GPT2LMHeadModel as Model; F = {folder!r}; '
+                'Model.from_pretrained(F).save_pretrained(F, safe_serialization=True)"'
+            )
+
+
+def _find(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a folder's weights, by the names that we have for them. Raises CheckpointError."""
+    found = {}
+    for path in _weight_files(folder):
+        for theirs, tensor in tensors.load(path).items():
+            name = theirs if theirs.startswith(("transformer.", "lm_head.")) else f"transformer.{theirs}"
+            if MASK.fullmatch(name):
+                continue
+            if name in found:
+                raise CheckpointError(f"{path} holds {name}, which is there already.")
+            found[name] = tensor
+    return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a folder. Raises CheckpointError if there are none."""
+    single, index = folder / "model.safetensors", folder / INDEX
+    if single.exists():
+        return [single]
+    if not index.exists():
+        refuse_pickles(folder)
+        raise CheckpointError(f"{folder} has no weights, neither {single.name} nor {index.name}.")
+    places = read_json(index, CheckpointError).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index} is damaged: it has no weight_map.")
+    for place in places.values():
+        if not isinstance(place, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", place):
+            raise CheckpointError(f"{index} names {place!r}, which is no safetensors file of this folder.")
+    return [folder / name for name in sorted(set(places.values()))]
+
+
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the tensors in the model's file."""
+    return {leaf.name: leaf.shape for leaf in Layout(dataclasses.replace(config, bias=True)).leaves}
 
 
 def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
@@ -112,23 +190,30 @@ def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
 
 def load_config(path: Path) -> ModelConfig:
     """Read GPT-2's config.json. Raises CheckpointError."""
-    content = read_json(path, CheckpointError)
+    content: dict[str, Any] = {**SUPPORTED, **DEFAULTS, **read_json(path, CheckpointError)}
+    if content["model_type"] != "gpt2":
+        raise CheckpointError(f"{path} describes another architecture than GPT-2's, {content['model_type']!r}.")
+    for name, value in SUPPORTED.items():
+        if content[name] != value:
+            raise CheckpointError(f"{path}: a model whose {name} is {content[name]!r} cannot be used, only {value!r}.")
+    activation = content["activation_function"]
     try:
-        if content["model_type"] != "gpt2" or content["layer_norm_epsilon"] != EPSILON:
-            raise CheckpointError(f"{path} describes another architecture than GPT-2's.")
-        for name, value in SCALING.items():
-            if content.get(name, value) != value:
-                raise CheckpointError(f"{path}: a model whose {name} is {content[name]!r} cannot be used.")
-        return ModelConfig(
+        config = ModelConfig(
             vocab_size=content["vocab_size"],
             block_size=content["n_positions"],
             n_layer=content["n_layer"],
             n_head=content["n_head"],
             n_embd=content["n_embd"],
             dropout=content["resid_pdrop"],
-            bias=content.get("bias", True),
-            activation=content["activation_function"],
+            bias=content["bias"],
+            activation=SAME_ACTIVATIONS.get(str(activation), activation),
             tie_word_embeddings=content["tie_word_embeddings"],
         )
-    except (KeyError, UsageError) as error:
-        raise CheckpointError(f"{path} is not a GPT-2 configuration that scratchgpt can read: {error}.") from error
+    except UsageError as error:
+        raise CheckpointError(f"{path} is not a GPT-2 configuration that can be used: {error}") from error
+    if content["n_inner"] not in (None, 4 * config.n_embd):
+        raise CheckpointError(
+            f"{path}: a model whose n_inner is {content['n_inner']!r} cannot be used, only 4 · n_embd, "
+            f"{4 * config.n_embd}."
+        )
+    return config

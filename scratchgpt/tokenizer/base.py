@@ -17,6 +17,9 @@ from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
 from scratchgpt.tokenizer.char import CharTokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
+PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+"""What GPT-2's vocabulary was in before there was tokenizer.json: in `transformers`, and at OpenAI."""
+
 CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 
 
@@ -85,8 +88,16 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load(folder: Path) -> Tokenizer:
-    """Read the tokenizer of a data folder or checkpoint. Raises DataError."""
-    return read(folder / "tokenizer.json")
+    """Read the tokenizer of a data folder, a checkpoint or a folder of `transformers`. Raises DataError."""
+    if (folder / FILES[0]).exists():
+        return read(folder / FILES[0])
+    for vocabulary, merges in PAIRS:
+        if (folder / vocabulary).exists() and (folder / merges).exists():
+            return _read_pair(folder / vocabulary, folder / merges)
+    raise DataError(
+        f"{folder} has no vocabulary, neither {FILES[0]} nor {' and '.join(PAIRS[0])}; put the model's own there, or "
+        "name another folder."
+    )
 
 
 def read(path: Path) -> Tokenizer:
@@ -94,7 +105,8 @@ def read(path: Path) -> Tokenizer:
     content = read_json(path, DataError)
     model = content.get("model")
     reader: Callable[[dict[str, Any]], Tokenizer]
-    match model.get("type") if isinstance(model, dict) else None:
+    # Older files do not name the type.
+    match model.get("type", "BPE" if "merges" in model else None) if isinstance(model, dict) else None:
         case "BPE":
             reader, kind = BPETokenizer.from_json, "byte-level BPE that is supported"
         case "WordLevel":
@@ -107,3 +119,19 @@ def read(path: Path) -> Tokenizer:
         return reader(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} cannot be used: it is no {kind} ({error}).") from error
+
+
+def _read_pair(path: Path, merges: Path) -> Tokenizer:
+    """Read the ids of words, and a merge a line. Raises DataError."""
+    vocabulary = read_json(path, DataError)
+    try:
+        lines = merges.read_text(encoding="utf-8").split("\n")
+        return BPETokenizer.from_words(
+            vocabulary,
+            [line for line in lines if line and not line.startswith("#version:")],
+            special={END_OF_TEXT: vocabulary[END_OF_TEXT]} if END_OF_TEXT in vocabulary else {},
+        )
+    except OSError as error:
+        raise DataError(f"Cannot read {merges}: {error.strerror}.") from error
+    except ValueError as error:
+        raise DataError(f"{path} and {merges.name} cannot be used: {error}.") from error

@@ -251,8 +251,11 @@ class BPETokenizer:
             _refuse(f"its model's {part}", model.get(part))
         if _kind(content.get("decoder")) != "ByteLevel":
             raise ValueError("its decoder is not ByteLevel")
-        if (kind := _kind(content.get("post_processor"))) not in (None, "ByteLevel"):
-            raise ValueError(f"its post_processor {kind} is not supported")
+        match content.get("post_processor"):
+            case None | {"type": "ByteLevel"} | {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}:
+                pass  # none of them adds tokens to a text
+            case other:
+                raise ValueError(f"its post_processor {_kind(other)} is not supported")
         special: dict[str, int] = {}
         for added in _part({"added_tokens": [], **content}, "added_tokens", list):
             name = _part(added, "content", str, "added token's ")

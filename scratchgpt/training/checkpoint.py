@@ -26,6 +26,7 @@ from scratchgpt.data.dataset import Dataset
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
+from scratchgpt.model import tensors
 from scratchgpt.model.loss_scale import LARGEST, SMALLEST, LossScale
 from scratchgpt.model.params import Layout
 from scratchgpt.model.plan import MOST_LANES, Plan, default_plan, require_memory
@@ -221,15 +222,20 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
-def locate(path: Path) -> Path:
-    """Return the checkpoint folder meant by `path`: itself, the last one of a run, or what RUN/checkpoints/best names.
+def locate(path: Path | None = None) -> Path:
+    """Return the folder of the model meant by `path`, by default by the newest run in runs/.
 
-    Raises UsageError.
+    It is a checkpoint or a folder of `transformers`, then it is meant itself; a run, then its last checkpoint; or
+    RUN/checkpoints/best, then what that names. Raises UsageError, and CheckpointError for a pickle.
     """
-    if path.is_file() and path.parent.name == "checkpoints":
-        named = Checkpoints(path.parent.parent).pointed(path.name)
+    if path is None:
+        path = newest_run(Path("runs"))
+    if path.is_file():
+        named = Checkpoints(path.parent.parent).pointed(path.name) if path.parent.name == "checkpoints" else None
         if named is not None:
             return named
+        model_files.refuse_pickles(path)
+        raise UsageError(f"{path} is a file; name the folder that it is in.")
     if not path.is_dir():
         raise UsageError(f"There is no run or checkpoint {path}.")
     if (path / "config.json").exists():
@@ -240,6 +246,7 @@ def locate(path: Path) -> Path:
     if folders and not (checkpoints.folder / "last").exists():  # killed between its first checkpoint and the pointer
         return folders[-1]
     if last is None:
+        model_files.refuse_pickles(path)
         there = ", ".join(map(str, folders))
         raise UsageError(f"{path} has no last checkpoint{f'; name one of {there}' if there else ''}.")
     return last
@@ -259,11 +266,11 @@ def read(folder: Path) -> Snapshot:
     model, params = model_files.load(folder)
     layout = Layout(model)
     shapes = {f"{moment}.{leaf.name}": leaf.shape for moment in Moments._fields for leaf in layout.leaves}
-    tensors = model_files.load_tensors(folder / OPTIMIZER, shapes)
+    found = tensors.load(folder / OPTIMIZER)
+    model_files.require(folder / OPTIMIZER, found, shapes)
     moments = Moments(np.empty_like(params), np.empty_like(params))
     for moment, flat in moments._asdict().items():
-        for name, view in layout.views(flat).items():
-            view[...] = tensors[f"{moment}.{name}"]
+        model_files.fill({f"{moment}.{name}": view for name, view in layout.views(flat).items()}, found)
     try:
         best_loss = content["best_loss"]
         return Snapshot(
@@ -380,7 +387,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) ->
     model_files.save(folder, snapshot.model, snapshot.params)
     tokenizers.save(tokenizer, folder)
     layout = Layout(snapshot.model)
-    model_files.save_tensors(
+    tensors.save(
         folder / OPTIMIZER,
         {
             f"{moment}.{name}": view

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 
 from scratchgpt import machine
+from scratchgpt import tokenizer as tokenizers
 from scratchgpt.errors import DataError
 from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer, gpt2
 from tests.strategies import settled_texts
@@ -49,7 +50,8 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_given_folder(own_files: Path) -> None:
-    bpe = gpt2.load(own_files)
+    bpe = tokenizers.load(own_files)
+    assert isinstance(bpe, BPETokenizer)
     assert bpe.encode("abba").tolist() == [2, 1, 0]
     assert bpe.encode(END_OF_TEXT, special=True).tolist() == [3]
 
@@ -59,21 +61,30 @@ def test_the_names_and_spelling_of_other_tools(own_files: Path) -> None:
     (own_files / "vocab.bpe").rename(own_files / "merges.txt")
     content = json.dumps(dict(reversed(json.loads(ENCODER).items())), ensure_ascii=False, indent=2) + "\n"
     (own_files / "vocab.json").write_text(content, encoding="utf-8")
-    assert gpt2.load(own_files).encode("abba").tolist() == [2, 1, 0]
+    assert tokenizers.load(own_files).encode("abba").tolist() == [2, 1, 0]
 
 
 def test_a_folder_without_the_files(own_files: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere has no vocabulary, neither a tokenizer\.json nor .* or vocab\.json"):
-        gpt2.load(own_files / "nowhere")
+    with pytest.raises(
+        DataError, match=r"nowhere has no vocabulary, neither tokenizer\.json nor vocab\.json and merges"
+    ):
+        tokenizers.load(own_files / "nowhere")
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("vocab.bpe", MERGES + b"b a\n"), ("encoder.json", b"[1]"), ("encoder.json", b"{}}")]
+    ("name", "content", "message"),
+    [
+        ("vocab.bpe", MERGES + b"b a\n", r"encoder\.json and vocab\.bpe cannot be used: a merge makes b'ba'"),
+        ("vocab.bpe", MERGES + b"\xff\n", r"encoder\.json and vocab\.bpe cannot be used: 'utf-8' codec"),
+        ("encoder.json", b"[1]", r"encoder\.json is damaged: it holds no object"),
+        ("encoder.json", b"{}}", r"encoder\.json is damaged"),
+        ("encoder.json", b'{"a": 0, "b": "1", "ab": 2}', "its ids do not count from 0"),
+    ],
 )
-def test_a_file_that_is_another(name: str, content: bytes, own_files: Path) -> None:
+def test_a_file_that_makes_no_sense(name: str, content: bytes, message: str, own_files: Path) -> None:
     (own_files / name).write_bytes(content)
-    with pytest.raises(DataError, match=f"{name} is not GPT-2's; of another vocabulary, name the tokenizer.json"):
-        gpt2.load(own_files)
+    with pytest.raises(DataError, match=message):
+        tokenizers.load(own_files)
 
 
 @pytest.mark.usefixtures("own_files")
@@ -152,7 +163,7 @@ def library(ours: BPETokenizer) -> Any:
 def test_what_others_save_is_opened(library: Any, ours: BPETokenizer, tmp_path: Path) -> None:
     library.save_model(str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
-    assert gpt2.load(tmp_path).to_json() == ours.to_json()
+    assert tokenizers.load(tmp_path).to_json() == ours.to_json()
 
 
 @pytest.mark.oracle

@@ -203,7 +203,7 @@ def test_a_model_from_elsewhere_is_checked_tensor_by_tensor(fault: str, tmp_path
         case "shape":
             tensors[name] = tensors[name].T.copy()
         case "dtype":
-            tensors[name] = tensors[name].astype(np.float64)
+            tensors[name] = tensors[name].astype(np.int32)
         case "missing":
             del tensors[name]
         case "extra":
