@@ -3,6 +3,9 @@
 Nothing is fetched: a checkpoint folder holds all that `transformers` asks for.
 """
 
+import json
+import runpy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import CheckpointError, UsageError
+from scratchgpt.generation import Sampling, generate
+from scratchgpt.model import files
 from scratchgpt.model.gpt import GPT
 from scratchgpt.tokenizer import CharTokenizer, difference
-from scratchgpt.training.checkpoint import Checkpoints, fresh, read_model
-from tests.world import CPU, QUICK, make_dataset
+from scratchgpt.tokenizer.bpe import split
+from scratchgpt.tokenizer.bpe_training import train
+from scratchgpt.tokenizer.splitting import GPT2_PATTERN
+from scratchgpt.training.checkpoint import Checkpoints, fresh, locate
+from tests.world import CPU, QUICK, TEXT, make_dataset, scratchgpt
 
 pytestmark = pytest.mark.oracle
 
@@ -102,19 +111,124 @@ def test_generation(checkpoint: Checkpoint, torch: Any, transformers: Any) -> No
     assert np.array_equal(generated.numpy(), tokens)
 
 
-def test_a_model_of_theirs_can_be_gone_on_from(torch: Any, transformers: Any, tmp_path: Path) -> None:
-    """What `save_pretrained` writes is read as it is."""
-    sizes = {"vocab_size": TOKENIZER.vocab_size, "n_positions": 16, "n_layer": 2, "n_head": 3, "n_embd": 24}
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
-    theirs.save_pretrained(tmp_path / "theirs")
-    transformers.AutoTokenizer.from_pretrained(save(tmp_path / "run").folder).save_pretrained(tmp_path / "theirs")
-    config, params, tokenizer = read_model(tmp_path / "theirs")
-    assert difference(tokenizer, TOKENIZER) == ""
-    tokens = np.random.default_rng(1).integers(TOKENIZER.vocab_size, size=(2, 16))
+def make_theirs(transformers: Any, torch: Any, **settings: Any) -> Any:
+    """Return a model of `transformers` whose logits are far apart: no bias is 0, no gain 1."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_positions=64, bos_token_id=None, eos_token_id=None, **settings)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
-        expected = theirs.eval()(torch.from_numpy(tokens)).logits.numpy()
-    ours = GPT(config, CPU, params)
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.2)
+    return theirs
+
+
+def check_against(theirs: Any, folder: Path, torch: Any) -> None:
+    """Assert that what is read from a folder has the logits of a model, and goes on with the same 50 tokens."""
+    ours = GPT(*load_ours(folder))
+    tokens = np.random.default_rng(1).integers(ours.config.vocab_size, size=(2, 64))
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(tokens)).logits.numpy()
     assert np.abs(ours.logits(ours.hidden(tokens)) - expected).max() <= 1e-4
+    prompt = tokens[:1, :8]
+    generated = theirs.generate(torch.from_numpy(prompt), max_new_tokens=50, do_sample=False, pad_token_id=0)
+    assert [*generate(ours, prompt[0].tolist(), 50, Sampling(temperature=0))] == generated[0, 8:].tolist()
+
+
+def load_ours(folder: Path) -> tuple[ModelConfig, Any, Any]:
+    config, params = files.load(folder)
+    return config, CPU, params
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"vocab_size": 65, "n_layer": 1, "n_head": 1, "n_embd": 8},
+        {"vocab_size": 101, "n_layer": 4, "n_head": 4, "n_embd": 32},
+        {"vocab_size": 3001, "n_layer": 2, "n_head": 3, "n_embd": 96},
+    ],
+    ids=lambda sizes: str(sizes["n_embd"]),
+)
+def test_models_of_theirs(sizes: dict[str, int], tied: bool, torch: Any, transformers: Any, tmp_path: Path) -> None:  # noqa: FBT001
+    theirs = make_theirs(transformers, torch, **sizes, tie_word_embeddings=tied)
+    theirs.save_pretrained(tmp_path)
+    check_against(theirs, tmp_path, torch)
+
+
+SIZES = {"vocab_size": 101, "n_layer": 2, "n_head": 2, "n_embd": 16}
+SAVED: dict[str, Callable[[Any, Path], Any]] = {
+    "sharded": lambda theirs, folder: theirs.save_pretrained(folder, max_shard_size="10KB"),
+    "half precision": lambda theirs, folder: theirs.half().save_pretrained(folder),
+    "bfloat16": lambda theirs, folder: theirs.bfloat16().save_pretrained(folder),
+    "double precision": lambda theirs, folder: theirs.double().save_pretrained(folder),
+    "without head": lambda theirs, folder: theirs.transformer.save_pretrained(folder),
+    "relu": lambda theirs, folder: theirs.save_pretrained(folder),
+}
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_however_they_are_saved(kind: str, torch: Any, transformers: Any, tmp_path: Path) -> None:
+    theirs = make_theirs(transformers, torch, **SIZES, activation_function="relu" if kind == "relu" else "gelu_new")
+    SAVED[kind](theirs, tmp_path)
+    assert (tmp_path / files.INDEX).exists() == (kind == "sharded")
+    check_against(theirs.float(), tmp_path, torch)
+
+
+def test_advice_on_pickles_helps(torch: Any, transformers: Any, tmp_path: Path) -> None:
+    theirs = make_theirs(transformers, torch, **SIZES)
+    theirs.config.save_pretrained(tmp_path)
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="is a pickle: whoever opens it runs the code") as caught:
+        files.load(tmp_path)
+    program = str(caught.value).partition('python -c "')[2].removesuffix('"')
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    runpy.run_path(str(tmp_path / "program.py"))
+    check_against(theirs, tmp_path, torch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_old", [False, True], ids=["tokenizer.json", "vocab.json and merges.txt"])
+def test_from_their_folder_to_theirs_again(is_old: bool, torch: Any, transformers: Any, tmp_path: Path) -> None:  # noqa: FBT001
+    """Prepare with their vocabulary, train from their weights, evaluate, generate; they open what comes of it."""
+    folder = tmp_path / "theirs"
+    theirs = make_theirs(transformers, torch, **SIZES | {"vocab_size": 290})
+    theirs.save_pretrained(folder, max_shard_size="10KB")
+    learnt = train(Counter(split(TEXT, [GPT2_PATTERN])), 290)
+    model = learnt.to_json()["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *model["merges"], ""]), encoding="utf-8")
+    if not is_old:
+        transformers.GPT2Tokenizer.from_pretrained(folder).save_pretrained(folder)
+        assert (folder / "tokenizer.json").exists()
+        for name in ("vocab.json", "merges.txt"):
+            (folder / name).unlink()
+    assert tokenizers.load(folder).encode(TEXT).tolist() == learnt.encode(TEXT).tolist()
+
+    (tmp_path / "fox.txt").write_text(TEXT, encoding="utf-8", newline="")
+    small = ("--steps", "3", "--block-size", "16", "--batch-size", "2", "--lanes", "1")
+    for command in (
+        ("prepare", "fox.txt", "--tokenizer", "theirs"),
+        ("evaluate", "theirs", "--data", "data/fox"),
+        ("generate", "theirs", "--tokens", "5"),
+        ("train", "--init", "theirs", "--run", "runs/a", *small),
+        ("generate", "--tokens", "5"),
+    ):
+        result = scratchgpt(*command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    folder = locate(tmp_path / "runs" / "a")
+    again, report = transformers.GPT2LMHeadModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    ours = GPT(*load_ours(folder))
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)("the quick brown fox", return_tensors="np").input_ids
+    assert tokens[0].tolist() == learnt.encode("the quick brown fox").tolist()
+    with torch.no_grad():
+        expected = again(torch.from_numpy(tokens)).logits.numpy()
+    assert np.abs(ours.logits(ours.hidden(tokens)) - expected).max() <= 1e-4
+
+
+def test_a_character_vocabulary_that_they_have_saved(transformers: Any, tmp_path: Path) -> None:
+    transformers.AutoTokenizer.from_pretrained(save(tmp_path / "run").folder).save_pretrained(tmp_path / "theirs")
+    assert difference(tokenizers.load(tmp_path / "theirs"), TOKENIZER) == ""
 
 
 # ------------------------------------------------------------------------------------------- tokenizer

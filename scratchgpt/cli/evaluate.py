@@ -23,8 +23,9 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object.")
 @device_option
 def command(*, model: Path | None, data: Path | None, split: str, is_json: bool, device: str | None) -> None:
-    """Measure the model of RUN (a run, a checkpoint or RUN/checkpoints/best), by default the newest in runs/.
+    """Measure a model on a whole text, by default that of the newest run in runs/.
 
+    RUN is a run, a checkpoint, RUN/checkpoints/best, or a folder of a GPT-2 that `transformers` has saved.
     Every token of the part is predicted once: mean loss in nats, perplexity, bits for each byte of the text, and how
     often the likeliest token was the right one.
     """

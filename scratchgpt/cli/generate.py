@@ -1,6 +1,7 @@
 """`scratchgpt generate`: text from a trained model."""
 
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -65,7 +66,10 @@ def command(
     device: str | None,
     **how: Any,
 ) -> None:
-    """Continue a prompt with the model of RUN (a run or a checkpoint), by default the newest in runs/."""
+    """Continue a prompt with a model, by default that of the newest run in runs/.
+
+    RUN is a run, a checkpoint, or a folder of a GPT-2 that `transformers` has saved.
+    """
     from scratchgpt import backend
     from scratchgpt.generation import Sampling, Stop, Text, default_prompt, draws, grow, token_named
     from scratchgpt.model.gpt import GPT
@@ -94,12 +98,15 @@ def command(
             drawn = draws(gpt, ids, n_tokens, sampling, samples=[first + number for number in numbers])
             write(prompt, texts, grow(list(texts.values()), drawn, log_probabilities=logprobs))
 
-    if interactive:
-        _converse(answer, n_samples)
-    elif prompt_file is not None:
-        answer(read_text(prompt_file, "prompt"), 0)
-    else:
-        answer(default_prompt(vocabulary) if prompt is None else prompt, 0)
+    try:
+        if interactive:
+            _converse(answer, n_samples)
+        elif prompt_file is not None:
+            answer(read_text(prompt_file, "prompt"), 0)
+        else:
+            answer(default_prompt(vocabulary) if prompt is None else prompt, 0)
+    except BrokenPipeError:  # the reader has all that it wanted: `| head` is no failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
 
 
 def _converse(answer: Callable[[str, int], None], n_samples: int) -> None:

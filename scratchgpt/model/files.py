@@ -209,6 +209,7 @@ def load_config(path: Path) -> ModelConfig:
             activation=SAME_ACTIVATIONS.get(str(activation), activation),
             tie_word_embeddings=content["tie_word_embeddings"],
         )
+        Layout(config)  # refuses what no machine could hold
     except UsageError as error:
         raise CheckpointError(f"{path} is not a GPT-2 configuration that can be used: {error}") from error
     if content["n_inner"] not in (None, 4 * config.n_embd):

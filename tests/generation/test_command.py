@@ -126,6 +126,11 @@ def test_prompts_one_after_the_other(trained: Path) -> None:
         ("--prompt=", "prompt is empty"),
         ("--stop=", "--stop is empty"),
         ("--stop-token ab", "not one token"),
+        ("--temperature=-0.1", "temperature"),
+        ("--temperature nan", "temperature"),
+        ("--top-p 0", "top-p"),
+        ("--top-p 1.01", "top-p"),
+        ("--top-p nan", "top-p"),
         ("--min-p 2", "min-p"),
         ("--repetition-penalty 0", "repetition penalty"),
         ("--frequency-penalty inf", "frequency penalty"),
@@ -147,6 +152,12 @@ def test_a_prompt_that_is_not_utf8(trained: Path) -> None:
 
 @pytest.mark.parametrize("options", ["", "--json --samples 500", "--samples 500"])
 def test_a_reader_that_leaves(options: str, trained: Path) -> None:
-    command = f"{sys.executable} -m scratchgpt generate --tokens 50 {options} | head -c 5"
-    result = subprocess.run(["sh", "-c", command], cwd=trained, capture_output=True, encoding="utf-8", check=False)  # noqa: S607
-    assert (len(result.stdout), result.stderr) == (5, "")
+    """It has all that it wanted."""
+    command = [sys.executable, "-m", "scratchgpt", "generate", "--tokens", "2000", *options.split()]
+    with subprocess.Popen(command, cwd=trained, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        assert len(process.stdout.read(5)) == 5
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
