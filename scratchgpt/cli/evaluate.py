@@ -44,7 +44,7 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
         raise UsageError(f"{folder} does not say what it was trained on; name prepared data with --data.")
     device = resolved(device or "auto")
     with waiting("Checking model and data ..."):
-        config, params, tokenizer = checkpoint.read_model(folder)
+        config, params, tokenizer = checkpoint.open_model(folder)
         dataset = Dataset.open(data)
     require_vocabulary(folder, tokenizer, dataset)
     part = dataset.val if split == "val" else dataset.train
@@ -55,7 +55,7 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
         "batch_size": default_plan(config, train, lanes=1, device=device).micro_batch,
         "block_size": config.block_size,
     }
-    gpt = GPT(config, backend.select(device), params)
+    gpt = GPT(config, backend.select(device), *params)
     n_batches = dataset.n_whole_batches(part, **sizes)
     measured = Measured()
     with stages(f"{split} of {data}") as show:

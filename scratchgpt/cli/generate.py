@@ -81,9 +81,9 @@ def command(
     if "" in stop_strings:
         raise UsageError("--stop is empty; give at least one character.")
     folder = checkpoint.locate(model)
-    config, params, vocabulary = checkpoint.read_model(folder)
+    config, params, vocabulary = checkpoint.open_model(folder)
     stop = Stop(stop_strings, None if stop_token is None else token_named(stop_token, vocabulary))
-    gpt = GPT(config, backend.select(resolved(device or "auto")), params)
+    gpt = GPT(config, backend.select(resolved(device or "auto")), *params)
     write = _write_json if is_json else _write_tokens if logprobs else _write_text
 
     def answer(prompt: str, first: int) -> None:

@@ -54,7 +54,7 @@ class KVCache:
 
     def __init__(self, model: GPT, n_sequences: int, n_positions: int) -> None:
         """Make room for B sequences of up to `n_positions` tokens, or of block_size if that is less."""
-        config, xp, dtype = model.config, model.backend.xp, model.params.dtype
+        config, xp, dtype = model.config, model.backend.xp, model.masters.embed.token_table.dtype
         B, C, H, L = n_sequences, config.n_embd, config.n_head, config.n_layer
         T, D = min(n_positions, config.block_size), C // H
         self.capacity, self.length = T, 0
@@ -82,7 +82,7 @@ class KVCache:
         self._new_keys_values = self._qkv[:, C:].reshape(B, 2, H, D).transpose(1, 0, 2, 3)
         self._results = self._heads.reshape(B, H, 1, D)
 
-        tree = model.layout.tree(model.params)  # where matrices are multiplied in float16, their float32 masters
+        tree = model.masters
         cache = empty(L, 2, B, H, T, D)
         self._embed, head = tree.embed, tree.head
         self._layers = [

@@ -26,17 +26,18 @@ class Score(NamedTuple):
 class GPT:
     """A model: its configuration, its flat parameters and gradients, and the device that computes."""
 
-    def __init__(self, config: ModelConfig, backend: Backend, params: Array) -> None:
+    def __init__(self, config: ModelConfig, backend: Backend, *params: Array) -> None:
         """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device.
 
-        Where the backend multiplies in float16, matrices are used as a copy that each update renews.
+        They may come in parts, as they lie in a file, for a model that is used and not trained. Where the backend
+        multiplies in float16, matrices are used as a copy that each update renews.
         """
         self.config = config
         self.backend = backend
         self.layout = Layout(config)
-        self.params = backend.to_device(params)
-        self.tree = self.layout.tree(self.params)
-        self._head = self.tree.head
+        parts = [backend.to_device(part) for part in params]
+        self.params: Any = parts[0] if len(parts) == 1 else None
+        self.masters = self.tree = self.layout.tree(*parts)  # of these, the tree may become one of float16
         self._rounded: Array | None = None
         if backend.is_half:
             self._rounded = self.params[: self.layout.n_decayed].astype("float16")
@@ -166,8 +167,8 @@ class GPT:
 
     def logits(self, x: Array) -> Array:
         """Final norm and projection, never in half precision: residual stream (..., C) -> logits (..., V)."""
-        normed, _ = layernorm.forward(x, self._head.gain, self._head.bias)
-        logits, _ = linear.forward(normed, self._head.weight.T)
+        normed, _ = layernorm.forward(x, self.masters.head.gain, self.masters.head.bias)
+        logits, _ = linear.forward(normed, self.masters.head.weight.T)
         return logits
 
     def score(self, tokens: Array, targets: Array) -> Score:

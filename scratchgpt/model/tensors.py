@@ -33,14 +33,22 @@ class Tensor(NamedTuple):
     data: npt.NDArray[np.uint8]  # (number of bytes,)
 
     def numbers(self) -> Array:
-        """Return the array: of bfloat16 as float32, of all others as the file has it, read-only.
+        """Return the array, float32 and read-only: where it lies if the file has it so, else a copy.
 
-        Raises CheckpointError if it is of a type that is not supported.
+        Raises CheckpointError if the file has another type than floating-point numbers, or any that are not finite.
         """
         if self.dtype not in FLOATS:
             raise CheckpointError(f"{self.path}: {self.name} is {self.dtype}; only {', '.join(FLOATS)} can be used.")
-        numbers = self.data.view(FLOATS[self.dtype]).reshape(self.shape)
-        return (numbers.astype("<u4") << 16).view("<f4") if self.dtype == "BF16" else numbers
+        numbers = self.data.view(FLOATS[self.dtype])
+        if self.dtype == "BF16":
+            numbers = (numbers.astype("<u4") << 16).view("<f4")
+        with np.errstate(over="ignore", invalid="ignore"):
+            numbers = np.require(numbers, np.float32, ["ALIGNED"])
+            # A finite sum has only finite terms, and takes a third of the time that `isfinite` takes.
+            is_finite = np.isfinite(numbers.sum()) or np.isfinite(numbers).all()
+        if not is_finite:
+            raise CheckpointError(f"{self.path}: {self.name} holds numbers that are not finite.")
+        return numbers.reshape(self.shape)
 
 
 def save(path: Path, tensors: dict[str, Array]) -> None:

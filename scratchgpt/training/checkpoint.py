@@ -268,9 +268,12 @@ def read(folder: Path) -> Snapshot:
     shapes = {f"{moment}.{leaf.name}": leaf.shape for moment in Moments._fields for leaf in layout.leaves}
     found = tensors.load(folder / OPTIMIZER)
     model_files.require(folder / OPTIMIZER, found, shapes)
-    moments = Moments(np.empty_like(params), np.empty_like(params))
-    for moment, flat in moments._asdict().items():
-        model_files.fill({f"{moment}.{name}": view for name, view in layout.views(flat).items()}, found)
+    moments = Moments(
+        *(
+            np.concatenate([found[f"{moment}.{leaf.name}"].numbers().reshape(-1) for leaf in layout.leaves])
+            for moment in Moments._fields
+        )
+    )
     try:
         best_loss = content["best_loss"]
         return Snapshot(
@@ -323,16 +326,25 @@ def _number(value: Any, smallest: float, largest: float) -> float:
 
 
 def read_model(folder: Path) -> tuple[ModelConfig, Array, tokenizers.Tokenizer]:
-    """Read what is needed to use a model: configuration, flat parameters (P,), tokenizer. Raises CheckpointError."""
+    """Read a model to go on from: configuration, flat parameters (P,), tokenizer. Raises CheckpointError, DataError."""
+    config, parts, tokenizer = open_model(folder)
+    return config, np.concatenate(parts), tokenizer
+
+
+def open_model(folder: Path) -> tuple[ModelConfig, list[Array], tokenizers.Tokenizer]:
+    """Read a model to use: configuration, flat parameters (P,) in parts, tokenizer. Raises as `read_model` does.
+
+    The parts may lie in the file, which must not change.
+    """
     if (folder / TRAINER).exists():
         verify(folder, (*model_files.FILES, *tokenizers.FILES))
-    config, params = model_files.load(folder)
+    config, parts = model_files.load_parts(folder)
     tokenizer = tokenizers.load(folder)
     if tokenizer.vocab_size != config.vocab_size:
         raise CheckpointError(
             f"{folder}: the model has {config.vocab_size} tokens, but the vocabulary beside it {tokenizer.vocab_size}."
         )
-    return config, params, tokenizer
+    return config, parts, tokenizer
 
 
 def data_of(folder: Path) -> Path | None:
