@@ -189,7 +189,7 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
         raise UsageError("Name one vocabulary: --gpt2 or --tokenizer FILE.")
     if given is None:
         return openai.load(tell=lambda what: click.echo(what, err=True))
-    if (given / "checkpoints").is_dir():
+    if (given / "checkpoints").is_dir() or given.parent.name == "checkpoints":
         from scratchgpt.training.checkpoint import locate
 
         given = locate(given)

@@ -36,8 +36,9 @@ class GPT:
         self.backend = backend
         self.layout = Layout(config)
         parts = [backend.to_device(part) for part in params]
-        self.params: Any = parts[0] if len(parts) == 1 else None
+        self.params = _only(parts)  # all of them, flat, as training needs them
         self.masters = self.tree = self.layout.tree(*parts)  # of these, the tree may become one of float16
+        self._head = self.tree.head
         self._rounded: Array | None = None
         if backend.is_half:
             self._rounded = self.params[: self.layout.n_decayed].astype("float16")
@@ -167,8 +168,8 @@ class GPT:
 
     def logits(self, x: Array) -> Array:
         """Final norm and projection, never in half precision: residual stream (..., C) -> logits (..., V)."""
-        normed, _ = layernorm.forward(x, self.masters.head.gain, self.masters.head.bias)
-        logits, _ = linear.forward(normed, self.masters.head.weight.T)
+        normed, _ = layernorm.forward(x, self._head.gain, self._head.bias)
+        logits, _ = linear.forward(normed, self._head.weight.T)
         return logits
 
     def score(self, tokens: Array, targets: Array) -> Score:
@@ -197,3 +198,8 @@ class GPT:
             )
         moved: Array = self.backend.xp.asarray(ids, dtype="int64")
         return moved
+
+
+def _only(parts: Sequence[Any]) -> Any:
+    """Return the only one of the parts, or None if there are several."""
+    return parts[0] if len(parts) == 1 else None

@@ -40,8 +40,10 @@ def test_a_plain_folder_is_trained_and_measured(trained: Path, tmp_path: Path) -
     measured = scratchgpt("evaluate", "plain", "--data", "data/fox", cwd=trained)
     assert measured.returncode == 0, measured.stderr
     assert "plain does not say what it was trained on" in scratchgpt("evaluate", "plain", cwd=trained).stderr
-    result = scratchgpt("prepare", "fox.txt", "--tokenizer", "plain", "--out", tmp_path / "data", cwd=trained)
-    assert result.returncode == 0, result.stderr
+    for name in ("runs/a/checkpoints/last", "plain"):
+        result = scratchgpt("prepare", "fox.txt", "--tokenizer", name, "--out", tmp_path / "data", cwd=trained)
+        assert result.returncode == 0, result.stderr
+    assert "was prepared from this text before" in result.stdout
     options = ("--data", tmp_path / "data", "--run", tmp_path / "run", "--steps", "1", "--lanes", "1")
     result = scratchgpt("train", "--init", "plain", *options, cwd=trained)
     assert result.returncode == 0, result.stderr
