@@ -164,7 +164,7 @@ def vocabulary_options(function: Function) -> Function:
         metavar="FILE",
         type=click.Path(exists=True, path_type=Path),
         help="The vocabulary of a tokenizer.json, or of a folder that has one (data, a run, a checkpoint), or "
-        "that has GPT-2's two files.",
+        "that has vocab.json and merges.txt.",
     )
     return click.option("--gpt2", is_flag=True, help="GPT-2's vocabulary, of 50,257 tokens.")(given(function))
 

@@ -296,11 +296,11 @@ class BPETokenizer:
             tokens[index] = word.encode("utf-8") if word in special else to_bytes(word)
         if not all(tokens):
             raise ValueError("a token is empty")
-        pairs = []
+        pairs, plain = [], ids.keys() - special.keys()
         for rank, merge in enumerate(merges):
             words = merge.split(" ") if isinstance(merge, str) else merge
             match words:
-                case [str(left), str(right)] if all(word in ids and word not in special for word in words):
+                case [str(left), str(right)] if left in plain and right in plain:
                     pairs.append((ids[left], ids[right]))
                 case _:
                     raise ValueError(f"its merge {rank}, {merge!r}, does not join two tokens")

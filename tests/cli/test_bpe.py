@@ -150,7 +150,7 @@ def test_what_is_refused(world: Path, command: str, standard_input: str, message
 @pytest.mark.parametrize(
     ("command", "data", "code", "message"),
     [
-        ("encode --tokenizer .", b"", FAILURE, "no vocabulary, neither a tokenizer.json nor GPT-2's"),
+        ("encode --tokenizer .", b"", FAILURE, "no vocabulary, neither tokenizer.json nor vocab.json"),
         ("encode", b"x" * 2**20 + b"caf\xe9", FAILURE, "Standard input is not UTF-8: the byte at offset 1,048,579 "),
         ("encode --tokenizer data/letters", b"ab " * 2**20 + b"?", USAGE, "fter the first 3,145,"),
         ("encode --tokenizer data/letters", b"ab?", USAGE, "The character '?' (U+003F, at position 2)"),

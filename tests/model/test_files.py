@@ -12,8 +12,11 @@ from safetensors.numpy import load_file
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import CheckpointError
 from scratchgpt.files import read_json, write_json
+from scratchgpt.generation.kv_cache import KVCache
 from scratchgpt.model import files, tensors
+from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
+from tests.world import CPU
 
 CONFIG = ModelConfig(vocab_size=11, block_size=7, n_layer=2, n_head=3, n_embd=12)
 PARAMS = Layout(CONFIG).initial(1)
@@ -60,6 +63,15 @@ def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         files.load(folder)
     return str(caught.value)
+
+
+def test_weights_in_their_file_compute_the_same(folder: Path) -> None:
+    config, parts = files.load_parts(folder)
+    assert not any(part.flags.owndata or part.flags.writeable for part in parts)
+    there, copied = GPT(config, CPU, *parts), GPT(config, CPU, PARAMS)
+    tokens = np.arange(7)[None] % 11
+    assert np.array_equal(there.logits(there.hidden(tokens)), copied.logits(copied.hidden(tokens)))
+    assert np.array_equal(KVCache(there, 1, 7).prefill(tokens), KVCache(copied, 1, 7).prefill(tokens))
 
 
 # ---------------------------------------------------------------------------------------------- config.json
