@@ -76,7 +76,7 @@ def command(
 
     out = out or Path("-".join(["attention", *re.findall(r"\w+", prompt)])[:LONGEST_NAME] + ".png")
     require_picture(out, force=force)
-    folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
+    folder = checkpoint.locate(model)
     with waiting("Drawing ..."):
         config, params, vocabulary = checkpoint.read_model(folder)
         layers = _chosen(layer, config.n_layer, "layer")

@@ -58,7 +58,7 @@ def command(
     is_piped = str(file) == "-"
     out = out or Path("surprise.html" if is_piped else f"{file}.surprise.html")
     require_free(out, force=force)
-    folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
+    folder = checkpoint.locate(model)
     config, params, vocabulary = checkpoint.read_model(folder)
     with click.open_file(str(file), "rb") as opened:
         _, ids = encoded(read_text(opened, "text"), vocabulary, skip_unknown=skip_unknown)

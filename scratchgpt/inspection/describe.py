@@ -23,7 +23,6 @@ from scratchgpt.files import read_json
 from scratchgpt.inspection.labels import label
 from scratchgpt.inspection.tensors import Tensor, statistics, tensors
 from scratchgpt.model import files as model_files
-from scratchgpt.tokenizer import gpt2
 from scratchgpt.training import checkpoint, runs
 from scratchgpt.training.checkpoint import OPTIMIZER, TRAINER, Checkpoints
 
@@ -93,7 +92,7 @@ def _of_folder(path: Path, report: Report) -> list[Tensor]:
         return _of_run(path, report)
     if (path / "tokenizer.json").exists() or any((path / name).exists() for name in ("encoder.json", "vocab.json")):
         report["kind"] = "tokenizer"
-        _try(report, "tokenizer", lambda: _tokenizer(_load_tokenizer(path)))
+        _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(path)))
         return []
     for file in sorted(path.iterdir()):
         if file.suffix in PICKLES:
@@ -165,7 +164,7 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
         for file in sorted(folder.glob("*.bin")):
             report["problems"].append(_about_pickle(file))
     if any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "encoder.json")):
-        _try(report, "tokenizer", lambda: _tokenizer(_load_tokenizer(folder)))
+        _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(folder)))
     if (folder / TRAINER).exists():
         _try(report, "training", lambda: _training(folder))
         _try(report, None, lambda: checkpoint.verify(folder))
@@ -175,7 +174,7 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
 def _of_data(folder: Path, report: Report) -> list[Tensor]:
     """Add what prepared data hold."""
     report["kind"] = "prepared data"
-    tokenizer = _try(report, None, lambda: _load_tokenizer(folder))
+    tokenizer = _try(report, None, lambda: tokenizers.load(folder))
     if tokenizer:
         report["tokenizer"] = _tokenizer(tokenizer)
         _try(report, "data", lambda: _data(folder, tokenizer, report))
@@ -267,11 +266,6 @@ def _part(name: str, *, is_in_layer: bool) -> str:
     """Return to which part of a model a tensor belongs, by its name."""
     known = IN_A_LAYER if is_in_layer else OUTSIDE
     return next((part for part, pattern in known.items() if re.search(pattern, name)), "other")
-
-
-def _load_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    """Read a folder's vocabulary. Raises DataError."""
-    return tokenizers.load(folder) if (folder / "tokenizer.json").exists() else gpt2.load(folder)
 
 
 def _tokenizer(tokenizer: tokenizers.Tokenizer) -> Report:
