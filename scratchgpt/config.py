@@ -80,6 +80,7 @@ class ModelConfig(_Config):
     bias: bool = _setting("Whether linear maps and norms have biases.", default=True)
     activation: str = _setting("The MLP's nonlinearity: gelu_new or relu.", "gelu_new")
     tie_word_embeddings: bool = _setting("Whether the head is the token embedding itself.", default=True)
+    head_bias: bool = _setting("Whether the logits have a bias, which GPT-2's format does not know.", default=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

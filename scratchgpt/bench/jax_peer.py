@@ -40,6 +40,7 @@ def build(workload: Workload) -> Contender:
             active = jax.nn.relu(hidden) if config.activation == "relu" else jax.nn.gelu(hidden, approximate=True)
             x += linear(params, f"{name}.mlp.c_proj", active)
         logits = norm(params, "transformer.ln_f", x) @ params.get("lm_head.weight", token_table).T
+        logits += params.get("lm_head.bias", 0)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return (jax.nn.logsumexp(logits, axis=-1) - chosen).mean()
 

@@ -57,7 +57,9 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
             name = f"transformer.h.{layer}"
             x = x + attention(norm(x, f"{name}.ln_1"), f"{name}.attn")
             x = x + mlp(norm(x, f"{name}.ln_2"), f"{name}.mlp")
-        logits = F.linear(norm(x, "transformer.ln_f"), params.get("lm_head.weight", token_table))
+        logits = F.linear(
+            norm(x, "transformer.ln_f"), params.get("lm_head.weight", token_table), params.get("lm_head.bias")
+        )
         return F.cross_entropy(logits.view(B * T, -1), targets.view(B * T))
 
     settings = HYPERPARAMETERS

@@ -96,7 +96,7 @@ class KVCache:
             )
             for layer, (attention, mlp) in enumerate(tree.blocks)
         ]
-        self._head = _projection(head.gain, head.bias, head.weight.T, None)
+        self._head = _projection(head.gain, head.bias, head.weight.T, head.logit_bias)
         self._head_parts = [(self._head.weight, self._logits)]
         if xp is np and B > 1:
             self._head_parts = _tiled(head.weight, self._logits)

@@ -24,6 +24,11 @@ FILES = ("config.json", "model.safetensors")
 INDEX = "model.safetensors.index.json"
 """Names the files that hold the weights, where those are many."""
 
+HEAD_BIAS_NOTE = (
+    "The head has a bias, lm_head.bias, which GPT-2's format does not know: transformers leaves it out and computes "
+    "other logits."
+)
+
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TABLE, HEAD = "transformer.wte.weight", "lm_head.weight"
 
@@ -39,8 +44,9 @@ DEFAULTS = {
     "resid_pdrop": 0.1,
     "tie_word_embeddings": True,
     "bias": True,
+    "head_bias": False,
 }
-"""What is meant by a config.json that does not say it: by `transformers`, and `bias` by us."""
+"""What is meant by a config.json that does not say it: by `transformers`, and the last two by us."""
 
 SUPPORTED = {
     "layer_norm_epsilon": EPSILON,
@@ -162,7 +168,7 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
     """Return the contents of GPT-2's config.json."""
-    return {
+    content = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "vocab_size": config.vocab_size,
@@ -183,6 +189,7 @@ def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
         "dtype": "float32",
         "bias": config.bias,  # not GPT-2's: false where the file's biases are but zeros
     }
+    return content | {"head_bias": True, "note": HEAD_BIAS_NOTE} if config.head_bias else content
 
 
 def load_config(path: Path) -> ModelConfig:
@@ -205,6 +212,7 @@ def load_config(path: Path) -> ModelConfig:
             bias=content["bias"],
             activation=SAME_ACTIVATIONS.get(str(activation), activation),
             tie_word_embeddings=content["tie_word_embeddings"],
+            head_bias=content["head_bias"],
         )
         Layout(config)  # refuses what no machine could hold
     except UsageError as error:

@@ -169,7 +169,7 @@ class GPT:
     def logits(self, x: Array) -> Array:
         """Final norm and projection, never in half precision: residual stream (..., C) -> logits (..., V)."""
         normed, _ = layernorm.forward(x, self._head.gain, self._head.bias)
-        logits, _ = linear.forward(normed, self._head.weight.T)
+        logits, _ = linear.forward(normed, self._head.weight.T, self._head.logit_bias)
         return logits
 
     def score(self, tokens: Array, targets: Array) -> Score:

@@ -24,6 +24,8 @@ MOST_PARAMETERS = 2**40
 
 TOKEN_TABLES = ("transformer.wte.weight", "lm_head.weight")
 
+HEAD_BIAS = "lm_head.bias"
+
 SPLIT_ABOVE = 2048
 """With more tokens than this, lanes divide the vocabulary among them instead of each having a gradient of all of it."""
 
@@ -121,6 +123,7 @@ class Layout:
                 gain=views["transformer.ln_f.weight"],
                 bias=views.get("transformer.ln_f.bias"),
                 weight=views.get("lm_head.weight", token_table),
+                logit_bias=views.get(HEAD_BIAS),
             ),
         )
 
@@ -173,7 +176,9 @@ def _leaves(config: ModelConfig) -> list[Leaf]:
     leaves += norm("transformer.ln_f")
     if not config.tie_word_embeddings:
         leaves.append(Leaf("lm_head.weight", (V, C), std))
-    return [leaf for leaf in leaves if config.bias or not leaf.name.endswith(".bias")]
+    if not config.bias:
+        leaves = [leaf for leaf in leaves if not leaf.name.endswith(".bias")]
+    return [*leaves, Leaf(HEAD_BIAS, (V,), 0)] if config.head_bias else leaves
 
 
 def _block(views: dict[str, Any], name: str) -> Block:

@@ -53,11 +53,12 @@ class MLPParams(NamedTuple):
 
 
 class HeadParams(NamedTuple):
-    """Of `head_loss`. A model without biases has None for the bias."""
+    """Of `head_loss`. A model without biases has None for the norm's, and GPT-2 none for the logits'."""
 
     gain: Array  # (C,): the final norm's
     bias: Array | None  # (C,)
     weight: Array  # (V, C): the token table itself where the two are tied
+    logit_bias: Array | None = None  # (V,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,13 +249,14 @@ def head_loss(x: Array, targets: Array, params: HeadParams, grads: HeadParams, c
     """
     xp = array_module(x)
     normed, norm_saved = layernorm.forward(x, params.gain, params.bias)
-    logits, linear_saved = linear.forward(normed, params.weight.T)
+    logits, linear_saved = linear.forward(normed, params.weight.T, params.logit_bias)
     rows = logits.reshape(-1, logits.shape[-1])
     losses, loss_saved = cross_entropy.forward(rows, targets.reshape(-1))
     scale = 1 / context.n_targets
     dlogits = cross_entropy.backward(xp.full_like(losses, context.loss_scale * scale), loss_saved)
-    dnormed, dweight, _ = linear.backward(dlogits.reshape(logits.shape), linear_saved, params.weight.T)
+    dnormed, dweight, dlogit_bias = linear.backward(dlogits.reshape(logits.shape), linear_saved, params.weight.T)
     accumulate(grads.weight, dweight.T)
+    accumulate(grads.logit_bias, dlogit_bias)
     dx, dgain, dbias = layernorm.backward(dnormed, norm_saved, params.gain)
     accumulate(grads.gain, dgain)
     accumulate(grads.bias, dbias)

@@ -60,12 +60,14 @@ def assert_equal_to_reference(config: ModelConfig, **given: Any) -> None:
     dropout=st.sampled_from([0.0, 0.2]),
     bias=st.booleans(),
     tied=st.booleans(),
+    head_bias=st.booleans(),
     activation=st.sampled_from(["gelu_new", "relu"]),
 )
 def test_small_ragged_shapes(
-    *, seed: int, B: int, T: int, scale: float, dropout: float, bias: bool, tied: bool, activation: str
+    *, seed: int, B: int, T: int, scale: float, dropout: float, bias: bool, tied: bool, head_bias: bool, activation: str
 ) -> None:
-    config = ModelConfig(**SIZES, dropout=dropout, bias=bias, tie_word_embeddings=tied, activation=activation)
+    kind: dict[str, Any] = {"bias": bias, "tie_word_embeddings": tied, "head_bias": head_bias, "activation": activation}
+    config = ModelConfig(**SIZES, dropout=dropout, **kind)
     assert_equal_to_reference(config, B=B, T=T, scale=scale, seed=seed)
 
 
@@ -84,12 +86,13 @@ def test_a_large_vocabulary_and_more_rows_than_a_chunk() -> None:
 @pytest.mark.parametrize("size", [1e2, 1e4])
 def test_scores_and_logits_that_would_overflow(size: float) -> None:
     """In float32, where e**89 is infinite: scores and logits up to ±1e4 give finite gradients, near the reference's."""
-    config = ModelConfig(**(SIZES | {"n_layer": 1}))
+    config = ModelConfig(**(SIZES | {"n_layer": 1}), head_bias=True)
     layout = Layout(config)
     params = layout.initial(1)
     views = layout.views(params)
     views["transformer.h.0.attn.c_attn.weight"] *= size
     views["transformer.wte.weight"] *= size
+    views["lm_head.bias"][...] = np.linspace(-1, 1, 11) * size
     tokens, targets = np.random.default_rng(0).integers(0, 11, (2, 3, 9))
     results = []
     for table in (REFERENCE, cpu.table(Workspace(poison=True))):

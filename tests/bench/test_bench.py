@@ -21,7 +21,10 @@ WORKLOAD = Workload(model=ModelConfig(vocab_size=11, **SIZES), batch_size=3)
 SMALL = "--block-size=8 --n-layer=2 --n-head=2 --n-embd=16 --batch-size=3 --steps=2 --rounds=2"
 OPTIONS = SMALL.split()
 NUMBERS = ("step_ms", "tokens_per_s", "gflops", "blas_limit_ms", "peak_memory_mb", "lanes", "rounds", "ratio")
-KINDS: list[dict[str, Any]] = [{}, {"bias": False, "tie_word_embeddings": False, "activation": "relu"}]
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"bias": False, "tie_word_embeddings": False, "head_bias": True, "activation": "relu"},
+]
 
 
 def records(*arguments: str, cwd: Path) -> list[dict[str, Any]]:

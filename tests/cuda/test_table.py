@@ -26,7 +26,8 @@ CASES: list[dict[str, Any]] = [
     {"bias": False, "tie_word_embeddings": False, "dropout": 0.5},
     {"activation": "relu", "n_embd": 15, "n_head": 3, "dropout": 0.1},
     {"n_embd": 32, "n_head": 2, "block_size": 33, "vocab_size": 67, "dropout": 0.2},
-    {"vocab_size": 1029, "n_embd": 16, "n_head": 2, "block_size": 5, "n_layer": 1},
+    {"head_bias": True, "tie_word_embeddings": False},
+    {"vocab_size": 1029, "head_bias": True, "n_embd": 16, "n_head": 2, "block_size": 5, "n_layer": 1},
     {"n_embd": 64, "n_head": 1, "block_size": 70, "n_layer": 1, "dropout": 0.1},
     {"n_embd": 48, "n_head": 1, "block_size": 65, "n_layer": 1, "dropout": 0.2},
 ]

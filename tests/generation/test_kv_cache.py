@@ -54,12 +54,22 @@ def assert_same(model: GPT, tokens: Array, n_prompt: int, tolerance: float) -> N
     dtype=st.sampled_from(["float64", "float32"]),
     bias=st.booleans(),
     tied=st.booleans(),
+    head_bias=st.booleans(),
     activation=st.sampled_from(["gelu_new", "relu"]),
 )
 def test_steps_give_the_logits_of_the_uncached_model(
-    *, seed: int, B: int, T: int, data: st.DataObject, dtype: str, bias: bool, tied: bool, activation: str
+    *,
+    seed: int,
+    B: int,
+    T: int,
+    data: st.DataObject,
+    dtype: str,
+    bias: bool,
+    tied: bool,
+    head_bias: bool,
+    activation: str,
 ) -> None:
-    model = make_model(dtype, bias=bias, tie_word_embeddings=tied, activation=activation)
+    model = make_model(dtype, bias=bias, tie_word_embeddings=tied, head_bias=head_bias, activation=activation)
     tokens = np.random.default_rng(seed).integers(0, 11, (B, T))
     assert_same(model, tokens, data.draw(st.integers(1, T)), TOLERANCE[dtype])
 

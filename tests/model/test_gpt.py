@@ -26,7 +26,7 @@ SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 7, "n_layer": 2, "n_hea
 KINDS = [
     {"tie_word_embeddings": tied, "bias": bias, "activation": activation}
     for tied, bias, activation in itertools.product((True, False), (True, False), ("gelu_new", "relu"))
-]
+] + [{"tie_word_embeddings": False, "activation": "relu", "head_bias": True}]
 
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: ",".join(f"{k}={v}" for k, v in kind.items()))
 

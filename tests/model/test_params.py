@@ -1,5 +1,6 @@
 """The layout of the parameters on one flat array, and their initial values."""
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -62,6 +63,8 @@ def test_biases_and_a_head_of_its_own_are_there_if_asked_for(config: ModelConfig
     layout = Layout(config)
     names = [leaf.name for leaf in layout.leaves]
     assert any(name.endswith(".bias") for name in names) == config.bias
+    assert "lm_head.bias" not in names
+    assert "lm_head.bias" in Layout(dataclasses.replace(config, head_bias=True)).views(np.zeros(layout.size + 300))
     assert ("lm_head.weight" in names) == (not config.tie_word_embeddings)
     tree = layout.tree(np.zeros(layout.size))
     assert np.shares_memory(tree.embed.token_table, tree.head.weight) == config.tie_word_embeddings

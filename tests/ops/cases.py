@@ -280,12 +280,14 @@ def head_loss(
     n_targets: int = 11,
     loss_scale: float = 3.0,
     bias: bool = True,
+    logit_bias: bool = True,
     seed: int = 0,
 ) -> Case:
     """The gradient comes with the loss, times its scale; a dy other than 1 multiplies it."""
     rng = np.random.default_rng(seed)
     x, targets = values(rng, (B, T, C)), _numbers(rng, V, (B, T))
-    params = HeadParams(values(rng, (C,)), values(rng, (C,)) if bias else None, values(rng, (V, C)))
+    biases = values(rng, (C,)) if bias else None, values(rng, (V,)) if logit_bias else None
+    params = HeadParams(values(rng, (C,)), biases[0], values(rng, (V, C)), biases[1])
     context = _context(module, B, seed, n_targets=n_targets, loss_scale=loss_scale)
 
     def forward(x: Array, *leaves: Array) -> Any:
@@ -294,8 +296,8 @@ def head_loss(
         return loss, (dx, *_increments(grads))
 
     def function(x: Array, *leaves: Array) -> Array:
-        gain, bias, weight = _filled(params, leaves)
-        logits = plain.linear(plain.layernorm(x, gain, bias), weight.T)
+        gain, bias, weight, logit_bias = _filled(params, leaves)
+        logits = plain.linear(plain.layernorm(x, gain, bias), weight.T, logit_bias)
         losses = plain.cross_entropy(logits.reshape(-1, V), targets.reshape(-1))
         return np.asarray(losses.sum() / n_targets)
 
@@ -404,6 +406,7 @@ EXAMPLES: dict[str, tuple[Callable[[ModuleType], Case], ...]] = {
         partial(embed, rate=0),
         head_loss,
         partial(head_loss, bias=False),
+        partial(head_loss, logit_bias=False),
     ),
 }
 """A few of each module's cases, for the tests that need no more than that."""

@@ -47,6 +47,7 @@ def test_mlp(**drawn: Any) -> None:
     n_targets=sizes(20),
     loss_scale=loss_scales,
     bias=st.booleans(),
+    logit_bias=st.booleans(),
     seed=seeds,
 )
 def test_head_loss(**drawn: Any) -> None:

@@ -51,16 +51,19 @@ def head_loss(
     norm.forward(x.reshape(N, C), params.gain, params.bias, xhat, rstd, normed)
     part = vocabulary(len(params.weight), team)
     weight, dweight = params.weight[part], grads.weight[part]
+    bias = None if params.logit_bias is None else params.logit_bias[part]
     parts = team.shared("dnormed", (team.size, ROWS, C), dtype)
     scale = 1 / context.n_targets
     losses = []
     for chunk in exchange("head", normed, targets.reshape(-1), team, workspace):
         n = len(chunk.rows)
         exps = workspace.take("logits", (n, len(weight)), dtype)
-        sums, chunk_losses = _exponentials(chunk, weight, exps, part.start, team, block_bytes)
+        sums, chunk_losses = _exponentials(chunk, weight, bias, exps, part.start, team, block_bytes)
         losses.append(float(chunk_losses[chunk.own].sum()))
         factors = (context.loss_scale * scale / sums)[:, None]
         np.matmul(exps, weight, out=parts[team.rank, :n])
+        if grads.logit_bias is not None:
+            grads.logit_bias[part] += factors[:, 0] @ exps
         chunk.rows[...] *= factors
         _add_transposed_product(exps, chunk.rows, dweight, workspace)
         team.barrier()
@@ -73,9 +76,11 @@ def head_loss(
 
 @np.errstate(over="ignore", invalid="ignore")
 def _exponentials(
-    chunk: Chunk, weight: Array, exps: Array, first: int, team: Team, block_bytes: int
+    chunk: Chunk, weight: Array, bias: Array | None, exps: Array, first: int, team: Team, block_bytes: int
 ) -> tuple[Array, Array]:
-    """Fill exps (n, v) with E - Y z of the v tokens from `first` on, whose weight (v, C) is; return z and losses (n,).
+    """Fill exps (n, v) with E - Y z of the v tokens from `first` on; return z and losses (n,).
+
+    These tokens' weight is (v, C), their bias (v,).
 
     Sums of all lanes decide whether maxima are needed, so all lanes decide the same.
     """
@@ -89,6 +94,11 @@ def _exponentials(
     block = max(1, 2 * block_bytes // (v * exps.itemsize))
     ones = norm.ones(v, dtype.name)
 
+    def multiply() -> None:
+        np.matmul(chunk.rows, weight.T, out=exps)
+        if bias is not None:
+            np.add(exps, bias, out=exps)
+
     def exponentiate() -> Array:
         for start in range(0, n, block):
             part = exps[start : start + block]
@@ -97,12 +107,12 @@ def _exponentials(
         team.barrier()
         return all_sums[:, :n].sum(axis=0)
 
-    np.matmul(chunk.rows, weight.T, out=exps)
+    multiply()
     right[rows] = exps[places]
     sums = exponentiate()
     shift = np.zeros(n, dtype)
     if not norm.are_safe(sums):
-        np.matmul(chunk.rows, weight.T, out=exps)
+        multiply()
         exps.max(axis=-1, out=all_maxima[team.rank, :n])
         team.barrier()
         shift = all_maxima[:, :n].max(axis=0)

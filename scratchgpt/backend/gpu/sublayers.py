@@ -162,11 +162,15 @@ def head_loss(
         logits = buffer[: chunk.stop - start]
         for part in parts:
             device.matmul(normed[chunk], weight[part].T, logits[:, part])
+        if params.logit_bias is not None:
+            logits[:, :V] += params.logit_bias
         scale = context.loss_scale / context.n_targets
         losses.append(cross_entropy.forward_backward(device, logits, V, answers[chunk], scale))
         for part in parts:
             device.matmul(logits[:, part], weight[part], dnormed[chunk], add=part.start is not None)
             device.matmul(logits[:, part].T, normed[chunk], grads.weight[part], add=True)
+        if grads.logit_bias is not None:
+            grads.logit_bias[...] += logits[:, :V].sum(axis=0, dtype=grads.logit_bias.dtype)
     dx = device.xp.zeros_like(x)
     layernorm.backward(device, dnormed, norm_saved, params.gain, rows(dx), grads.gain, grads.bias)
     return device.xp.concatenate(losses).sum() * (1 / context.n_targets), dx
