@@ -1,12 +1,15 @@
 """Small files read and written carefully: JSON in UTF-8, hashes, and waiting until the disk has it all."""
 
+import contextlib
 import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from scratchgpt.errors import ScratchGPTError
+from scratchgpt.errors import DataError, ScratchGPTError
 
 
 def read_json(path: Path, error_class: type[ScratchGPTError]) -> dict[str, Any]:
@@ -65,3 +68,42 @@ def sync_folder(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, *, force: bool) -> Iterator[Path]:
+    """Yield where to write a file that is to appear at `path` when it is whole.
+
+    Raises DataError if there is one already, unless it may be replaced, and OSError.
+    """
+    if path.exists() and not force:
+        raise DataError(f"{path} is there already; use --force to replace it, or name another file.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        yield temporary
+        sync_file(temporary)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_whole(folder: Path, names: Iterable[str], *, force: bool) -> Iterator[Path]:
+    """Yield where to write the named files that are to appear in `folder` when they are whole.
+
+    Raises DataError if one of them is there already, unless they may be replaced, and OSError.
+    """
+    there = [name for name in names if (folder / name).exists()]
+    if there and not force:
+        raise DataError(
+            f"{folder} already holds {', '.join(there)}; use --force to replace them, or name another folder."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
+        yield Path(temporary)
+        for path in Path(temporary).iterdir():
+            sync_file(path)
+            path.replace(folder / path.name)
+    sync_folder(folder)

@@ -18,7 +18,7 @@ LAYERS = [
     {"errors", "files", "download", "lock", "machine", "config", "chance", "tokenizer", "ops"},
     {"data", "backend"},
     {"model"},
-    {"training", "generation", "bench", "inspection"},
+    {"training", "generation", "interchange", "bench", "inspection"},
     {"cli"},
     {"__main__", "__init__"},
 ]
@@ -34,6 +34,8 @@ FOREIGN = {
     "threadpoolctl": {"backend", "model"},
     "torch": {"bench"},
     "jax": {"bench"},
+    "gguf": {"interchange"},
+    "onnx": {"interchange"},
     "regex": {"tokenizer"},
     "numpy": {
         "backend",
@@ -42,6 +44,7 @@ FOREIGN = {
         "data",
         "generation",
         "inspection",
+        "interchange",
         "model",
         "ops",
         "tokenizer",

@@ -24,6 +24,8 @@ COMMANDS = (
     "encode",
     "decode",
     "bench",
+    "import",
+    "export",
 )
 GPU_LIBRARIES = ("cupy", "cupy_backends")
 """Whose errors are about a GPU: one that hangs, or is taken away, or a compiler that is too old."""
@@ -46,7 +48,8 @@ class _CLI(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
         if name not in COMMANDS:
             ctx.fail(f"There is no command {name!r}{did_you_mean(name, COMMANDS)}.")
-        command: click.Command = importlib.import_module(f"scratchgpt.cli.{name}").command
+        module = "import_" if name == "import" else name  # a keyword can be no module's name
+        command: click.Command = importlib.import_module(f"scratchgpt.cli.{module}").command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

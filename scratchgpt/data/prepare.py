@@ -91,11 +91,11 @@ def prepare(
                 "sources": [text.record() for text in texts[: len(sources)]],
                 "val": texts[-1].record() if val else None,
             }
-            is_new = force or not _is_prepared(folder, asked)
+            is_new = force or not is_prepared(folder, asked)
             if is_new:
                 work.encode()
                 work.join()
-                _publish(work.finish(asked), folder.resolve())
+                publish(work.finish(asked), folder.resolve())
             work.forget()
     except OSError as error:
         raise DataError(
@@ -334,7 +334,7 @@ class _Work:
             "vocab_size": self._tokenizer.vocab_size,
             "dtype": dtype.name,
             **{f"{part}_tokens": reader.size for part, reader in readers.items()},
-            "files": {path.name: file_record(path) for path in _ours(self._whole)},
+            "files": {path.name: file_record(path) for path in token_files(self._whole)},
         }
         replace_json(self._whole / META, meta)
         (self._hidden / STATE).unlink()
@@ -401,27 +401,27 @@ def _whole_characters(tokens: ShardReader, at: int, tokenizer: Tokenizer) -> int
     return at
 
 
-def _ours(folder: Path) -> list[Path]:
+def token_files(folder: Path) -> list[Path]:
     """Return the files in a folder that `prepare` writes, but for meta.json. Raises DataError."""
     tokens = [path for part in PARTS for path in shard_paths(folder, part)]
     return [*tokens, *(folder / name for name in tokenizers.FILES if (folder / name).exists())]
 
 
-def _publish(written: Path, folder: Path) -> None:
+def publish(written: Path, folder: Path) -> None:
     """Move what was written to where it is asked for. Raises OSError."""
     if not folder.exists():
         written.rename(folder)
         return
-    for path in _ours(folder):
+    for path in token_files(folder):
         if not (written / path.name).exists():
             path.unlink()
-    for path in (*_ours(written), written / META):  # meta.json last: it vouches for the others
+    for path in (*token_files(written), written / META):  # meta.json last: it vouches for the others
         path.replace(folder / path.name)
 
 
-def _is_prepared(folder: Path, asked: dict[str, Any]) -> bool:
+def is_prepared(folder: Path, asked: dict[str, Any]) -> bool:
     """Tell whether `folder` already holds just this. Raises DataError if it holds something else."""
-    ours = _ours(folder)
+    ours = token_files(folder)
     if (folder / META).exists():
         found = read_meta(folder)
         if found.get("asked") == asked and {path.name: file_record(path) for path in ours} == found["files"]:
