@@ -1,0 +1,86 @@
+"""`scratchgpt export`: a trained model as a file for other programs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from scratchgpt.errors import UsageError
+
+if TYPE_CHECKING:  # imported when the command runs
+    from scratchgpt.config import ModelConfig
+    from scratchgpt.ops.array import Array
+    from scratchgpt.tokenizer import Tokenizer
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+POSITIONS = 1024
+"""Of a GPT-2 unless told otherwise."""
+
+
+@click.command("export", short_help="Write a trained model for other programs.")
+@click.argument("model", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
+@click.option("--gguf", metavar="FILE", type=FILE, help="For llama.cpp and the programs around it.")
+@click.option("--onnx", metavar="FILE", type=FILE, help="For onnxruntime and other runtimes.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: bool) -> None:
+    """Write the model of RUN (a run, a checkpoint or a folder), by default the newest in runs/, as one file.
+
+    `transformers` needs none of this: it opens a checkpoint's folder as it is.
+    """
+    from scratchgpt.cli.render import waiting
+    from scratchgpt.files import written_whole
+    from scratchgpt.training import checkpoint
+
+    if not (gguf or onnx):
+        raise UsageError("Say what to write: --gguf FILE, or --onnx FILE.")
+    folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
+    with waiting(f"Reading {folder} ..."):
+        config, params, tokenizer = checkpoint.read_model(folder)
+    for path, write in ((gguf, _write_gguf), (onnx, _write_onnx)):
+        if path is not None:
+            with written_whole(path, force=force) as temporary:
+                note = write(temporary, config, params, tokenizer)
+            click.echo(f"{path}: {folder}, {params.size:,} parameters. {note}")
+
+
+def _write_gguf(path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer") -> str:
+    """Write a GGUF file; return what is to be known of it. Raises UsageError and OSError."""
+    from scratchgpt.cli.render import stages
+
+    try:
+        from scratchgpt.interchange import gguf
+    except ImportError as error:
+        raise UsageError("Writing GGUF needs one more package: `pip install 'scratchgpt[gguf]'`.") from error
+    with stages("GGUF") as show:
+        has_vocabulary = gguf.write(
+            path, config, params, tokenizer, progress=lambda n_bytes, of: show("Writing", n_bytes, of)
+        )
+    notes = []
+    if not has_vocabulary:
+        notes.append(
+            "The vocabulary is not in it, for GGUF knows none of this kind: its readers take and give ids, "
+            "which `scratchgpt encode` and `decode` make and read."
+        )
+    arguments = {"n_positions": config.block_size} if config.block_size != POSITIONS else {}
+    arguments |= {} if has_vocabulary else {"vocab_size": config.vocab_size}
+    if arguments:
+        said = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        notes.append(f"`transformers` has to be told: from_pretrained(..., gguf_file=..., {said}).")
+    return " ".join(notes)
+
+
+def _write_onnx(path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer") -> str:
+    """Write an ONNX file; return what is to be known of it. Raises UsageError and OSError."""
+    from scratchgpt.cli.render import waiting
+
+    del tokenizer
+    try:
+        from scratchgpt.interchange import onnx
+    except ImportError as error:
+        raise UsageError("Writing ONNX needs one more package: `pip install 'scratchgpt[onnx]'`.") from error
+    with waiting("Writing ONNX ..."):
+        onnx.write(path, config, params)
+    return (
+        f"input_ids (B, T), int64, T up to {config.block_size:,} -> logits (B, T, {config.vocab_size:,}). "
+        "The vocabulary stays in tokenizer.json."
+    )
