@@ -66,7 +66,11 @@ class Dataset:
                 f"There is no prepared data in {folder}; run `scratchgpt prepare FILE`, or name other data with --data."
             )
         if not (folder / "tokenizer.json").is_file():
-            raise DataError(f"{folder} lacks tokenizer.json; prepare the text again.")
+            is_rusted = (folder / "vocab.json").is_file()
+            advice = (
+                f"bring it with `scratchgpt import --rusted-data {folder}`" if is_rusted else "prepare the text again"
+            )
+            raise DataError(f"{folder} lacks tokenizer.json; {advice}.")
         tokenizer = tokenizers.load(folder)
         train, val = (ShardReader(folder, part, token_dtype(tokenizer.vocab_size)) for part in PARTS)
         records = {path.name: file_record(path) for path in (*train.paths, *val.paths, folder / "tokenizer.json")}

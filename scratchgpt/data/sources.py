@@ -134,6 +134,11 @@ def text_files(path: Path) -> list[TextFile]:
     visible = [name for name in inside if not any(part.startswith(".") for part in name.parts)]
     if not visible:
         raise DataError(f"{path} holds no files; there is nothing to learn from.")
+    if {Path("train.bin"), Path("vocab.json")}.issubset(visible):
+        raise DataError(
+            f"{path} holds the tokens of nanogpt-rusted; bring them with `scratchgpt import --rusted-data {path}`, or "
+            "name the text itself."
+        )
     return [TextFile(path / name, path) for name in sorted(visible, key=lambda name: name.parts)]
 
 

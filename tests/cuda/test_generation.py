@@ -42,7 +42,7 @@ def cupy() -> Iterator[Any]:
     [
         {"n_head": 1},  # flash attention
         {"n_head": 2, "bias": False, "tie_word_embeddings": False},  # by products
-        {"n_head": 1, "activation": "relu", "bias": False},
+        {"n_head": 1, "activation": "relu", "bias": False, "head_bias": True},
     ],
 )
 def test_steps_give_the_logits_of_the_uncached_model(changes: dict[str, Any], precision: str) -> None:

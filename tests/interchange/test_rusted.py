@@ -11,9 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 from scratchgpt.data.dataset import Dataset
 from scratchgpt.data.rusted import GPT2_SIZE, import_data, read_vocabulary
+from scratchgpt.data.sources import text_files
 from scratchgpt.errors import CheckpointError, DataError, ScratchGPTError, UsageError
 from scratchgpt.generation.kv_cache import KVCache
 from scratchgpt.interchange.rusted import read_model
+from scratchgpt.model import files
 from scratchgpt.model.gpt import GPT
 from scratchgpt.tokenizer import CharTokenizer
 from tests.interchange.rusted import CHARACTERS, SIZES, logits, write_data, write_model, write_vocabulary
@@ -108,6 +110,25 @@ def test_what_is_no_model_of_theirs_is_refused(
         read(tmp_path)
 
 
+@pytest.mark.oracle
+def test_transformers_leaves_out_the_bias_of_the_head(tmp_path: Path) -> None:
+    """And nothing else: what we say of such a folder is all that there is to say."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    write_model(tmp_path / "m")
+    ours = read(tmp_path)
+    files.save(tmp_path, ours.config, ours.params)
+    theirs, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert {name for names in report.values() for name in names} == {"lm_head.bias"}
+    tokens = np.random.default_rng(1).integers(len(CHARACTERS), size=(2, 9))
+    with torch.no_grad():
+        logits = theirs(torch.from_numpy(tokens)).logits.numpy()
+    expected = ours.logits(ours.hidden(tokens))
+    assert np.abs(logits + ours.tree.head.logit_bias - expected).max() <= 1e-4
+    assert np.abs(logits - expected).max() > 0.1
+    assert files.load(tmp_path)[0] == ours.config
+
+
 # ------------------------------------------------------------------------------------------ vocabulary
 
 
@@ -195,9 +216,18 @@ def test_files_that_make_no_sense_are_refused(data: bytes | None, sentence: str,
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
+def test_where_they_are_taken_for_something_else_the_command_is_named(tmp_path: Path) -> None:
+    write_data(tmp_path / "theirs", [1, 2], [3])
+    with pytest.raises(DataError, match=r"lacks tokenizer\.json; bring it with `scratchgpt import --rusted-data"):
+        Dataset.open(tmp_path / "theirs")
+    with pytest.raises(DataError, match="holds the tokens of nanogpt-rusted; bring them with"):
+        text_files(tmp_path / "theirs")
+
+
 # ----------------------------------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_a_model_that_was_brought_is_used_like_any_other(tmp_path: Path) -> None:
     """With the data that it was trained on, it generates, is measured, and trains on."""
     write_model(tmp_path / "theirs" / "model_step_10")
