@@ -1,5 +1,6 @@
 """`scratchgpt import`: models and data of other programs."""
 
+import shutil
 from pathlib import Path
 
 import click
@@ -68,6 +69,9 @@ def _import_model(stem: Path, vocab: Path | None, out: Path | None, *, force: bo
         with folder_written_whole(out, names, force=force) as folder:
             model_files.save(folder, config, params)
             tokenizers.save(vocabulary.tokenizer, folder)
+            shutil.copymode(
+                folder / names[0], folder / names[1]
+            )  # safetensors makes files that only their owner can read
     click.echo(f"{out} is ready: {params.size:,} parameters. {model_files.HEAD_BIAS_NOTE}")
 
 

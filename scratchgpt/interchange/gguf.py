@@ -68,6 +68,7 @@ def write(
     else:
         writer.add_tokenizer_model("none")
     tensors = _tensors(config, params)
+    n_bytes = sum(tensor.nbytes for tensor in tensors.values())
     for name, tensor in tensors.items():
         writer.add_tensor_info(name, tensor.shape, tensor.dtype, tensor.nbytes)
     try:
@@ -76,7 +77,7 @@ def write(
         writer.write_ti_data_to_file()
         for tensor in tensors.values():
             writer.write_tensor_data(np.ascontiguousarray(tensor))
-            progress(tensor.nbytes, sum(tensor.nbytes for tensor in tensors.values()))
+            progress(tensor.nbytes, n_bytes)
     finally:
         writer.close()
     return has_vocabulary

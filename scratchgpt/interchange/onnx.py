@@ -106,16 +106,18 @@ def graph(config: ModelConfig, params: Array) -> ModelProto:
     if config.head_bias:
         logits = g.op("Add", logits, HEAD_BIAS)
     g.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
-    return helper.make_model(
+    model = helper.make_model(
         helper.make_graph(
             g.nodes,
             "gpt",
             [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["B", "T"])],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", "T", config.vocab_size])],
-            [numpy_helper.from_array(weight, name) for name, weight in g.weights.items()],
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="scratchgpt",
         producer_version=__version__,
     )
+    for name, weight in g.weights.items():  # not all at once, for each is copied twice
+        model.graph.initializer.append(numpy_helper.from_array(weight, name))
+    return model
