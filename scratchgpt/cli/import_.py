@@ -26,7 +26,7 @@ ENDINGS = (".safetensors", ".config.json", ".training_log.json")
     "--out",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Where to write; by default STEM without anything behind it, or data/<name>.",
+    help="Where to write; by default a folder named STEM beside the files, or data/<name>.",
 )
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def command(*, stem: Path | None, vocab: Path | None, data: Path | None, out: Path | None, force: bool) -> None:
@@ -56,6 +56,8 @@ def _import_model(stem: Path, vocab: Path | None, out: Path | None, *, force: bo
     from scratchgpt.interchange.rusted import read_model
     from scratchgpt.model import files as model_files
 
+    if not stem.name:
+        raise UsageError(f"{stem} names no file; give what its names begin with, as in --rusted model_step_1000.")
     for ending in ENDINGS:
         stem = stem.with_name(stem.name.removesuffix(ending))
     out = out or stem

@@ -244,7 +244,9 @@ def test_a_model_that_was_brought_is_used_like_any_other(tmp_path: Path) -> None
     assert "use --force to replace them" in again.stderr
     for arguments in (
         ("import", "--rusted", "theirs/model_step_10", "-o", "mine", "--force"),
+        ("import", "--rusted", "theirs/model_step_10"),
         ("import", "--rusted-data", "theirs"),
+        ("generate", "theirs/model_step_10", "--tokens", "5"),
         ("generate", "mine", "--prompt", "zest", "--tokens", "20"),
         ("evaluate", "mine", "--data", "data/theirs"),
         ("train", "--init", "mine", "--data", "data/theirs", "--run", "run", "--steps", "2", "--eval-windows", "2"),
@@ -270,6 +272,7 @@ def test_a_model_that_was_brought_is_used_like_any_other(tmp_path: Path) -> None
         ((), "Say what to bring: --rusted STEM for a model, or --rusted-data DIR for data."),
         (("--rusted", "m", "--rusted-data", "d"), "Say what to bring"),
         (("--rusted-data", "d", "--vocab", "v"), "--vocab is a model's"),
+        (("--rusted", "."), ". names no file; give what its names begin with"),
         (("--rusted", "m"), "There is no vocab.json; name the vocab.json of the model's data with --vocab."),
         (("--rusted-data", "nowhere"), "There is no folder nowhere; name that of train.bin"),
     ],
