@@ -12,7 +12,8 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.data.rusted import Vocabulary
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import read_json
-from scratchgpt.model.files import load_tensors
+from scratchgpt.model import tensors
+from scratchgpt.model.files import require
 from scratchgpt.model.params import HEAD_BIAS, Layout
 from scratchgpt.ops.array import Array
 
@@ -49,9 +50,12 @@ def read_model(stem: Path, vocabulary: Vocabulary) -> tuple[ModelConfig, Array]:
     layout = Layout(config)
     params = np.zeros(layout.size, np.float32)
     places = _places(config, layout.views(params))
-    shapes = {name: place.shape for name, place in places.items()}
-    for name, tensor in load_tensors(stem.with_name(f"{stem.name}.safetensors"), shapes).items():
-        places[name][...] = tensor[vocabulary.theirs] if name in OF_TOKENS else tensor
+    path = stem.with_name(f"{stem.name}.safetensors")
+    found = tensors.load(path)
+    require(path, found, {name: place.shape for name, place in places.items()})
+    for name, place in places.items():
+        numbers = found[name].numbers()
+        place[...] = numbers[vocabulary.theirs] if name in OF_TOKENS else numbers
     return config, params
 
 
