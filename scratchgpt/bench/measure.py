@@ -13,15 +13,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean, median
 from typing import IO, Any, cast
 
-from scratchgpt.bench import LIMIT, OURS, PEERS, SOURCES, Workload, processes
+from scratchgpt.bench import LIMIT, OURS, PEERS, SOURCES, Source, Workload, processes
 from scratchgpt.errors import BenchmarkError, UsageError, did_you_mean
 from scratchgpt.machine import processor_name
 
-WORKER = (sys.executable, "-m", "scratchgpt.bench.worker")
+PYTHON = (sys.executable, "-m")
+WORKER = "scratchgpt.bench.worker"
 CHECKED_STEPS = 4
 """Steps after the first whose losses must agree too: the first shows that the models are equal, these the updates."""
 TOLERANCE = 1e-3
@@ -36,12 +37,12 @@ Answer = dict[str, Any]
 Rounds = list[list[float]]
 
 
-def check_peers(names: Sequence[str]) -> None:
+def check_peers(names: Sequence[str], peers: Sequence[str] = PEERS, sources: Mapping[str, Source] = SOURCES) -> None:
     """Refuse peers that are unknown or not installed. Raises UsageError."""
     for name in names:
-        if name not in PEERS:
-            raise UsageError(f"There is no peer {name!r}{did_you_mean(name, PEERS)}; there are {', '.join(PEERS)}.")
-        package = SOURCES[name].package
+        if name not in peers:
+            raise UsageError(f"There is no peer {name!r}{did_you_mean(name, peers)}; there are {', '.join(peers)}.")
+        package = sources[name].package
         if importlib.util.find_spec(package) is None:
             raise UsageError(f"To compare with {name}, {package} must be installed: pip install {package}.")
 
@@ -90,6 +91,12 @@ class Worker:
     def warm_up(self) -> Answer:
         """Make some steps; return the most memory held after the first, and how that was found."""
         self.losses = self.ask({"steps": 1})["losses"]
+        answer, memory = self.ask_watched({"steps": CHECKED_STEPS})
+        self.losses += answer["losses"]
+        return memory
+
+    def ask_watched(self, request: dict[str, Any]) -> tuple[Answer, Answer]:
+        """Return the answer to a request, and the most memory held meanwhile with how that was found."""
         peak, is_done = 0.0, threading.Event()
 
         def watch() -> None:
@@ -100,25 +107,27 @@ class Worker:
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            answer = self.ask({"steps": CHECKED_STEPS})
+            answer = self.ask(request)
         finally:
             is_done.set()
             watcher.join()
-        self.losses += answer["losses"]
         if answer["device_bytes"] is not None:
-            return {"peak_memory_mb": answer["device_bytes"] / 1e6, "memory_kind": "GPU"}
+            return answer, {"peak_memory_mb": answer["device_bytes"] / 1e6, "memory_kind": "GPU"}
         if peak:
-            return {"peak_memory_mb": peak, "memory_kind": "PSS"}
-        return {"peak_memory_mb": answer["max_rss_mb"], "memory_kind": "max RSS"}
+            return answer, {"peak_memory_mb": peak, "memory_kind": "PSS"}
+        return answer, {"peak_memory_mb": answer["max_rss_mb"], "memory_kind": "max RSS"}
 
     def _now(self) -> tuple[float, float]:
         return processes.cpu_seconds(self.process.pid), time.perf_counter()
 
 
 @contextlib.contextmanager
-def started(name: str, workload: Workload) -> Iterator[tuple[Worker, Answer]]:
-    """Start a contender; yields it and what it says of itself. At the end of its input it ends."""
-    command, pipe = [*WORKER, name], subprocess.PIPE
+def started(name: str, workload: Any, module: str = WORKER) -> Iterator[tuple[Worker, Answer]]:
+    """Start a contender; yields it and what it says of itself. At the end of its input it ends.
+
+    The workload is a dataclass that the worker in `module` understands.
+    """
+    command, pipe = [*PYTHON, module, name], subprocess.PIPE
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=errors) as process,  # noqa: S603

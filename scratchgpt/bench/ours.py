@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scratchgpt.backend import select
+from scratchgpt.backend import Backend, select
 from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
 from scratchgpt.model.engine import engine
 from scratchgpt.model.params import Layout
@@ -57,18 +57,22 @@ def build(workload: Workload) -> Contender:
         wait()
         return loss
 
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    version = f"NumPy {np.__version__}, {blas['name']} {blas['version']}"
-    if workload.device != "cpu":
-        version = f"CuPy {backend.xp.__version__}"
     about = {
-        "version": version,
+        "version": version(backend),
         "device": backend.name,
         "precision": plan.precision,
         "lanes": plan.lanes,
         "parameters": layout.size,
     }
     return Contender(step, about, seconds, model.device_bytes)
+
+
+def version(backend: Backend) -> str:
+    """Return what a backend computes with."""
+    if backend.xp is not np:
+        return f"CuPy {backend.xp.__version__}"
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"NumPy {np.__version__}, {blas['name']} {blas['version']}"
 
 
 def _timed(table: Table, seconds: dict[str, float], wait: Callable[[], None]) -> Table:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from scratchgpt.bench import SOURCES, Workload
@@ -37,11 +37,11 @@ def answers(name: str, requests: Iterable[str]) -> Iterator[dict[str, Any]]:
             started = time.perf_counter()
             losses.append(contender.step(tokens, targets))
             seconds.append(time.perf_counter() - started)
-        memory = {"device_bytes": contender.device_bytes(), "max_rss_mb": _max_rss_mb()}
+        memory = {"device_bytes": contender.device_bytes(), "max_rss_mb": max_rss_mb()}
         yield {"seconds": seconds, "losses": losses, "profile": contender.profile} | memory
 
 
-def _max_rss_mb() -> float | None:
+def max_rss_mb() -> float | None:
     """Return the most memory that this process held at any time, in MB, where the system tells."""
     try:
         import resource  # noqa: PLC0415 - Windows has none
@@ -51,7 +51,7 @@ def _max_rss_mb() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def main() -> None:
+def main(answers: Callable[[str, Iterable[str]], Iterator[dict[str, Any]]]) -> None:
     """Answer until standard input ends."""
     # Answers have a stream of their own: what libraries print goes to standard error.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
@@ -72,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(answers)

@@ -1,13 +1,15 @@
-"""`scratchgpt bench`: how long a training step takes, beside other frameworks and the machine's limit."""
+"""`scratchgpt bench`: how long a training step or a token takes, beside other frameworks and the machine's limit."""
 
 import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from scratchgpt.cli.options import config_options, device_options, lanes_option, require_cpu_for, resolved, typed
-from scratchgpt.config import DEFAULT_PRESET, ModelConfig, load_preset
+from scratchgpt.config import DEFAULT_PRESET, ModelConfig, Preset, load_preset
 from scratchgpt.errors import UsageError
 
 POSITIVE = click.IntRange(min=1)
@@ -18,12 +20,18 @@ IDLE_CPU = 0.1
 """Cores that a contender may keep busy while it waits, before the report says so."""
 
 
-@click.command("bench", short_help="Time a training step, beside other frameworks.")
-@click.option("--preset", metavar="NAME", default=DEFAULT_PRESET, show_default=True, help="Recipe whose sizes to take.")
-@click.option("--vs", metavar="NAMES", default="", help="Peers, with commas: torch, torch-compile, jax.")
-@click.option("--steps", type=POSITIVE, default=10, show_default=True, help="Steps in each round.")
-@click.option("--rounds", type=POSITIVE, default=5, show_default=True, help="How often each contender has its turn.")
-@click.option("--batch-size", type=POSITIVE, help="Sequences in a step; by default the preset's.")
+@click.command("bench", short_help="Time a training step or a token, beside other frameworks.")
+@click.option("--preset", metavar="NAME", default=DEFAULT_PRESET, show_default=True, help="Preset whose sizes to take.")
+@click.option("--generate", "is_generation", is_flag=True, help="Time the tokens of a text, not training steps.")
+@click.option("--model", "folder", metavar="RUN", type=click.Path(path_type=Path), help="With --generate: whose model.")
+@click.option(
+    "--vs", metavar="NAMES", default="", help="Peers, with commas: torch, torch-compile, jax; of texts: transformers."
+)
+@click.option("--steps", type=POSITIVE, help="Steps in each round, by default 10; of texts tokens, by default 100.")
+@click.option("--rounds", type=POSITIVE, help="How often each contender has its turn; by default 5, of texts 3.")
+@click.option(
+    "--batch-size", type=POSITIVE, help="Sequences in a step, by default the preset's; of texts by default 8."
+)
 @click.option("--vocab-size", type=int, help="Number of different tokens (V); by default as the preset is used.")
 @lanes_option
 @click.option("--seed", type=click.IntRange(min=0), default=1337, show_default=True, help="Of weights and tokens.")
@@ -34,9 +42,11 @@ IDLE_CPU = 0.1
 def command(
     *,
     preset: str,
+    is_generation: bool,
+    folder: Path | None,
     vs: str,
-    steps: int,
-    rounds: int,
+    steps: int | None,
+    rounds: int | None,
     batch_size: int | None,
     vocab_size: int | None,
     lanes: int | None,
@@ -51,20 +61,43 @@ def command(
 
     With --vs, the very same model in other frameworks takes turns with ours, each in a process of its own; that all
     compute the same losses is checked first.
+
+    With --generate, time the tokens of a text instead: one text, several at once, a long prompt, and the beginning.
     """
     from scratchgpt import backend
     from scratchgpt.bench import Workload, measure
+    from scratchgpt.cli import bench_generation
 
     peers = list(dict.fromkeys(name.strip() for name in vs.split(",") if name.strip()))
+    if is_generation:
+        if lanes or precision or is_profile:
+            raise UsageError("--lanes, --precision and --profile are about training; leave them out with --generate.")
+        changes = typed(ModelConfig, settings)
+        if folder and (changes or vocab_size is not None):
+            raise UsageError("The model of --model has its sizes; leave out the options that change them.")
+        records = bench_generation.run(
+            folder or ModelConfig.from_mapping(_sizes(load_preset(preset), preset, changes, vocab_size)),
+            peers,
+            n_tokens=steps or 100,
+            n_samples=batch_size or 8,
+            rounds=rounds or 3,
+            seed=seed,
+            device=resolved(device or "auto"),
+            progress=_progress,
+        )
+        _report(
+            [{"name": str(folder or preset)} | record for record in records], bench_generation.show, is_json=is_json
+        )
+        return
+    if folder:
+        raise UsageError("--model goes with --generate; add that, or choose sizes with --preset.")
+    steps, rounds = steps or 10, rounds or 5
     measure.check_peers(peers)
     device = resolved(device or "auto")
     backend.require_precision(device, precision or "fp32")
     require_cpu_for(lanes, device)
     recipe = load_preset(preset)
-    used_with = WORD_PIECES if preset.startswith("gpt-") else CHARACTERS
-    model = {"vocab_size": used_with} | dict(recipe.model) | {"dropout": 0.0} | typed(ModelConfig, settings)
-    if vocab_size is not None:
-        model["vocab_size"] = vocab_size
+    model = _sizes(recipe, preset, typed(ModelConfig, settings), vocab_size)
     config = ModelConfig.from_mapping(model)
     workload = Workload(
         model=config,
@@ -85,12 +118,17 @@ def command(
     _progress("")
     shared = {"preset": preset, "batch_size": workload.batch_size, "model": model, "machine": measure.machine()}
     records = [shared | record for record in records]
+    records[-1] |= {"profile": parts} if parts else {}
+    _report(records, _show, is_json=is_json)
+
+
+def _report(records: list[dict[str, Any]], show: Callable[[list[dict[str, Any]]], None], *, is_json: bool) -> None:
+    """Print the records as JSON, or as `show` does, and warn of what was not idle when it should have been."""
     if is_json:
-        records[-1] |= {"profile": parts} if parts else {}
         for record in records:
             click.echo(json.dumps(record))
     else:
-        _show(records, parts)
+        show(records)
     for record in records:
         if record["idle_cpu"] > IDLE_CPU:
             click.echo(
@@ -99,13 +137,20 @@ def command(
             )
 
 
+def _sizes(recipe: Preset, preset: str, changes: dict[str, Any], vocab_size: int | None) -> dict[str, Any]:
+    """Return the configuration of a preset's model, without dropout."""
+    used_with = WORD_PIECES if preset.startswith("gpt-") else CHARACTERS
+    model = {"vocab_size": used_with} | dict(recipe.model) | {"dropout": 0.0} | changes
+    return model if vocab_size is None else model | {"vocab_size": vocab_size}
+
+
 def _progress(message: str) -> None:
     """Show in a terminal what is going on, in place of what was shown before."""
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K{message}", nl=False, err=True)
 
 
-def _show(records: list[dict[str, Any]], parts: dict[str, float]) -> None:
+def _show(records: list[dict[str, Any]]) -> None:
     """Print the tables."""
     from rich import box
     from rich.bar import Bar
@@ -139,6 +184,7 @@ def _show(records: list[dict[str, Any]], parts: dict[str, float]) -> None:
             f"{record['ratio']:.2f}",
         )
     console.print(table)
+    parts = ours.get("profile")
     if parts:
         total = sum(parts.values())
         table = Table("part of ours", "ms/step", "share", "", box=box.SIMPLE)

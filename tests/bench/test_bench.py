@@ -115,7 +115,7 @@ def test_what_computes_something_else_is_not_timed(loss: float) -> None:
     ],
 )
 def test_a_worker_that_dies(program: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "WORKER", (sys.executable, "-c", f"import os, sys; {program}"))
+    monkeypatch.setattr(measure, "PYTHON", (sys.executable, "-c", f"import os, sys; {program}"))
     with pytest.raises(BenchmarkError, match=message), measure.started(OURS, WORKLOAD):
         pass
 
