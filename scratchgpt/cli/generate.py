@@ -4,7 +4,8 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -94,9 +95,16 @@ def command(
             click.echo(f"The prompt has {len(ids):,} tokens; {seen}.", err=True)
         for start in range(0, n_samples, AT_ONCE):
             numbers = range(start, min(start + AT_ONCE, n_samples))
-            texts = {number: Text(vocabulary, stop) for number in numbers}
-            drawn = draws(gpt, ids, n_tokens, sampling, samples=[first + number for number in numbers])
-            write(prompt, texts, grow(list(texts.values()), drawn, log_probabilities=logprobs))
+            texts = [Text(vocabulary, stop) for _ in numbers]
+            drawn = draws(
+                gpt,
+                ids,
+                n_tokens,
+                sampling,
+                samples=[first + number for number in numbers],
+                has_ended=partial(_has_ended, texts),
+            )
+            write(prompt, dict(zip(numbers, texts, strict=True)), grow(texts, drawn, log_probabilities=logprobs))
 
     try:
         if interactive:
@@ -107,6 +115,10 @@ def command(
             answer(default_prompt(vocabulary) if prompt is None else prompt, 0)
     except BrokenPipeError:  # the reader has all that it wanted: `| head` is no failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+
+
+def _has_ended(texts: "Sequence[Text]", place: int) -> bool:
+    return texts[place].end is not None
 
 
 def _converse(answer: Callable[[str, int], None], n_samples: int) -> None:

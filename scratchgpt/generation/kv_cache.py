@@ -1,6 +1,7 @@
 """Text token by token: what earlier positions have computed is kept. Derivation: kv_cache.md."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -126,6 +127,14 @@ class KVCache:
             self._compute(moved)  # again: everything is overwritten
         self.length += 1
         return self._model.backend.to_numpy(self._logits)
+
+    def only(self, rows: Sequence[int]) -> "KVCache":
+        """Return a cache of some of the sequences, which goes on where this one is."""
+        cache, n = KVCache(self._model, len(rows), self.capacity), self.length
+        for kept, layer in zip(cache._layers, self._layers, strict=True):
+            kept.keys_values[:, :, :, :n] = layer.keys_values[:, rows, :, :n]
+        cache.length, cache._needs_maxima = n, self._needs_maxima
+        return cache
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _compute(self, tokens: Array) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +58,7 @@ class Draw(NamedTuple):
 
     tokens: npt.NDArray[np.int64]  # (B,)
     logits: Array  # (B, V): what the model said, before any filter; overwritten by the next draw
+    places: Sequence[int]  # (B,): where these texts stand among all that were begun together
 
     def log_probabilities(self) -> npt.NDArray[np.float64]:
         """Return how likely each token was to the model (B,), as a natural logarithm."""
@@ -129,6 +130,10 @@ class _Penalties:
         """Count one more token of each text (B,)."""
         self._counts[np.arange(len(tokens)), tokens] += 1
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all but some of the texts."""
+        self._counts = self._counts[rows]
+
     def applied(self, logits: Array) -> Array:
         """Return other logits (B, V), float64: penalties may be as large as one likes."""
         factor, wide = self._sampling.repetition_penalty, logits.astype(np.float64)
@@ -137,11 +142,18 @@ class _Penalties:
 
 
 def draws(
-    model: GPT, prompt: Sequence[int], n_tokens: int, sampling: Sampling, *, samples: Sequence[int] = (0,)
+    model: GPT,
+    prompt: Sequence[int],
+    n_tokens: int,
+    sampling: Sampling,
+    *,
+    samples: Sequence[int] = (0,),
+    has_ended: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[Draw]:
     """Yield `n_tokens` draws for B texts that begin with the prompt. Raises UsageError if that is empty.
 
     `samples` are the texts' B numbers: seed and number determine a text's chance, whatever else is in the batch.
+    After each draw, `has_ended` is asked for each text, by its place among these; one that has takes no further part.
 
     Of a longer prompt the model sees the last block_size tokens. Where a text has filled block_size, its last half
     is computed anew, and the text goes on from there (kv_cache.md).
@@ -153,19 +165,27 @@ def draws(
     penalties = _Penalties(sampling, prompt, (B, model.config.vocab_size)) if sampling.has_penalties else None
     prompt = prompt[-block_size:]
     cache = KVCache(model, B, len(prompt) + n_tokens)
+    places: Sequence[int] = range(B)
     recent: list[npt.NDArray[np.int64]] = [np.full(B, token) for token in prompt]  # what the cache has
     logits = cache.prefill(np.array([prompt]))
     for number in range(1, n_tokens + 1):
         uniforms = [generator.random() for generator in generators]
         tokens = choose(penalties.applied(logits) if penalties else logits, sampling, uniforms)
-        yield Draw(tokens, logits)
-        if number == n_tokens:
+        yield Draw(tokens, logits, places)
+        rows = [row for row, place in enumerate(places) if not has_ended(place)]
+        if number == n_tokens or not rows:
             return
         if penalties:
             penalties.count(tokens)
         recent.append(tokens)
+        if len(rows) < len(places):
+            cache = cache.only(rows)
+            if penalties:
+                penalties.keep(rows)
+            generators, places = [generators[row] for row in rows], [places[row] for row in rows]
+            recent = [tokens[rows] for tokens in recent]
         if cache.length < block_size:
-            logits = cache.step(tokens)
+            logits = cache.step(recent[-1])
         else:
             recent = recent[-max(1, block_size // 2) :]
             logits = cache.prefill(np.stack(recent, axis=1))

@@ -82,8 +82,11 @@ class Text:
 def grow(texts: Sequence[Text], draws: Iterable[Draw], *, log_probabilities: bool = False) -> Iterator[list[str]]:
     """Add the draws to their texts until these have ended; yield what each time can be shown of each."""
     for draw in draws:
-        likely = draw.log_probabilities().tolist() if log_probabilities else [None] * len(texts)
-        yield [text.add(*added) for text, *added in zip(texts, draw.tokens.tolist(), likely, strict=True)]
+        likely = draw.log_probabilities().tolist() if log_probabilities else [None] * len(draw.places)
+        shown = [""] * len(texts)
+        for place, *added in zip(draw.places, draw.tokens.tolist(), likely, strict=True):
+            shown[place] = texts[place].add(*added)
+        yield shown
         if all(text.end for text in texts):
             return
     yield [text.finish() for text in texts]

@@ -43,7 +43,14 @@ def test_beside_transformers_for_people(tmp_path: Path) -> None:
         result = scratchgpt("bench", *SHORT, "--vs=transformers", "--model", str(folder), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     told = " ".join(result.stdout.split())
-    for words in ("transformers / ours, a token", "5 tokens after 8", "prefill 32", "3 at once", "first character", "V 11,"):
+    for words in (
+        "transformers / ours, a token",
+        "5 tokens after 8",
+        "prefill 32",
+        "3 at once",
+        "first character",
+        "V 11,",
+    ):
         assert words in told
 
 

@@ -107,6 +107,20 @@ def test_a_prompt_for_all_and_beginning_anew() -> None:
     assert np.abs(cache.step(tokens[:, 4]) - expected[:, 4]).max() <= 1e-9
 
 
+@pytest.mark.parametrize("rows", [[0, 2, 3], [1], [3, 0]])
+def test_some_of_the_sequences_go_on(rows: list[int]) -> None:
+    model = make_model(scale=1.0)
+    tokens = np.random.default_rng(2).integers(0, 11, (4, 9))
+    expected = all_at_once(model, tokens)[rows]
+    cache = KVCache(model, 4, 9)
+    cache.prefill(tokens[:, :3])
+    cache.step(tokens[:, 3])
+    cache = cache.only(rows)
+    assert (cache.length, cache.capacity) == (4, 9)
+    for position in range(4, 9):
+        assert np.abs(cache.step(tokens[rows, position]) - expected[:, position]).max() <= 1e-9 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("B", [1, 3])
 def test_no_matrix_is_copied_and_nothing_stays(B: int) -> None:
     """A model of 4.6 MB: all that a cache needs is less, and it goes when the cache does."""

@@ -115,7 +115,7 @@ def test_a_model_that_gives_no_numbers(number: float) -> None:
 
 
 def test_log_probabilities() -> None:
-    drawn = Draw(np.array([1, 3]), np.stack([LOGITS, LOGITS - 700]))
+    drawn = Draw(np.array([1, 3]), np.stack([LOGITS, LOGITS - 700]), [0, 1])
     exact = [plain_probabilities(LOGITS.tolist(), Sampling(temperature=1.0))[token] for token in (1, 3)]
     assert np.abs(drawn.log_probabilities() - np.log(exact)).max() <= 1e-4
 
@@ -161,6 +161,36 @@ def test_what_else_is_in_the_batch_does_not_matter(model: GPT) -> None:
     drawn = [draw.tokens for draw in draws(model, [1, 2, 3], 30, sampling, samples=[4, 0, 2])]
     for sample, tokens in zip([4, 0, 2], np.stack(drawn, axis=1), strict=True):
         assert tokens.tolist() == list(generate(model, [1, 2, 3], 30, sampling, sample=sample))
+
+
+@pytest.mark.parametrize("n_tokens", [7, 30])
+def test_texts_that_have_ended_are_left_out(model: GPT, n_tokens: int) -> None:
+    """Each goes on as it would alone, before the context is full and after."""
+    sampling = Sampling(temperature=1.0, repetition_penalty=1.2, frequency_penalty=0.1)
+    lengths = {0: 5, 1: 30, 2: 1, 3: 5}  # of the texts, if they are allowed as many
+    texts: dict[int, list[int]] = {place: [] for place in lengths}
+    sizes = []
+    for draw in draws(
+        model,
+        [1, 2, 3],
+        n_tokens,
+        sampling,
+        samples=[4, 0, 2, 1],
+        has_ended=lambda place: len(texts[place]) == lengths[place],
+    ):
+        assert draw.logits.shape == (len(draw.places), model.config.vocab_size)
+        sizes.append(len(draw.places))
+        for place, token in zip(draw.places, draw.tokens.tolist(), strict=True):
+            texts[place].append(token)
+    assert sizes == [4, 3, 3, 3, 3, *[1] * (n_tokens - 5)]
+    for place, sample in enumerate([4, 0, 2, 1]):
+        alone = list(generate(model, [1, 2, 3], min(n_tokens, lengths[place]), sampling, sample=sample))
+        assert texts[place] == alone
+
+
+def test_no_draws_when_all_texts_have_ended(model: GPT) -> None:
+    drawn = draws(model, [1], 30, Sampling(), samples=[0, 1], has_ended=lambda _: True)
+    assert [draw.places for draw in drawn] == [range(2)]
 
 
 @pytest.mark.parametrize("n_prompt", [1, 5, 8, 11])

@@ -63,11 +63,20 @@ def test_texts_grow_until_all_have_ended() -> None:
     vocabulary = CharTokenizer("abc")
     texts = [Text(vocabulary, Stop(token=2)) for _ in range(2)]
     logits = np.zeros((2, 3))
-    given = (Draw(np.array(tokens), logits) for tokens in ([0, 1], [2, 0], [1, 0], [0, 2], [0, 0]))
+    given = (Draw(np.array(tokens), logits, range(2)) for tokens in ([0, 1], [2, 0], [1, 0], [0, 2], [0, 0]))
     assert list(grow(texts, given, log_probabilities=True)) == [["a", "b"], ["", "a"], ["", "a"], ["", ""]]
     assert [text.tokens for text in texts] == [[0], [1, 0, 0]]
     assert np.abs(np.array(texts[1].log_probabilities) + np.log(3)).max() <= 1e-12
     assert next(given).tokens.tolist() == [0, 0]
+
+
+def test_draws_for_some_of_the_texts() -> None:
+    vocabulary = CharTokenizer("abc")
+    texts = [Text(vocabulary, Stop(token=2)) for _ in range(3)]
+    rows = [([0, 2, 1], [0, 1, 2]), ([1, 0], [0, 2]), ([2], [2])]
+    given = (Draw(np.array(tokens), np.zeros((len(tokens), 3)), places) for tokens, places in rows)
+    assert list(grow(texts, given)) == [["a", "", "b"], ["b", "", "a"], ["", "", ""], ["", "", ""]]
+    assert [text.end for text in texts] == ["length", "token", "token"]
 
 
 def test_tokens_by_name() -> None:
