@@ -31,7 +31,7 @@ class Projection(NamedTuple):
 class Output(NamedTuple):
     """The linear map at the end of a branch."""
 
-    weight: Array  # (K, C)
+    weight: Array  # (K, C): for a single text on a CPU a copy that lies by outputs (kv_cache.md)
     bias: Array | None  # (C,)
 
 
@@ -86,12 +86,13 @@ class KVCache:
         tree = model.masters
         cache = empty(L, 2, B, H, T, D)
         self._embed, head = tree.embed, tree.head
+        by_outputs = _by_outputs if self._is_one_row else xp.asarray
         self._layers = [
             Layer(
                 _projection(attention.gain, attention.bias, attention.qkv_weight, attention.qkv_bias),
-                Output(attention.proj_weight, attention.proj_bias),
+                Output(by_outputs(attention.proj_weight), attention.proj_bias),
                 _projection(mlp.gain, mlp.bias, mlp.fc_weight, mlp.fc_bias),
-                Output(mlp.out_weight, mlp.out_bias),
+                Output(by_outputs(mlp.out_weight), mlp.out_bias),
                 cache[layer],
                 self._sums[layer],
             )
@@ -233,6 +234,11 @@ def _projection(gain: Array, norm_bias: Array | None, weight: Array, bias: Array
     if bias is not None:
         offset = bias if offset is None else offset + bias
     return Projection(gain * math.sqrt(len(gain)), weight, offset)
+
+
+def _by_outputs(weight: Array) -> Array:
+    """Return the matrix (K, N) as a copy that lies the other way: all K numbers of an output, then of the next."""
+    return np.ascontiguousarray(weight.T).T
 
 
 def _tiled(weight: Array, logits: Array) -> list[tuple[Array, Array]]:
