@@ -1,0 +1,1 @@
+"""A trained model behind HTTP, as OpenAI's clients know it."""

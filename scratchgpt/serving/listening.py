@@ -1,0 +1,88 @@
+"""Where a server listens, how it runs, and how it ends."""
+
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+
+from scratchgpt.errors import UsageError
+from scratchgpt.serving.guard import App, is_loopback
+
+GRACE = 10
+"""Seconds that requests have to end when the server is told to."""
+
+MOST_TRIED = 100
+"""Ports tried after one that is in use."""
+
+
+def require_token(host: str, token: str | None) -> None:
+    """Raise UsageError if a server on this host needs a token and has none, or has one that no header can carry."""
+    if token is None and not is_loopback(host):
+        raise UsageError(
+            f"On {host} others can reach the server, so it needs a token: set the environment's SCRATCHGPT_TOKEN, or "
+            "leave out --host."
+        )
+    if token is not None and not (token.isascii() and token.isprintable() and token and " " not in token):
+        raise UsageError("The token must be of printable ASCII characters, without spaces.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0: any that is free. Raises UsageError, which names a free port."""
+    try:
+        return _bound(host, port)
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or not _is_ours(host):
+            raise UsageError(f"This machine has no address {host}; leave out --host, or use 0.0.0.0.") from error
+        reason = error
+    for other in range(port + 1, min(port + MOST_TRIED, 65536)):
+        with contextlib.suppress(OSError):
+            _bound(host, other).close()
+            raise UsageError(f"Port {port} cannot be had ({reason.strerror}); {other} is free: --port {other}.")
+    raise UsageError(f"Port {port} cannot be had ({reason.strerror}); choose another with --port.")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=1024)
+
+
+def _is_ours(host: str) -> bool:
+    """Return whether any port of this host can be had."""
+    with contextlib.suppress(OSError):
+        _bound(host, 0).close()
+        return True
+    return False
+
+
+def address(listener: socket.socket) -> str:
+    """Return where a browser finds what listens here."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound to here
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """One that ends well when told to: uvicorn's own raises the signal again at the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if sys.platform == "win32":
+            signals.append(signal.SIGBREAK)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(app: App, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; requests that run then have GRACE seconds to end."""
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
+    )
+    _Server(config).run(sockets=[listener])
