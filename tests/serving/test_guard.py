@@ -56,7 +56,9 @@ def ask(
         "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
     }
     asyncio.run(guard(scope, receive, send))
-    assert kind != "http" or not parts, "all that was sent is read, or the connection would break before the answer is heard"
+    assert kind != "http" or not parts, (
+        "all that was sent is read, or the connection would break before the answer is heard"
+    )
     return sent
 
 
