@@ -18,6 +18,7 @@ COMMANDS = (
     "info",
     "attention",
     "surprise",
+    "serve",
     "runs",
     "plot",
     "logs",

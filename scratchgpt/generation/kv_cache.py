@@ -56,6 +56,12 @@ class KVCache:
     def __init__(self, model: GPT, n_sequences: int, n_positions: int) -> None:
         """Make room for B sequences of up to `n_positions` tokens, or of block_size if that is less."""
         config, xp, dtype = model.config, model.backend.xp, model.masters.embed.token_table.dtype
+    def __init__(self, model: GPT, n_sequences: int, n_positions: int, *, memory: Array | None = None) -> None:
+        """Make room for B sequences of up to `n_positions` tokens, or of block_size if that is less.
+
+        `memory` (L, 2, B, H, T, D) is where they are kept, if not in a place of their own.
+        """
+        config, xp, dtype = model.config, model.backend.xp, model.params.dtype
         B, C, H, L = n_sequences, config.n_embd, config.n_head, config.n_layer
         T, D = min(n_positions, config.block_size), C // H
         self.capacity, self.length = T, 0
@@ -85,6 +91,8 @@ class KVCache:
 
         tree = model.masters
         cache = empty(L, 2, B, H, T, D)
+        tree = model.layout.tree(model.params)  # where matrices are multiplied in float16, their float32 masters
+        cache = empty(L, 2, B, H, T, D) if memory is None else memory
         self._embed, head = tree.embed, tree.head
         by_outputs = _by_outputs if self._is_one_row else xp.asarray
         self._layers = [
@@ -140,12 +148,12 @@ class KVCache:
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def _compute(self, tokens: Array) -> None:
         """Fill keys, values, sums and logits for tokens (B,) at position `length`."""
-        x, xp, position = self._x, self._xp, self.length
-        xp.add(self._embed.token_table[tokens], self._embed.position_table[position], out=x)
+        xp = self._xp
+        xp.add(self._embed.token_table[tokens], self._embed.position_table[self._position()], out=self._x)
         activate = {"gelu_new": self._gelu, "relu": self._relu}[self._model.config.activation]
         for layer in self._layers:
             self._project(layer.qkv, self._qkv)
-            self._attend(layer, position + 1)
+            self._attend(layer)
             self._add(self._heads, layer.proj)
             self._project(layer.fc, self._hidden)
             activate()
@@ -188,16 +196,28 @@ class KVCache:
         normed *= number
         normed *= gain
 
-    def _attend(self, layer: Layer, n: int) -> None:
+    def _position(self) -> int | Array:
+        """Return where the new tokens stand: one position for all."""
+        return self.length
+
+    def _keep(self, layer: Layer) -> None:
+        """Keep the new keys and values."""
+        layer.keys_values[:, :, :, self.length] = self._new_keys_values
+
+    def _mask(self, scores: Array) -> None:
+        """Set to -inf what a sequence has no keys for: nothing, as all are equally long. scores (B, H, n, 1)."""
+
+    def _attend(self, layer: Layer) -> None:
         """heads = softmax(q kᵀ / √D) v over n positions, the last of which is the one that q, k and v are of."""
-        xp, sums, results = self._xp, layer.sums, self._results
+        xp, sums, results, n = self._xp, layer.sums, self._results, self.length + 1
         B, H = self._queries.shape[:2]
-        layer.keys_values[:, :, :, n - 1] = self._new_keys_values
+        self._keep(layer)
         keys, values = layer.keys_values[0, :, :, :n], layer.keys_values[1, :, :, :n]
         self._queries *= self._scale
         scores = self._scores[: B * H * n].reshape(B, H, n, 1)
         weights = scores.reshape(B, H, 1, n)
         xp.matmul(keys, self._queries, out=scores)
+        self._mask(scores)
         if self._needs_maxima:
             scores -= scores.max(axis=2, keepdims=True)
         xp.exp(scores, out=scores)

@@ -62,10 +62,15 @@ class Draw(NamedTuple):
 
     def log_probabilities(self) -> npt.NDArray[np.float64]:
         """Return how likely each token was to the model (B,), as a natural logarithm."""
-        scores = self.logits.astype(np.float64)
-        scores -= scores.max(axis=-1, keepdims=True)
-        chosen = scores[np.arange(len(scores)), self.tokens]
-        return chosen - np.log(np.exp(scores).sum(axis=-1))
+        return log_probabilities(self.logits)[np.arange(len(self.tokens)), self.tokens]
+
+
+def log_probabilities(logits: Array) -> npt.NDArray[np.float64]:
+    """Return how likely each token is to the model (B, V), as a natural logarithm, given logits (B, V)."""
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=-1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    return scores
 
 
 @np.errstate(over="ignore", under="ignore")  # at a tiny temperature all but the likeliest go to -inf
@@ -118,10 +123,11 @@ def choose(logits: Array, sampling: Sampling, uniforms: npt.ArrayLike) -> npt.ND
     return (reached > points).argmax(axis=-1)
 
 
-class _Penalties:
+class Penalties:
     """What the texts have already, and what that takes off their logits."""
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int], shape: tuple[int, int]) -> None:
+        """Begin with the prompt, for logits of this shape (B, V)."""
         self._sampling = sampling
         self._counts = np.zeros(shape)
         self._counts += np.bincount(prompt, minlength=shape[1])
@@ -162,7 +168,7 @@ def draws(
         raise UsageError("The prompt is empty; give at least one character.")
     B, block_size = len(samples), model.config.block_size
     generators = [np.random.Generator(philox(Place.SAMPLE, seed=sampling.seed, sequence=number)) for number in samples]
-    penalties = _Penalties(sampling, prompt, (B, model.config.vocab_size)) if sampling.has_penalties else None
+    penalties = Penalties(sampling, prompt, (B, model.config.vocab_size)) if sampling.has_penalties else None
     prompt = prompt[-block_size:]
     cache = KVCache(model, B, len(prompt) + n_tokens)
     places: Sequence[int] = range(B)

@@ -1,0 +1,90 @@
+"""What a client is told when something is wrong, in OpenAI's form."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from scratchgpt.errors import ScratchGPTError, did_you_mean
+from scratchgpt.serving.engine import BusyError, ClosedError, LateError
+from scratchgpt.serving.guard import error_content
+from scratchgpt.serving.schemas import FORMS, UNSUPPORTED, CompletionRequest
+
+
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None, **headers: str
+    ) -> None:
+        """Say what is wrong, in a sentence; `headers` with _ for -."""
+        super().__init__(message)
+        self.status = status
+        self.content = error_content(status, message, code=code, param=param)
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def bad(message: str, param: str | None, code: str | None = None) -> ApiError:
+    """Return what is told of a field that cannot be meant."""
+    return ApiError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
+
+
+def problem_of(error: Exception) -> ApiError:
+    """Return what a reader is told of why there is no text."""
+    message = str(error) if isinstance(error, ScratchGPTError) else f"The model failed: {type(error).__name__}."
+    match error:
+        case BusyError():
+            return ApiError(HTTPStatus.TOO_MANY_REQUESTS, message, code="rate_limit_exceeded", retry_after="1")
+        case ClosedError():
+            return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code="shutting_down")
+        case LateError():  # OpenAI's clients would try again, and be late again
+            return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, message, code="timeout", x_should_retry="false")
+        case _:
+            return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message, x_should_retry="false")
+
+
+def _invalid(error: Mapping[str, Any]) -> ApiError:
+    """Return what is wrong with a request, given the first thing that pydantic found."""
+    place = [str(part) for part in error["loc"][1:]]
+    field, name, code = place[0] if place else None, ".".join(place), None
+    if error["type"] == "json_invalid":
+        field, message = None, f"The body is not valid JSON: {error['ctx']['error']}."
+    elif field is None:
+        message = "The body must be a JSON object, sent as application/json."
+    elif error["type"] == "missing":
+        message = f"{name} is missing."
+    elif field in UNSUPPORTED:
+        message, code = f"This server does not support {field}; leave it out.", "unsupported_parameter"
+    elif error["type"] == "extra_forbidden":
+        near = did_you_mean(field, CompletionRequest.model_fields) if len(place) == 1 else ""
+        message, code = f"There is no field {name!r}{near}.", "unknown_parameter"
+    elif field in FORMS:
+        message = f"{field} must be {FORMS[field]}."
+    else:
+        message = f"{name}: {error['msg']}."
+    return bad(message, field, code)
+
+
+def tell_problems(app: FastAPI) -> None:
+    """Have an application answer in this form whatever goes wrong."""
+
+    @app.exception_handler(ApiError)
+    async def tell(_: Request, error: ApiError) -> Response:
+        return JSONResponse(error.content, error.status, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def tell_invalid(request: Request, error: RequestValidationError) -> Response:
+        return await tell(request, _invalid(error.errors()[0]))
+
+    @app.exception_handler(HTTPException)
+    async def tell_refused(_: Request, error: HTTPException) -> Response:
+        return JSONResponse(error_content(error.status_code, f"{error.detail}."), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def tell_failure(_: Request, error: Exception) -> Response:
+        content = error_content(HTTPStatus.INTERNAL_SERVER_ERROR, f"The server failed: {type(error).__name__}.")
+        return JSONResponse(content, HTTPStatus.INTERNAL_SERVER_ERROR)
