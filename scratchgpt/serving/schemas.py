@@ -52,7 +52,7 @@ class CompletionRequest(_Strict):
     # Ours, as other servers have them too:
     top_k: int | None = Field(None, ge=1, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=1e6)
+    repetition_penalty: float | None = Field(None, ge=1e-6, le=1e6)
     # OpenAI's that are not to be had, but may be said to be as they are anyway:
     best_of: Literal[1] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None

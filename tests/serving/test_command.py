@@ -1,0 +1,117 @@
+"""`scratchgpt serve`: how it begins, whom it lets in, and how it ends."""
+
+import os
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from scratchgpt.errors import UsageError
+from scratchgpt.serving.listening import address, listen, require_token
+from scratchgpt.tokenizer import CharTokenizer
+from tests.serving.world import address_of, begin, serving, write_model
+from tests.world import scratchgpt
+
+TOKEN = "a-token-of-tests"  # noqa: S105
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "model"
+    write_model(folder, CharTokenizer("ABC"))
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no such signals")
+def test_what_runs_is_finished_when_the_server_is_told_to_end(folder: Path, number: signal.Signals) -> None:
+    with begin(folder) as process:
+        client = OpenAI(base_url=f"{address_of(process)}/v1", api_key="none", max_retries=0)
+        pieces = iter(client.completions.create(model="model", prompt="A", max_tokens=1000, stream=True))
+        text = next(pieces).choices[0].text
+        process.send_signal(number)
+        text += "".join(piece.choices[0].text for piece in pieces)
+        assert len(text) == 1000
+        assert process.wait(30) == 0
+        with pytest.raises(openai.APIConnectionError):
+            client.models.list()
+        assert process.stderr
+        assert not process.stderr.read()
+
+
+def test_a_token_lets_in(folder: Path) -> None:
+    with serving(folder, "--token", TOKEN) as place:
+        assert OpenAI(base_url=f"{place}/v1", api_key=TOKEN).models.list().data[0].id == "model"
+        with pytest.raises(openai.AuthenticationError, match="needs its token"):
+            OpenAI(base_url=f"{place}/v1", api_key="another").models.list()
+        assert httpx.get(f"{place}/health").status_code == 200
+        assert httpx.get(f"{place}/metrics").status_code == 401
+        assert httpx.get(f"{place}/openapi.json").status_code == 401
+
+
+def test_the_token_of_the_environment(folder: Path) -> None:
+    with begin(folder, "--host", "0.0.0.0", environment=os.environ | {"SCRATCHGPT_TOKEN": TOKEN}) as process:  # noqa: S104
+        try:
+            place = address_of(process)
+            assert place.startswith("http://127.0.0.1:")
+            headers = {"Authorization": f"Bearer {TOKEN}", "Host": "box.example"}
+            assert httpx.get(f"{place}/v1/models", headers=headers).status_code == 200
+            assert httpx.get(f"{place}/v1/models").status_code == 401
+        finally:
+            process.kill()
+
+
+def test_others_are_let_in_with_a_token_only(folder: Path, tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.7", "box.example"):  # noqa: S104
+        with pytest.raises(UsageError, match="needs a token: set the environment's SCRATCHGPT_TOKEN"):
+            require_token(host, None)
+        require_token(host, TOKEN)
+    require_token("localhost", None)
+    for token in ("", "two words", "n\u00e4", "a\nb"):
+        with pytest.raises(UsageError, match="printable ASCII"):
+            require_token("127.0.0.1", token)
+    result = scratchgpt("serve", folder, "--host", "0.0.0.0", cwd=tmp_path)  # noqa: S104
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "needs a token" in result.stderr
+
+
+def test_a_port_in_use_is_named_and_a_free_one_offered(folder: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = scratchgpt("serve", folder, "--port", str(port), cwd=tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        offered = re.search(rf"Port {port} cannot be had .*; (\d+) is free: --port \1", result.stderr)
+        assert offered, result.stderr
+        with listen("127.0.0.1", int(offered[1])) as listener:
+            assert address(listener) == f"http://127.0.0.1:{offered[1]}"
+
+
+def test_hosts_that_are_not_there() -> None:
+    for host in ("203.0.113.9", "nonsense.invalid"):
+        with pytest.raises(UsageError, match=f"This machine has no address {host}"):
+            listen(host, 0)
+
+
+def test_without_the_extra_one_sentence(folder: Path, tmp_path: Path) -> None:
+    for module in ("uvicorn", "fastapi", "prometheus_client"):
+        blocked = tmp_path / module
+        blocked.mkdir()
+        (blocked / f"{module}.py").write_text("raise ImportError('not here')\n", encoding="utf-8")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(blocked), *filter(None, sys.path)])}
+        result = scratchgpt("serve", folder, cwd=tmp_path, environment=environment)
+        assert result.returncode == 2
+        assert "pip install 'scratchgpt[web]'" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_models_that_are_not_there(tmp_path: Path) -> None:
+    result = scratchgpt("serve", cwd=tmp_path)
+    assert (result.returncode, "no trained model" in result.stderr) == (2, True)
+    result = scratchgpt("serve", "nothing", cwd=tmp_path)
+    assert (result.returncode, "no run or checkpoint nothing" in result.stderr) == (2, True)
