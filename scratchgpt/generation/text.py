@@ -1,7 +1,8 @@
 """From tokens to text as they are made: never half a character, never the beginning of a string that ends the text."""
 
 import codecs
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from scratchgpt.errors import UsageError
@@ -20,6 +21,12 @@ class Stop(NamedTuple):
 
 NEVER = Stop()
 """A text has all its tokens, whatever they are."""
+
+
+@functools.lru_cache(2**16)
+def bytes_of(token: int, decode_bytes: Callable[[Sequence[int]], bytes]) -> bytes:
+    """Return what a vocabulary's token stands for. The same ones are asked for again and again."""
+    return decode_bytes([token])
 
 
 class Text:
@@ -44,11 +51,11 @@ class Text:
         self.tokens.append(token)
         if log_probability is not None:
             self.log_probabilities.append(log_probability)
-        return self._show(self._decoder.decode(self._vocabulary.decode_bytes([token])))
+        return self._show(self._decoder.decode(bytes_of(token, self._vocabulary.decode_bytes)))
 
     def text_of(self, token: int) -> str:
         """Return what a token stands for by itself, U+FFFD for parts of characters."""
-        return self._vocabulary.decode_bytes([token]).decode("utf-8", "replace")
+        return bytes_of(token, self._vocabulary.decode_bytes).decode("utf-8", "replace")
 
     def finish(self) -> str:
         """Return what was held back, as no more tokens will follow."""

@@ -15,7 +15,7 @@ from scratchgpt.serving.engine import Engine
 from scratchgpt.serving.guard import App, Guard
 from scratchgpt.serving.metrics import Metrics
 from scratchgpt.serving.problems import ApiError, tell_problems
-from scratchgpt.serving.schemas import FAILURES, Completion, CompletionRequest, Health, Model, Models
+from scratchgpt.serving.schemas import FAILURES, STREAMED, Completion, CompletionRequest, Health, Model, Models
 
 LARGEST_BODY = 2**20
 """Bytes of a request."""
@@ -44,7 +44,7 @@ def create_app(engine: Engine, model_id: str, limits: Limits, metrics: Metrics) 
         api.require_model(model)
         return api.model
 
-    @app.post("/v1/completions", response_model=Completion, responses=FAILURES)
+    @app.post("/v1/completions", response_model=Completion, responses=FAILURES | STREAMED)
     async def complete(asked: CompletionRequest, request: Request) -> Any:
         return await api.complete(asked, request)
 

@@ -20,6 +20,7 @@ from scratchgpt.errors import ScratchGPTError
 from scratchgpt.generation import Sampling, Stop, Text
 from scratchgpt.generation.ragged_cache import RaggedCache
 from scratchgpt.generation.sampler import Penalties, choose, log_probabilities
+from scratchgpt.generation.text import bytes_of
 from scratchgpt.model.gpt import GPT
 from scratchgpt.ops.array import Array
 from scratchgpt.tokenizer import Tokenizer
@@ -120,11 +121,11 @@ class Job:
             best = np.argsort(-scores, kind="stable")[: self.wish.n_top].tolist()
             top = {self._name(other): float(scores[other]) for other in (*best, token)}
             self._likely.append(Likely(name, self._offset, float(scores[token]), top))
-        self._offset += len(self._decoder.decode(self._vocabulary.decode_bytes([token])))
+        self._offset += len(self._decoder.decode(bytes_of(token, self._vocabulary.decode_bytes)))
 
     def _name(self, token: int) -> str:
         """Return a token's text as OpenAI writes it."""
-        data = self._vocabulary.decode_bytes([token])
+        data = bytes_of(token, self._vocabulary.decode_bytes)
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
@@ -157,7 +158,9 @@ class _Running:
         if wish.sampling.has_penalties:
             self.penalties = Penalties(wish.sampling, wish.prompt, (1, model.config.vocab_size))
         # Those of one kind are drawn together.
-        self.kind: Hashable = self if self.penalties else dataclasses.replace(wish.sampling, seed=0)
+        self.kind: Hashable = self
+        if not self.penalties:
+            self.kind = dataclasses.astuple(dataclasses.replace(wish.sampling, seed=0))
 
     def uniform(self) -> float:
         """Return the text's next random number."""

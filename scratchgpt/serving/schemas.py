@@ -140,4 +140,5 @@ class Health(BaseModel):
 
 Failures = dict[int | str, dict[str, Any]]
 FAILURES: Failures = {"4XX": {"model": Error}, "5XX": {"model": Error}}
+STREAMED: Failures = {200: {"content": {"text/event-stream": {}}, "description": "Whole, or in pieces."}}
 """For the OpenAPI document."""
