@@ -25,7 +25,7 @@ from scratchgpt.tokenizer.base import end_of_text
 USUAL_TOKENS = 16
 """OpenAI's default of max_tokens."""
 
-PAUSE = 0.02
+PAUSE = 0.04
 """Seconds between the pieces of a stream: what a fast model makes meanwhile goes out as one."""
 
 

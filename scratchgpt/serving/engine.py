@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from scratchgpt.chance import Place, philox
 from scratchgpt.errors import ScratchGPTError
@@ -27,6 +28,10 @@ from scratchgpt.tokenizer import Tokenizer
 
 ROWS = 64
 """Positions of a prompt whose logits are computed at once."""
+
+
+SMALL = 10_000_000
+"""Parameters of a model below which products are too small to be shared by several cores."""
 
 
 class BusyError(ScratchGPTError):
@@ -229,19 +234,26 @@ class Engine:
 
     def _work(self) -> None:
         """Run in the engine's thread."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._running or self._is_closed)
-                if self._is_closed:
-                    self._fail([*self._waiting, *self._release_all()], ClosedError("The server is shutting down."))
-                    return
-                admitted = self._admitted()
-            try:
-                self._begin(admitted)
-                self._draw()
-                self._step()
-            except Exception as error:  # noqa: BLE001 - whatever it was, the next texts may succeed
-                self._fail([*admitted, *self._release_all()], error)
+        is_small = self._model.layout.size < SMALL
+        with threadpool_limits(1 if is_small else None, user_api="blas"):
+            while self._work_once():
+                pass
+
+    def _work_once(self) -> bool:
+        """Wait for work and do a step of it; return whether to go on."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._running or self._is_closed)
+            if self._is_closed:
+                self._fail([*self._waiting, *self._release_all()], ClosedError("The server is shutting down."))
+                return False
+            admitted = self._admitted()
+        try:
+            self._begin(admitted)
+            self._draw()
+            self._step()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next texts may succeed
+            self._fail([*admitted, *self._release_all()], error)
+        return True
 
     def _admitted(self) -> list[Job]:
         """Give up jobs that nobody wants or that are late; take those from the queue that begin now.
