@@ -27,7 +27,7 @@ from scratchgpt.ops.array import Array
 from scratchgpt.tokenizer import Tokenizer
 
 ROWS = 64
-"""Positions of a prompt whose logits are computed at once."""
+"""Positions that are computed at once where there are many: what they need stays in the cache of a core."""
 
 
 SMALL = 10_000_000
@@ -337,10 +337,13 @@ class Engine:
             running.recent.append(running.token)
         if len(full) < len(self._running):
             self._cache.step([running.token for running in self._running])
-        for place in full:
-            self._running[place].recent = self._running[place].recent[-max(1, self.block_size // 2) :]
-        if full:
-            self._cache.prefill(full, np.array([self._running[place].recent for place in full], np.int64))
+        n_kept = max(1, self.block_size // 2)
+        at_once = max(1, ROWS // n_kept)
+        for start in range(0, len(full), at_once):
+            some = full[start : start + at_once]
+            for place in some:
+                self._running[place].recent = self._running[place].recent[-n_kept:]
+            self._cache.prefill(some, np.array([self._running[place].recent for place in some], np.int64))
 
     def _leave(self, place: int) -> None:
         """Give a place to the text in the last one."""
