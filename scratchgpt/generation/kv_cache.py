@@ -122,7 +122,7 @@ class KVCache:
             for kept, given in zip(self._layers[layer].keys_values, keys_values, strict=True):
                 kept[:, :, :T] = given
 
-        x = self._model.hidden(tokens, keep=keep)
+        x = self._model.hidden(tokens, keep=keep, only_last=True)
         self.length = T
         self._logits[...] = self._model.logits(x[:, -1])
         return self._model.backend.to_numpy(self._logits)

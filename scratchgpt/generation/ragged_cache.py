@@ -29,10 +29,10 @@ class RaggedCache:
         self.lengths = np.zeros(n_places, np.int64)
         self.logits = np.empty((n_places, config.vocab_size), dtype)  # (N, V): of what follows each sequence
 
-    def prefill(self, places: Sequence[int], tokens: npt.NDArray[np.int64]) -> Array:
+    def prefill(self, places: Sequence[int], tokens: npt.NDArray[np.int64], *, only_last: bool = True) -> Array:
         """Begin anew in B places with tokens (B, T), or (1, T) for all; make the logits of what follows.
 
-        Returns the residual stream (B, T, C) behind them, or (1, T, C), which the next call overwrites.
+        Returns the residual stream (B, 1, C) behind them, or that of all positions (B, T, C).
         """
         T = tokens.shape[1]
 
@@ -40,7 +40,7 @@ class RaggedCache:
             for kept, given in zip(self._memory[layer], keys_values, strict=True):
                 kept[places, :, :T] = given
 
-        x = self._model.hidden(tokens, keep=keep)
+        x = self._model.hidden(tokens, keep=keep, only_last=only_last)
         self.logits[places] = self._model.backend.to_numpy(self._model.logits(x[:, -1]))
         self.lengths[places] = T
         return x

@@ -151,10 +151,13 @@ class GPT:
                 self._rounded[part] = values[: max(self._rounded.size - part.start, 0)]
         return norm
 
-    def hidden(self, tokens: Array, *, keep: Callable[[int, Array, Array], None] | None = None) -> Array:
+    def hidden(
+        self, tokens: Array, *, keep: Callable[[int, Array, Array], None] | None = None, only_last: bool = False
+    ) -> Array:
         """Run all layers: tokens (B, T) -> the residual stream (B, T, C) that the head reads. Raises UsageError.
 
         `keep` is given each layer's number and its keys and values, each (B, H, T, D), before they are overwritten.
+        With `only_last` the result is (B, 1, C), that of the last position: the last MLP is spared the others.
         """
         table = self.backend.table
         context = self._context()
@@ -163,6 +166,8 @@ class GPT:
             saved = table.attention.forward(x, block.attention, context)
             if keep:
                 keep(layer, *table.keys_values(saved, block.attention, context))
+            if only_last and layer == self.config.n_layer - 1:
+                x = x[:, -1:].copy()
             table.mlp.forward(x, block.mlp, context)
         return x
 

@@ -288,9 +288,11 @@ class Engine:
         self._running += [_Running(job, self._model) for job in jobs]
         self._cache.n_used = len(self._running)
         prompt = self._running[first].recent
-        x = self._cache.prefill(list(range(first, len(self._running))), np.array([prompt], np.int64))
-        if any(job.wish.has_echo for job in jobs):
-            self._describe(prompt, x[0], [job for job in jobs if job.wish.has_echo])
+        echoing = [job for job in jobs if job.wish.has_echo]
+        places = list(range(first, len(self._running)))
+        x = self._cache.prefill(places, np.array([prompt], np.int64), only_last=not echoing)
+        if echoing:
+            self._describe(prompt, x[0], echoing)
         for place in reversed(range(first, len(self._running))):
             job = self._running[place].job
             if not job.wish.n_tokens:
@@ -302,7 +304,6 @@ class Engine:
         """Say how likely a prompt's tokens were, given their residual stream x (T, C)."""
         for job in jobs:
             job.describe(prompt[0], None)
-        x = x.copy()
         for start in range(0, len(prompt) - 1, ROWS):
             logits = self._model.backend.to_numpy(self._model.logits(x[start : start + ROWS]))
             for token, scores in zip(prompt[start + 1 :], log_probabilities(logits), strict=False):
