@@ -37,7 +37,7 @@ FOREIGN = {
     "uvicorn": {"serving"},
     "cupy": {"backend"},
     "safetensors": {"inspection", "model"},
-    "threadpoolctl": {"backend", "bench", "model"},
+    "threadpoolctl": {"backend", "bench", "model", "serving"},
     "torch": {"bench"},
     "transformers": {"bench"},
     "jax": {"bench"},

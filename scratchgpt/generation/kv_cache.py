@@ -53,15 +53,12 @@ class KVCache:
     than the arithmetic, in a large one reading the weights does. The parameters must not change meanwhile.
     """
 
-    def __init__(self, model: GPT, n_sequences: int, n_positions: int) -> None:
-        """Make room for B sequences of up to `n_positions` tokens, or of block_size if that is less."""
-        config, xp, dtype = model.config, model.backend.xp, model.masters.embed.token_table.dtype
     def __init__(self, model: GPT, n_sequences: int, n_positions: int, *, memory: Array | None = None) -> None:
         """Make room for B sequences of up to `n_positions` tokens, or of block_size if that is less.
 
         `memory` (L, 2, B, H, T, D) is where they are kept, if not in a place of their own.
         """
-        config, xp, dtype = model.config, model.backend.xp, model.params.dtype
+        config, xp, dtype = model.config, model.backend.xp, model.masters.embed.token_table.dtype
         B, C, H, L = n_sequences, config.n_embd, config.n_head, config.n_layer
         T, D = min(n_positions, config.block_size), C // H
         self.capacity, self.length = T, 0
@@ -90,8 +87,6 @@ class KVCache:
         self._results = self._heads.reshape(B, H, 1, D)
 
         tree = model.masters
-        cache = empty(L, 2, B, H, T, D)
-        tree = model.layout.tree(model.params)  # where matrices are multiplied in float16, their float32 masters
         cache = empty(L, 2, B, H, T, D) if memory is None else memory
         self._embed, head = tree.embed, tree.head
         by_outputs = _by_outputs if self._is_one_row else xp.asarray

@@ -19,7 +19,7 @@ class RaggedCache:
 
     def __init__(self, model: GPT, n_places: int) -> None:
         """Make room for N sequences of block_size tokens. What is not used takes no memory on a CPU."""
-        config, xp, dtype = model.config, model.backend.xp, model.params.dtype
+        config, xp, dtype = model.config, model.backend.xp, model.masters.embed.token_table.dtype
         C, H = config.n_embd, config.n_head
         # Zeros: what has weight 0 must be finite.
         self._memory = xp.zeros((config.n_layer, 2, n_places, H, config.block_size, C // H), dtype)
