@@ -68,9 +68,9 @@ def command(
     from scratchgpt.training import checkpoint
 
     listening.require_token(host, token)
-    folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
+    folder = checkpoint.locate(model)
     name = _name(folder, is_run=model is None or folder != model)
-    config, params, vocabulary = checkpoint.read_model(folder)
+    config, params, vocabulary = checkpoint.read_model(folder)  # a copy: the file may change while we serve
     gpt = GPT(config, backend.select(resolved(device or "auto")), params)
     listener = listening.listen(host, port)
     engine = Engine(gpt, vocabulary, n_places=batch, n_waiting=queue)
