@@ -18,6 +18,10 @@ BELOW_ONE = 1 - 2**-52
 """A factor that keeps a product with a random number below 1 from being rounded up to what it is a part of."""
 
 
+MOST_REWARD = 1e6
+"""How much more a penalty may make of a token instead of less: with more of it, logits would become infinite."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How to choose among the possible next tokens. What is None or 0 (penalties: 1 and 0) changes nothing."""
@@ -40,10 +44,12 @@ class Sampling:
             raise UsageError(f"top-p must be above 0 and at most 1, not {self.top_p}.")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise UsageError(f"min-p must be from 0 to 1, not {self.min_p}.")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise UsageError(f"The repetition penalty must be above 0, not {self.repetition_penalty}.")
-        if not math.isfinite(self.frequency_penalty):
-            raise UsageError(f"The frequency penalty must be a finite number, not {self.frequency_penalty}.")
+        if not 1 / MOST_REWARD <= self.repetition_penalty < math.inf:
+            raise UsageError(
+                f"The repetition penalty must be at least {1 / MOST_REWARD:g}, not {self.repetition_penalty}."
+            )
+        if not -MOST_REWARD <= self.frequency_penalty < math.inf:
+            raise UsageError(f"The frequency penalty must be at least {-MOST_REWARD:g}, not {self.frequency_penalty}.")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"The seed must be 0 or more and below 2**63, not {self.seed}.")
 
