@@ -18,9 +18,9 @@ Patterns = tuple[str, ...]
 EXAMPLE = '["transformer.h.0.*"]'
 
 
-def _setting(description: str, default: Any = dataclasses.MISSING) -> Any:
-    """Declare a field together with the sentence that `--help` shows for it."""
-    return dataclasses.field(default=default, metadata={"help": description})
+def _setting(description: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = ()) -> Any:
+    """Declare a field together with the sentence that `--help` shows for it, and the only values, if they are few."""
+    return dataclasses.field(default=default, metadata={"help": description, "choices": choices})
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
@@ -36,6 +36,9 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
         raise UsageError(f"{field.name} must be of type {expected}, not {value!r}.")
     if field.type is float and not math.isfinite(value):
         raise UsageError(f"{field.name} must be a finite number, not {value}.")
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise UsageError(f"{field.name} must be {' or '.join(choices)}, not {value!r}.")
     return value
 
 
@@ -78,7 +81,7 @@ class ModelConfig(_Config):
     n_embd: int = _setting("Channels (C).")
     dropout: float = _setting("Fraction of activations dropped while training, to the nearest 1/256.", 0.0)
     bias: bool = _setting("Whether linear maps and norms have biases.", default=True)
-    activation: str = _setting("The MLP's nonlinearity: gelu_new or relu.", "gelu_new")
+    activation: str = _setting("The MLP's nonlinearity: gelu_new or relu.", "gelu_new", ("gelu_new", "relu"))
     tie_word_embeddings: bool = _setting("Whether the head is the token embedding itself.", default=True)
     head_bias: bool = _setting("Whether the logits have a bias, which GPT-2's format does not know.", default=False)
 
@@ -93,8 +96,6 @@ class ModelConfig(_Config):
                 f"{self.n_embd} is not divisible by {self.n_head}."
             )
         self._require("dropout", at_least=0, below=0.995)
-        if self.activation not in ("gelu_new", "relu"):
-            raise UsageError(f"activation must be gelu_new or relu, not {self.activation!r}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,9 @@ class TrainConfig(_Config):
     steps: int = _setting("Number of optimiser updates.")
     batch_size: int = _setting("Sequences in one step (B).")
     order: str = _setting(
-        "Where sequences are taken from: random, anywhere; sequential, one after the other.", "random"
+        "Where sequences are taken from: random, anywhere; sequential, one after the other.",
+        "random",
+        ("random", "sequential"),
     )
     within_documents: bool = _setting("Whether each sequence lies within one document.", default=False)
     micro_batch: int = _setting("Sequences that a lane computes at once; 0: as many as suit its caches.", 0)
@@ -129,7 +132,9 @@ class TrainConfig(_Config):
     keep: int = _setting("Newest checkpoints to keep besides the best one.", 2)
     keep_every: int = _setting("Steps between checkpoints that are never removed; 0: none are.", 0)
     on_nan: str = _setting(
-        "What a loss or gradient that is not finite does: stop the run; skip the update, and lower the rate.", "stop"
+        "What a loss or gradient that is not finite does: stop the run; skip the update, and lower the rate.",
+        "stop",
+        ("stop", "skip"),
     )
     seed: int = _setting("All chance in a run follows from this number.", 1337)
 
@@ -149,10 +154,6 @@ class TrainConfig(_Config):
             self._require(name, at_least=0, below=2**31)
         for name in ("weight_decay", "grad_clip", "save_minutes"):
             self._require(name, at_least=0)
-        if self.order not in ("random", "sequential"):
-            raise UsageError(f"order must be random or sequential, not {self.order!r}.")
-        if self.on_nan not in ("stop", "skip"):
-            raise UsageError(f"on_nan must be stop or skip, not {self.on_nan!r}.")
         if self.patience and not self.eval_every:
             raise UsageError("patience counts evaluations, and with an eval_every of 0 there are none on the way.")
         if self.learning_rate <= 0:

@@ -13,6 +13,7 @@ COMMANDS = (
     "prepare",
     "config",
     "train",
+    "web",
     "evaluate",
     "generate",
     "info",

@@ -33,6 +33,10 @@ from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Resu
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines about single steps."""
+PROGRESS = "SCRATCHGPT_PROGRESS"
+"""The environment variable by which a program asks for the progress of a command."""
+TOLD_INTERVAL = 0.2
+"""Seconds between two lines about it."""
 
 
 @contextlib.contextmanager
@@ -47,7 +51,13 @@ def byte_progress(description: str) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def stages(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show the stages of some work, in a terminal; yields what to call with a stage, an amount done and that of all."""
+    """Show the stages of some work, in a terminal; yields what to call with a stage, an amount done and that of all.
+
+    For a program that has set SCRATCHGPT_PROGRESS=json, each is a line of JSON on standard error, now and then.
+    """
+    if os.environ.get(PROGRESS) == "json":
+        yield _Told()
+        return
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -59,6 +69,21 @@ def stages(title: str) -> Iterator[Callable[[str, int, int], None]]:
             progress.advance(tasks[stage], n_done)
 
         yield show
+
+
+class _Told:
+    """Stages for a program that waits."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, int] = {}
+        self._told_at = -math.inf
+
+    def __call__(self, stage: str, n_done: int, total: int) -> None:
+        done = self._done[stage] = self._done.get(stage, 0) + n_done
+        if time.monotonic() - self._told_at >= TOLD_INTERVAL or done >= total:
+            self._told_at = time.monotonic()
+            line = {"stage": stage, "done": done, "total": total}
+            print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201 - this module is what prints
 
 
 def waiting(description: str) -> contextlib.AbstractContextManager[object]:

@@ -9,9 +9,6 @@ import collections
 import contextlib
 import json
 import queue
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,7 +22,7 @@ from textual_plotext import PlotextPlot
 
 from scratchgpt.cli.curve import Curve, heights
 from scratchgpt.cli.render import Pace, printable, sentence
-from scratchgpt.errors import DataError
+from scratchgpt.training.child import OWN, Condition, Run
 from scratchgpt.training.events import (
     Ended,
     Evaluated,
@@ -37,7 +34,6 @@ from scratchgpt.training.events import (
     Saved,
     Started,
     StepDone,
-    from_json,
 )
 
 INTERVAL = 0.25
@@ -59,51 +55,6 @@ q  save, then quit; again and again: quit at once
 Esc  close a panel
 
 Dots are the loss of single steps, the line is their running mean, crosses are losses on the validation windows."""
-
-
-class Run:
-    """A training in a child process."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        """Start it."""
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(  # noqa: S603 - our own command line
-            command, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace"
-        )
-        self.heard: queue.SimpleQueue[Event | str | None] = queue.SimpleQueue()  # None: there will be no more
-        threading.Thread(target=self._hear, daemon=True).start()
-
-    def _hear(self) -> None:
-        """Read all that the run says, as it comes, so that it never waits."""
-        complaints = threading.Thread(target=self._hear_people, daemon=True)
-        complaints.start()
-        for line in self._process.stdout or ():
-            try:
-                self.heard.put(from_json(json.loads(line)))
-            except (DataError, ValueError) as error:
-                self.heard.put(f"{error}")
-        complaints.join()
-        self._process.wait()
-        self.heard.put(None)
-
-    def _hear_people(self) -> None:
-        for line in self._process.stderr or ():
-            self.heard.put(line.rstrip("\n"))
-
-    def tell(self, line: str) -> None:
-        """Have the run obey a command."""
-        with contextlib.suppress(OSError):  # it has ended: that is heard, too
-            self._process.stdin.write(line + "\n")  # type: ignore[union-attr]
-            self._process.stdin.flush()  # type: ignore[union-attr]
-
-    def interrupt(self) -> None:
-        """Ask as a signal does: once to save and end, twice to end at once."""
-        self._process.terminate()
-
-    @property
-    def exit_code(self) -> int:
-        """The ended process's."""
-        return self._process.wait()
 
 
 class Plot(PlotextPlot):
@@ -147,11 +98,10 @@ class Watch(App[None]):
         self._validation: tuple[list[int], list[float]] = ([], [])
         self._last_losses: collections.deque[float] = collections.deque(maxlen=10)
         self._pace = Pace()
-        self._state = "starting"
+        self._condition = Condition()
         self._texts = ""
         self._notes: collections.deque[str] = collections.deque(maxlen=MOST_NOTES)
         self._n_samples = 0
-        self._is_paused = False
         self._asked_to_pause = False
         self._asked_to_quit = False
         self._has_ended = False
@@ -224,23 +174,7 @@ class Watch(App[None]):
                 self._note(f"step {event.step:,}: saved in {event.folder}")
             case Sampled():
                 self._sample(event)
-        if isinstance(event, Paused | Resumed):
-            self._is_paused = isinstance(event, Paused)
-        self._state = self._state_after(event)
-
-    def _state_after(self, event: Event) -> str:
-        """Return what the run is at now."""
-        match event:
-            case Evaluating():
-                return f"evaluating {event.done / event.total:.0%}"
-            case Sampled(is_last=False):
-                return "generating"
-            case Ended():
-                return "finished" if event.is_finished else "saved"
-            case StepDone() | Evaluated() | Sampled() | Paused() | Resumed():
-                return "paused" if self._is_paused else "training"
-            case _:
-                return self._state
+        self._condition.see(event)
 
     def _recall(self, log: Path, step: int) -> None:
         """Take in the losses before this step from the run's log, of a run that goes on."""
@@ -259,7 +193,7 @@ class Watch(App[None]):
 
     def _sample(self, event: Sampled) -> None:
         """Add a piece of text to the panel, which opens."""
-        if self._state != "generating":
+        if self._condition.word != "generating":
             self._texts += f"{self._texts and chr(10)}── step {event.step:,} ──\n"
         self._texts = (self._texts + printable(event.text) + "\n" * event.is_last)[-LONGEST_TEXT:]
         self.query_one("#samples").add_class("open")
@@ -272,8 +206,7 @@ class Watch(App[None]):
     def _end(self) -> None:
         """The run has ended: so do we, if we were asked to."""
         self._has_ended = True
-        if self._state not in ("finished", "saved"):
-            self._state = "ended"
+        self._condition.end()
         if self._asked_to_quit:
             self.exit()
         else:
@@ -302,7 +235,7 @@ class Watch(App[None]):
 
     def _status(self) -> Iterable[str]:
         """Return what there is to say in numbers."""
-        yield "saving, then quitting" if self._asked_to_quit else self._state
+        yield "saving, then quitting" if self._asked_to_quit else self._condition.word
         if self._started is None or self._step is None:
             return
         step, steps = self._step.step, self._started.steps
@@ -355,7 +288,7 @@ class Watch(App[None]):
 def watch(arguments: Sequence[str]) -> int:
     """Train with these arguments of ours, in the whole terminal; return the exit code."""
     own = [argument for argument in arguments if argument != "--tui"]
-    run = Run([sys.executable, "-m", "scratchgpt", *own, "--json", "--control"])
+    run = Run([*OWN, *own, "--json", "--control"])
     app = Watch(run)
     app.run()
     run.tell("stop")

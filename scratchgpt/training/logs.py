@@ -106,11 +106,20 @@ def read(path: Path) -> Iterator[Row | None]:
 
     A last line without its end, as a run leaves it that was killed or is just writing, is not there yet.
     """
+    for rows, _ in blocks(path):
+        yield from rows
+
+
+def blocks(path: Path, at: int = 0) -> Iterator[tuple[list[Row | None], int]]:
+    """Yield the rows of a log from the byte `at` on, as `read` does, many at once; with them, where the next begin."""
     try:
         with path.open("rb") as file:
+            file.seek(at)
             while lines := file.readlines(BLOCK):
                 is_torn = not lines[-1].endswith(b"\n")
-                yield from map(_checked, _parsed(lines[: len(lines) - is_torn]))
+                whole = lines[: len(lines) - is_torn]
+                at += sum(map(len, whole))
+                yield list(map(_checked, _parsed(whole))), at
                 if is_torn:
                     return
     except OSError as error:

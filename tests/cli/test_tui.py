@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from scratchgpt.cli import cli
 from scratchgpt.cli import train as train_command
+from scratchgpt.training.child import Run
 from scratchgpt.training.events import (
     Ended,
     Evaluated,
@@ -40,7 +41,7 @@ pytest.importorskip("textual_plotext")
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from scratchgpt.cli.tui import HELP, Run, Watch
+from scratchgpt.cli.tui import HELP, Watch
 
 Act = Callable[[Watch, "StandIn", Pilot[None]], Awaitable[None]]
 

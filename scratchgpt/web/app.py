@@ -1,0 +1,121 @@
+"""The page: a header, tabs that are laid out when they are first opened, and the server that shows them."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from nicegui import app, core, events, run, ui
+
+from scratchgpt.serving.guard import App, Guard
+from scratchgpt.web.data_tab import LARGEST_UPLOAD, DataTab
+from scratchgpt.web.desk import Desk
+from scratchgpt.web.generate_tab import GenerateTab
+from scratchgpt.web.measure_tab import MeasureTab
+from scratchgpt.web.model_tab import ModelTab
+from scratchgpt.web.train_tab import TrainTab
+
+COOKIE = "scratchgpt"
+ROOM = 2**20
+"""Bytes of a request besides an uploaded file."""
+HERE = Path(__file__).parent
+TABS = {
+    "data": ("Data", "description"),
+    "model": ("Model", "tune"),
+    "train": ("Train", "show_chart"),
+    "generate": ("Generate", "edit_note"),
+    "measure": ("Measure", "speed"),
+}
+TICK = 1.0
+
+
+class Page:
+    """What one browser tab sees."""
+
+    def __init__(self, desk: Desk, first: str) -> None:
+        """Lay out the header, and the tab that is asked for."""
+        self._desk = desk
+        self._laid_out: set[str] = set()
+        self._dark = ui.dark_mode(None)
+        ui.colors(primary="#2f56d9", negative="#c4262e", positive="#1f7a3d")
+        with ui.header().classes("bar"):
+            ui.label("scratchgpt").classes("brand").props('role="heading" aria-level="1"')
+            with ui.tabs().classes("tabs") as self._tabs:
+                for name, (title, icon) in TABS.items():
+                    ui.tab(name, title, icon)
+                self._tabs.value = first
+            self._tabs.props("inline-label dense no-caps outside-arrows mobile-arrows")
+            self._state = ui.label().classes("chip wide-only")
+            with ui.button(icon="contrast", on_click=self._turn).props('flat round dense aria-label="Light or dark"'):
+                ui.tooltip("As the system is, dark, or light")
+        with ui.tab_panels(self._tabs, value=first, animated=False).classes("panels"):
+            self._panels = {name: ui.tab_panel(name).classes("panel") for name in TABS}
+        self._lay_out(first)
+        self._tabs.on_value_change(self._changed)
+        ui.timer(TICK, self._tick)
+
+    def _changed(self, change: events.ValueChangeEventArguments[Any]) -> None:
+        self._lay_out(change.value)
+        ui.navigate.history.replace(f"/?tab={change.value}")
+
+    def _lay_out(self, name: str) -> None:
+        """Fill a tab, once."""
+        if name in self._laid_out:
+            return
+        self._laid_out.add(name)
+        with self._panels[name]:
+            match name:
+                case "data":
+                    DataTab(self._desk)
+                case "model":
+                    ModelTab(self._desk, show_training=self._show_training)
+                case "train":
+                    TrainTab(self._desk)
+                case "generate":
+                    GenerateTab(self._desk)
+                case "measure":
+                    MeasureTab(self._desk)
+
+    def _show_training(self) -> None:
+        self._tabs.value = "train"
+
+    def _turn(self) -> None:
+        """Go from the system's light or dark to the one, to the other, and back."""
+        turns = {None: True, True: False, False: None}
+        self._dark.value = turns[self._dark.value]
+
+    def _tick(self) -> None:
+        """Show on all tabs what the training is at."""
+        training = self._desk.training
+        words = []
+        if training and not training.is_over:
+            words = [training.state]
+            if training.last and training.started:
+                words = [training.state, f"{training.last.step:,} of {training.started.steps:,}"]
+        self._state.text = ", ".join(words)
+        self._state.visible = bool(words)
+
+
+def build(desk: Desk, *, host: str, token: str | None) -> App:
+    """Return the application, guarded."""
+    run.process_pool_start_method = "spawn"
+    core.sio.eio.cors_allowed_origins = []  # the guard decides
+
+    @ui.page("/", title="scratchgpt", favicon=FAVICON)
+    def page(tab: str = "data") -> None:
+        Page(desk, tab if tab in TABS else "data")
+
+    async def close() -> None:
+        await asyncio.to_thread(desk.close)
+
+    ui.add_css(HERE / "style.css", shared=True)
+    app.on_shutdown(close)
+    application = FastAPI(openapi_url=None)
+    ui.run_with(application, dark=None, tailwind=False, show_welcome_message=False, reconnect_timeout=10)
+    return Guard(application, host=host, largest_body=LARGEST_UPLOAD + ROOM, token=token, cookie=COOKIE)
+
+
+FAVICON = (
+    '<svg viewBox="0 0 32 32" xmlns="http://www.w3.org/2000/svg"><rect width="32" height="32" rx="7" fill="#2f56d9"/>'
+    '<path d="M6 9c3 15 7 15 20 16" stroke="#fff" stroke-width="3.5" fill="none" stroke-linecap="round"/></svg>'
+)

@@ -1,0 +1,87 @@
+"""What all open pages share: the working folder, the one training, commands that run, curves that were read."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from scratchgpt.errors import UsageError
+from scratchgpt.training.runs import all_runs
+from scratchgpt.web.history import History
+from scratchgpt.web.jobs import Task, Training
+
+DATA, RUNS = Path("data"), Path("runs")
+TEXTS = (".txt", ".md", ".jsonl", ".parquet", ".gz", ".zst")
+"""What a text's name may end in."""
+LONGEST_NAME = 80
+MOST_TEXTS = 500
+
+
+class Desk:
+    """One server has one; it works in the current folder."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.root = Path.cwd().resolve()
+        self.training: Training | None = None
+        self.tasks: dict[str, Task] = {}
+        self._histories: dict[str, History] = {}
+
+    def train(self, *arguments: str) -> Training:
+        """Start a training. Raises UsageError while there is another."""
+        if self.training and not self.training.is_over:
+            raise UsageError(f"A training is running in {self.training.run or 'this folder'}; stop it first.")
+        self.training = Training(*arguments)
+        return self.training
+
+    def start(self, kind: str, *arguments: str) -> Task:
+        """Start another command. Raises UsageError while one of its kind runs."""
+        if kind in self.tasks and not self.tasks[kind].is_over:
+            raise UsageError(f"`scratchgpt {self.tasks[kind].name}` is running already; wait until it has ended.")
+        self.tasks[kind] = Task(*arguments)
+        return self.tasks[kind]
+
+    def training_of(self, run: str | None) -> Training | None:
+        """Return the training of ours that is, or was, in this run."""
+        return self.training if run and self.training and self.training.run == RUNS / run else None
+
+    def history(self, run: str) -> History:
+        """Return the curves of a run."""
+        return self._histories.setdefault(run, History(self.inside(RUNS / run)))
+
+    def runs(self) -> list[str]:
+        """Return the names of all runs, the one that was alive last at the beginning."""
+        return [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else []
+
+    def data(self) -> list[str]:
+        """Return the names of all prepared data, the newest at the beginning."""
+        metas = sorted(DATA.glob("*/meta.json"), key=lambda meta: meta.stat().st_mtime_ns, reverse=True)
+        return [meta.parent.name for meta in metas]
+
+    def texts(self) -> list[str]:
+        """Return the texts in the working folder and in data, by their paths."""
+        return sorted(path.as_posix() for path in self._texts())[:MOST_TEXTS]
+
+    def _texts(self) -> Iterator[Path]:
+        for folder in (Path(), DATA):
+            if folder.is_dir():
+                yield from (path for path in folder.iterdir() if path.suffix.lower() in TEXTS and path.is_file())
+
+    def inside(self, path: str | Path) -> Path:
+        """Return a path within the working folder, relative to it. Raises UsageError for one that leads out of it."""
+        try:
+            return (self.root / path).resolve().relative_to(self.root)
+        except (ValueError, OSError) as error:  # a ValueError also for a zero byte
+            raise UsageError(f"{str(path)!r:.80} is not inside the working folder, {self.root}.") from error
+
+    def close(self) -> None:
+        """Have the training save and end; end all else."""
+        for task in self.tasks.values():
+            task.stop()
+        if self.training:
+            self.training.close()
+
+
+def safe_name(name: str) -> str:
+    """Return what of a file's name is harmless: no folders, nothing hidden, no characters that mean something."""
+    name = re.split(r"[/\\]", name)[-1]
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:LONGEST_NAME] or "text"

@@ -1,0 +1,127 @@
+"""The log of a run as curves: read as it grows, thinned to what a picture shows. All who watch a run share it."""
+
+import dataclasses
+import threading
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from scratchgpt.errors import DataError
+from scratchgpt.training import logs
+from scratchgpt.training.curves import Curve, outline, smoothed, sparse
+
+COLUMNS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory")
+SMOOTHED_PART = 50
+"""Losses are averaged over one part in so many of a run."""
+NOTICEABLE = 500
+"""A curve is drawn anew when it has become longer by one part in so many."""
+
+Points = list[tuple[float, float | None]]
+
+
+@dataclasses.dataclass
+class _Numbers:
+    """What a log has said so far."""
+
+    at: int = 0  # the byte where the next row begins
+    steps: "array[float]" = dataclasses.field(default_factory=lambda: array("d"))
+    columns: "dict[str, array[float]]" = dataclasses.field(
+        default_factory=lambda: {name: array("d") for name in COLUMNS}
+    )
+    validation: Points = dataclasses.field(default_factory=list)
+    drawn: dict[str, Points] = dataclasses.field(default_factory=dict)
+    n_drawn: tuple[int, int] = (0, 0)  # steps and evaluations, then
+
+    def take_in(self, rows: list[logs.Row | None]) -> None:
+        """Add rows."""
+        for row in rows:
+            if row is None:
+                continue
+            if "loss" in row:
+                self.steps.append(row["step"])
+                for name in COLUMNS[:-1]:
+                    self.columns[name].append(_number(row.get(name)))
+                self.columns["memory"].append(_number(row.get("device_mb") or row.get("resident_mb")))
+            elif row.get("val_loss") is not None and not row.get("val_whole"):
+                self.validation.append((row["step"], row["val_loss"]))
+
+    def looks_different(self) -> bool:
+        """Return whether there is so much more than was drawn that one would see it."""
+        n_steps, n_evaluations = self.n_drawn
+        return len(self.steps) > n_steps * (1 + 1 / NOTICEABLE) or len(self.validation) > n_evaluations
+
+    def thinned(self, column: str) -> Points:
+        """Return a curve as it is drawn."""
+        if column == "validation":
+            return [*self.validation]
+        curve = Curve(np.array(self.steps), np.array(self.columns["loss" if column == "smooth" else column]))
+        if column == "smooth":
+            curve = sparse(smoothed(curve, max(1, len(curve.x) // SMOOTHED_PART)))
+        else:
+            curve = sparse(curve) if column == "lr" else outline(curve)
+        y = [float(f"{value:.5g}") if np.isfinite(value) else None for value in curve.y.tolist()]
+        return list(zip(curve.x.tolist(), y, strict=True))
+
+
+class History:
+    """The numbers of one run."""
+
+    def __init__(self, run: Path) -> None:
+        """Begin with nothing read."""
+        self.run = run
+        self.version = 0  # changes when the curves look different
+        self.changed_at = 0.0  # when the log was written to, in seconds since 1970
+        self._lock = threading.Lock()
+        self._inode: int | None = None
+        self._numbers = _Numbers()
+
+    def refresh(self) -> None:
+        """Read what has been added since the last time. Raises DataError if the run is gone."""
+        with self._lock:
+            path = self.run / logs.NAME
+            try:
+                stat = path.stat()
+            except OSError as error:
+                self._begin_anew(None)
+                raise DataError(f"{self.run} has no {logs.NAME}: the run was removed, or has not begun.") from error
+            if stat.st_ino != self._inode or stat.st_size < self._numbers.at:  # a resumed run begins another file
+                self._begin_anew(stat.st_ino)
+            self.changed_at, numbers = stat.st_mtime, self._numbers
+            for rows, at in logs.blocks(path, numbers.at):
+                numbers.take_in(rows)
+                numbers.at = at
+            if numbers.looks_different():
+                numbers.n_drawn, numbers.drawn = (len(numbers.steps), len(numbers.validation)), {}
+                self.version += 1
+
+    def _begin_anew(self, inode: int | None) -> None:
+        self._inode, self._numbers = inode, _Numbers()
+        self.version += 1
+
+    @property
+    def step(self) -> int:
+        """Return the last step that is logged."""
+        return int(self._numbers.steps[-1]) if self._numbers.steps else 0
+
+    def last(self, column: str) -> float:
+        """Return the last number of a column, NaN if there is none."""
+        column_so_far = self._numbers.columns[column]
+        return column_so_far[-1] if column_so_far else np.nan
+
+    @property
+    def last_validation(self) -> float:
+        """Return the last loss over the validation windows, NaN if there is none."""
+        return _number(self._numbers.validation[-1][1] if self._numbers.validation else None)
+
+    def points(self, column: str) -> Points:
+        """Return a curve as it is drawn: a column, "smooth" (the loss), or "validation"."""
+        with self._lock:
+            drawn = self._numbers.drawn
+            if column not in drawn:
+                drawn[column] = self._numbers.thinned(column)
+            return drawn[column]
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value

@@ -1,0 +1,180 @@
+"""Commands of ours in processes of their own: the page computes nothing, and never waits."""
+
+import codecs
+import collections
+import contextlib
+import io
+import json
+import os
+import subprocess
+import threading
+from pathlib import Path
+from typing import IO
+
+from scratchgpt.cli.render import PROGRESS, Pace, printable, sentence
+from scratchgpt.training.child import OWN, Condition, Run
+from scratchgpt.training.events import Event, Sampled, Saved, Started, StepDone
+
+BLOCK = 2**16
+MOST_NOTES = 200
+MOST_SAMPLES = 20
+LONGEST_OUTPUT = 10**6
+"""Characters of what a command says that are kept: its end."""
+END_AFTER = 60.0
+"""Seconds that a training has to save when the server ends; then it is left alone, and saves by itself."""
+
+
+class Training:
+    """A training, and what it has said so far."""
+
+    def __init__(self, *arguments: str) -> None:
+        """Start `scratchgpt train` with these arguments."""
+        self.started: Started | None = None
+        self.last: StepDone | None = None  # step
+        self.notes: collections.deque[str] = collections.deque(maxlen=MOST_NOTES)
+        self.samples: collections.deque[tuple[int, str]] = collections.deque(maxlen=MOST_SAMPLES)
+        self.failure = ""  # why it ended, if not by itself
+        self.n_changes = 0  # of notes and samples
+        self._condition = Condition()
+        self._pace = Pace()
+        self._has_sample_begun = False
+        self._child = Run([*OWN, "train", *arguments, "--json", "--control"])
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    @property
+    def run(self) -> Path | None:
+        """Return the folder of the run, once it is known."""
+        return self.started.run if self.started else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the process has ended."""
+        return not self._thread.is_alive()
+
+    @property
+    def state(self) -> str:
+        """Return what it is at."""
+        return self._condition.word
+
+    @property
+    def time_left(self) -> str:
+        """Return how long it will take, nothing while nobody knows."""
+        steps = self.started.steps if self.started else 0
+        return "" if self.is_over or self.last is None else self._pace.left(self.last.step, steps)
+
+    def tell(self, line: str) -> None:
+        """Have it obey a command of docs/watching.md."""
+        self._child.tell(line)
+
+    def close(self) -> None:
+        """Have it save and end, and wait until it has."""
+        self.tell("stop")
+        self._thread.join(END_AFTER)
+
+    def _listen(self) -> None:
+        """Learn from all that it says."""
+        while (said := self._child.heard.get()) is not None:
+            if isinstance(said, str):
+                self._note(said)
+            else:
+                self._take_in(said)
+        self._condition.end()
+        if self._child.exit_code and self._condition.word == "ended":
+            self.failure = _reason(self.notes) or "The training has ended without a word."
+        self.n_changes += 1
+
+    def _take_in(self, event: Event) -> None:
+        self._pace.see(event)
+        if line := sentence(event):
+            self._note(line)
+        match event:
+            case Started():
+                self.started = event
+            case StepDone():
+                self.last = event
+            case Saved():
+                self._note(f"step {event.step:,}: saved in {event.folder}")
+            case Sampled():
+                self._sample(event)
+        self._condition.see(event)
+
+    def _sample(self, event: Sampled) -> None:
+        """Add a piece of text to the last sample, or begin one."""
+        if self._has_sample_begun:
+            self.samples[-1] = (event.step, self.samples[-1][1] + printable(event.text))
+        else:
+            self.samples.append((event.step, printable(event.text)))
+        self._has_sample_begun = not event.is_last
+        self.n_changes += 1
+
+    def _note(self, line: str) -> None:
+        self.notes.append(printable(line))
+        self.n_changes += 1
+
+
+class Task:
+    """Another command, from its start to its end."""
+
+    def __init__(self, *arguments: str, standard_input: str = "") -> None:
+        """Start it, and give it its input."""
+        self.name = arguments[0]
+        self.output = ""
+        self.stage, self.done = "", 0.0  # what it is at, and which part of that it has done
+        self.failure = ""
+        self.is_stopped = False
+        self._complaints: collections.deque[str] = collections.deque(maxlen=MOST_NOTES)
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(  # noqa: S603 - our own command line
+            [*OWN, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=os.environ | {PROGRESS: "json"}
+        )
+        self._thread = threading.Thread(target=self._attend, args=[standard_input], daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, and all that it said is here."""
+        return not self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End it."""
+        self.is_stopped = True
+        self._process.terminate()
+
+    def _attend(self, standard_input: str) -> None:
+        ears = [threading.Thread(target=hear, daemon=True) for hear in (self._hear, self._hear_people)]
+        for ear in ears:
+            ear.start()
+        with contextlib.suppress(OSError), self._stream(self._process.stdin) as stream:  # it may want none
+            stream.write(standard_input.encode("utf-8", "replace"))
+        for ear in ears:
+            ear.join()
+        if self._process.wait() and not self.is_stopped:
+            self.failure = _reason(self._complaints) or f"`scratchgpt {self.name}` has ended without a word."
+
+    def _hear(self) -> None:
+        decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
+        with self._stream(self._process.stdout) as stream:
+            while data := stream.read(BLOCK):
+                self.output = (self.output + decoder.decode(data))[-LONGEST_OUTPUT:]
+
+    def _hear_people(self) -> None:
+        stream = io.BufferedReader(self._stream(self._process.stderr))  # type: ignore[type-var]
+        with io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                try:
+                    told = json.loads(line)
+                    self.stage, self.done = str(told["stage"]), told["done"] / max(told["total"], 1)
+                except (ValueError, TypeError, KeyError):  # it is for people
+                    self._complaints.append(printable(line.rstrip("\n")))
+
+    @staticmethod
+    def _stream(stream: IO[bytes] | None) -> IO[bytes]:
+        assert stream is not None  # noqa: S101 - all three are pipes
+        return stream
+
+
+def _reason(said: collections.deque[str]) -> str:
+    """Return the sentence with which a command has failed."""
+    errors = [line.removeprefix("Error: ") for line in said if line.startswith("Error: ")]
+    return (errors or [*said] or [""])[-1]

@@ -1,0 +1,178 @@
+"""Measure: how good a model is, how fast it writes and how fast it trains; results are kept, and exported."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from nicegui import ui
+
+from scratchgpt.errors import ScratchGPTError, UsageError
+from scratchgpt.training import logs, runs
+from scratchgpt.training.sinks import KINDS
+from scratchgpt.web.desk import RUNS, Desk
+from scratchgpt.web.jobs import Task
+from scratchgpt.web.parts import Progress, card, failures_told
+
+KEPT = RUNS / "measured.jsonl"
+"""Where results are kept: a JSON object a line."""
+MOST_SHOWN = 50
+TICK = 0.5
+
+
+class MeasureTab:
+    """The tab."""
+
+    def __init__(self, desk: Desk) -> None:
+        """Lay out."""
+        self._desk = desk
+        self._task: Task | None = None
+        with card("Measure a model"):
+            with ui.element("div").classes("fields"):
+                self._run = ui.select([], label="Run").mark("measured run")
+                self._split = ui.select({"val": "Validation", "train": "Training"}, label="Part", value="val")
+            with ui.row().classes("line buttons"):
+                ui.button("Evaluate", icon="rule", on_click=self._evaluate).mark("evaluate")
+                ui.button("Time training", icon="timer", on_click=self._time_training).props("outline")
+                self._progress = Progress()
+            self._problem = ui.label().classes("bad").props('role="status"')
+        with card("Results"):
+            self._results = ui.element("div").classes("stack")
+        with card("Export a run", "What it has logged, for other programs."), ui.row().classes("line buttons"):
+            ui.button("JSON", icon="download", on_click=self._download).mark("json")
+            for kind in KINDS:
+                ui.button(kind, on_click=lambda kind=kind: self._export(kind)).props("outline no-caps")
+            self._exported = ui.label().classes("result").props('role="status"')
+        self._show_results()
+        ui.timer(TICK, self._tick)
+
+    def _start(self, *arguments: str) -> None:
+        with failures_told():
+            if not self._run.value:
+                raise UsageError("There is no run yet; train one first.")
+            self._problem.text = self._exported.text = ""
+            self._task = self._desk.start("measure", *arguments)
+
+    def _evaluate(self) -> None:
+        self._start("evaluate", "--json", "--split", self._split.value, "--", str(RUNS / str(self._run.value)))
+
+    def _time_training(self) -> None:
+        with failures_told():
+            self._start("bench", "--json", "--rounds", "3", *sizes(self._desk.inside(RUNS / str(self._run.value))))
+
+    def _export(self, kind: str) -> None:
+        self._start("logs", "export", "--force", "--to", kind, "--", str(RUNS / str(self._run.value)))
+
+    def _tick(self) -> None:
+        names = self._desk.runs()
+        if names != self._run.options:
+            self._run.set_options(names, value=self._run.value if self._run.value in names else next(iter(names), None))
+        self._progress.show(self._task)
+        if self._task and self._task.is_over:
+            task, self._task = self._task, None
+            self._problem.text = task.failure
+            if task.name == "logs":
+                self._exported.text = task.output.strip()
+            elif not task.failure:
+                with failures_told():
+                    keep(str(self._run.value), task)
+                    self._show_results()
+
+    def _show_results(self) -> None:
+        self._results.clear()
+        with self._results:
+            shown = kept()[: -MOST_SHOWN - 1 : -1]
+            if not shown:
+                ui.label("Nothing yet.").classes("soft")
+            for result in shown:
+                with ui.element("div").classes("item"):
+                    ui.label(f"{result.get('run')}: {result.get('what')}, {result.get('when')}").classes("strong")
+                    ui.label(summary(result)).classes("soft")
+
+    async def _download(self) -> None:
+        with failures_told():
+            if not self._run.value:
+                raise UsageError("There is no run yet; train one first.")
+            folder = self._desk.inside(RUNS / self._run.value)
+            content = await asyncio.to_thread(as_json, folder)
+            ui.download.content(content, f"{folder.name}.json", "application/json")
+
+
+def sizes(folder: Path) -> list[str]:
+    """Return the options of `scratchgpt bench` for a run's model. Raises UsageError."""
+    about = runs.description(folder)
+    try:
+        model, batch_size = about["model"], about["train"]["batch_size"]
+        names = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "activation")
+        words = [f"--{name.replace('_', '-')}={model[name]}" for name in names]
+        switches = {"bias": "bias", "tie_word_embeddings": "tie-word-embeddings"}
+        words += [f"--{'' if model[name] else 'no-'}{option}" for name, option in switches.items()]
+        return [*words, f"--vocab-size={model['vocab_size']}", f"--batch-size={batch_size}"]
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{folder / runs.NAME} does not say what the model is.") from error
+
+
+def keep(name: str, task: Task) -> None:
+    """Keep a result. Raises OSError."""
+    result = json.loads(task.output.strip().split("\n")[-1])
+    result = {"run": name, "what": task.name, "when": time.strftime("%Y-%m-%d %H:%M:%S")} | {"result": result}
+    with KEPT.open("a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def kept() -> list[dict[str, Any]]:
+    """Return all results, the oldest first; what is damaged is left out."""
+    results = []
+    lines = KEPT.read_text(encoding="utf-8", errors="replace").splitlines() if KEPT.exists() else []
+    for line in lines:
+        try:
+            result = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(result, dict) and isinstance(result.get("result"), dict):
+            results.append(result)
+    return results
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Return a result's numbers as people read them."""
+    names = {
+        "loss": "loss {:.4f}",
+        "perplexity": "perplexity {:.2f}",
+        "bits_per_byte": "{:.4f} bits per byte",
+        "accuracy": "accuracy {:.1%}",
+        "step_ms": "{:,.1f} ms a step",
+        "tokens_per_s": "{:,.0f} tokens a second",
+        "peak_memory_mb": "{:,.0f} MB",
+    }
+    numbers = {name: result["result"].get(name) for name in names}
+    return ", ".join(names[name].format(n) for name, n in numbers.items() if isinstance(n, int | float))
+
+
+def as_json(folder: Path) -> bytes:
+    """Return a run's log in the form of disco's experiments: {init: {config, date}, logs: [...]}. Raises DataError."""
+    about: dict[str, Any] = {}
+    try:
+        about = runs.description(folder)
+    except ScratchGPTError:
+        about = {"problem": f"{runs.NAME} is damaged"}
+    rows = [row for row in logs.read(folder / logs.NAME) if row]
+    start = rows[0].get("time") if rows else None
+    date = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(start or 0))
+    content = {"init": {"config": about, "date": date}, "logs": [logged(row, start or 0) for row in rows]}
+    return json.dumps(content).encode("utf-8")
+
+
+def logged(row: logs.Row, start: float) -> dict[str, Any]:
+    """Return a row under the names of disco's experiments."""
+    names = {
+        "loss": "train/loss",
+        "step_ms": "dt_ms",
+        "resident_mb": "mem",
+        "val_loss": "val/loss",
+        "val_perplexity": "val/perplexity",
+        "val_accuracy": "val/acc",
+    }
+    seconds = {"time_s": round((row.get("time") or start) - start, 3)}
+    return {"iter": row["step"]} | seconds | {names.get(name, name): row[name] for name in row if name != "step"}

@@ -1,0 +1,191 @@
+"""Model and recipe: every field, checked as it is typed; what it costs; and the start of a training."""
+
+import asyncio
+import math
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from nicegui import ui
+
+from scratchgpt.backend import PRECISIONS
+from scratchgpt.config import DEFAULT_PRESET, preset_names
+from scratchgpt.data.dataset import read_meta
+from scratchgpt.errors import ScratchGPTError, UsageError
+from scratchgpt.model.plan import default_lanes
+from scratchgpt.web import recipe
+from scratchgpt.web.desk import DATA, RUNS, Desk, safe_name
+from scratchgpt.web.parts import card, failures_told
+
+MODEL = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_word_embeddings")
+TRAIN = ("steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "eval_every", "sample_every", "seed")
+TICK = 2.0
+
+
+class ModelTab:
+    """The tab."""
+
+    def __init__(self, desk: Desk, show_training: Callable[[], None]) -> None:
+        """Lay out; `show_training` goes to the tab where a training is watched."""
+        self._desk, self._show_training = desk, show_training
+        self._fields: dict[str, Any] = {}
+        self._rate = 0.0
+        with card("Start from"), ui.element("div").classes("fields"):
+            self._data = ui.select([], label="Data", on_change=self._changed)
+            self._preset = ui.select(preset_names(), label="Preset", value=DEFAULT_PRESET, on_change=self._take_preset)
+            self._name = ui.input("Name of the run").props('hint="left empty: one is found"')
+        rest = [name for name in recipe.FIELDS if name not in MODEL + TRAIN]
+        with ui.element("div").classes("columns"):
+            with card("Model"):
+                self._lay_out_fields(MODEL)
+            with card("Recipe"):
+                self._lay_out_fields(TRAIN)
+                with ui.expansion("More settings").classes("wide"):
+                    self._lay_out_fields(rest)
+        with card("Computing"), ui.element("div").classes("fields"):
+            self._device = ui.select(["cpu"], label="Device", value="cpu", on_change=self._device_changed)
+            lanes = {0: "as many as suit"} | {number: str(number) for number in range(1, default_lanes() + 1)}
+            self._lanes = ui.select(lanes, label="Lanes (processes)", value=0, on_change=self._changed)
+            self._precision = ui.select(list(PRECISIONS), label="Precision", value="fp32", on_change=self._changed)
+            self._precision.visible = False
+        with card("What it takes"):
+            self._figures = ui.element("div").classes("figures")
+            self._problem = ui.label().classes("bad").props('role="status"')
+            with ui.row().classes("line"):
+                self._start = ui.button("Start training", icon="play_arrow", on_click=self._train).mark("start")
+                self._command = ui.label().classes("command")
+        self._take_preset()
+        ui.timer(TICK, self._look_at_data)
+        ui.timer(0.1, self._look_at_machine, once=True)
+
+    def _lay_out_fields(self, names: tuple[str, ...] | list[str]) -> None:
+        with ui.element("div").classes("fields"):
+            for name in names:
+                field = recipe.FIELDS[name]
+                choices = ["true", "false"] if field.type is bool else list(field.metadata["choices"])
+                if choices:
+                    element: Any = ui.select(choices, label=name, on_change=self._changed)
+                else:
+                    element = ui.input(name, on_change=self._changed).props("spellcheck=false autocapitalize=off")
+                with element:
+                    ui.tooltip(field.metadata["help"])
+                self._fields[name] = element.mark(name)
+
+    @property
+    def _texts(self) -> dict[str, str]:
+        return {name: str(self._fields[name].value or "") for name in recipe.FIELDS}
+
+    def _take_preset(self) -> None:
+        """Put a preset's values into the fields."""
+        self._is_filling = True
+        for name, text in recipe.preset_texts(self._preset.value).items():
+            self._fields[name].value = text
+        self._is_filling = False
+        self._changed()
+
+    def _device_changed(self) -> None:
+        self._lanes.visible = self._device.value == "cpu"
+        self._precision.visible = not self._lanes.visible
+        if self._lanes.visible:
+            self._precision.value = "fp32"
+        self._changed()
+
+    def _look_at_data(self) -> None:
+        """Offer the data that there is."""
+        names = self._desk.data()
+        if names != self._data.options:
+            self._data.set_options(
+                names, value=self._data.value if self._data.value in names else next(iter(names), None)
+            )
+
+    async def _look_at_machine(self) -> None:
+        """Find out what can compute here, and how fast."""
+        self._device.set_options(await asyncio.to_thread(recipe.devices))
+        self._rate = await asyncio.to_thread(recipe.matrix_rate)
+        self._look_at_data()
+        self._changed()
+
+    def _changed(self) -> None:
+        """Check all fields, and say what the training will take."""
+        if self._is_filling:
+            return
+        found = recipe.problems(self._texts)
+        for name, element in self._fields.items():
+            element.props(remove="error error-message")
+            if name in found:
+                element.props["error"] = True
+                element.props["error-message"] = found[name]
+        self._problem.text = ""
+        self._figures.clear()
+        self._start.set_enabled(not found and bool(self._data.value))
+        if found:
+            self._problem.text = "Something is wrong: see the fields that are marked."
+        elif not self._data.value:
+            self._problem.text = "There is no prepared data yet; see the first tab."
+        else:
+            try:
+                self._show_cost()
+            except (ScratchGPTError, KeyError, TypeError) as error:
+                self._problem.text = str(error)
+                self._start.set_enabled(False)
+
+    def _show_cost(self) -> None:
+        meta = read_meta(DATA / self._data.value)
+        model, train = recipe.configs(self._texts, meta["vocab_size"])
+        cost = recipe.cost(
+            model,
+            train,
+            device=self._device.value,
+            precision=self._precision.value,
+            lanes=self._lanes.value or None,
+            rate=self._rate or math.inf,
+        )
+        figures = {
+            "parameters": f"{cost.n_parameters:,}",
+            "memory": f"{cost.n_bytes / 1e6:,.0f} MB",
+            "tokens": f"{cost.n_tokens:,}",
+            "passes over the data": f"{cost.n_tokens / meta['train_tokens']:,.3g}",
+        }
+        if cost.seconds is not None:
+            figures["time, roughly"] = duration(cost.seconds) if self._rate else "..."
+        with self._figures:
+            for name, value in figures.items():
+                with ui.element("div").classes("figure"):
+                    ui.label(value).classes("number")
+                    ui.label(name).classes("soft")
+        self._command.text = shlex.join(["scratchgpt", "train", *self._arguments("runs/...")])
+
+    def _arguments(self, run_folder: str) -> list[str]:
+        """Return the options of `scratchgpt train`. Raises UsageError."""
+        options = ["--data", str(DATA / self._data.value), "--run", run_folder, "--preset", self._preset.value]
+        options += recipe.changes(self._preset.value, self._texts)
+        if len(self._device.options) > 1:
+            options += ["--device", self._device.value]
+        if self._lanes.visible and self._lanes.value:
+            options += ["--lanes", str(self._lanes.value)]
+        if self._precision.visible:
+            options += ["--precision", self._precision.value]
+        return options
+
+    def _train(self) -> None:
+        with failures_told():
+            self._desk.train(*self._arguments(str(self._new_run())))
+            self._show_training()
+
+    def _new_run(self) -> Any:
+        """Return a folder for the run. Raises UsageError if there is one of this name."""
+        if self._name.value:
+            folder = RUNS / safe_name(self._name.value)
+            if folder.exists():
+                raise UsageError(f"{folder} is there already; choose another name, or go on with it in the next tab.")
+            return folder
+        stem = f"{self._data.value}-{self._preset.value}"
+        return next(path for number in range(1, 10**6) if not (path := RUNS / f"{stem}-{number}").exists())
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 100:
+        return f"{math.ceil(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"

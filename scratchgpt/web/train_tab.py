@@ -1,0 +1,243 @@
+"""A run while it goes on: what it says, curves, texts, and buttons that command it; and others to compare."""
+
+import asyncio
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from nicegui import ui
+
+from scratchgpt.errors import DataError, ScratchGPTError
+from scratchgpt.training import runs
+from scratchgpt.web import charts
+from scratchgpt.web.desk import RUNS, Desk
+from scratchgpt.web.history import History
+from scratchgpt.web.jobs import Training
+from scratchgpt.web.parts import card, failures_told
+
+TICK = 1.0
+ALIVE = 15.0
+"""Seconds after its last row for which a run of another program is taken to go on."""
+SMALL = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens a second", "memory": "Memory, MB"}
+MOST_NOTES = 30
+
+
+class TrainTab:
+    """The tab."""
+
+    def __init__(self, desk: Desk) -> None:
+        """Lay out."""
+        self._desk = desk
+        self._drawn: Any = None  # which curves are on the page
+        self._said: Any = None  # which notes and samples
+        self._training: Training | None = desk.training
+        self._is_busy = False
+        with card("Run"):
+            with ui.element("div").classes("fields"):
+                self._run = ui.select([], label="Watch", on_change=self._changed).mark("run")
+                self._others = ui.select([], label="Compare with", multiple=True, on_change=self._changed)
+                self._others.props("use-chips")
+            with ui.row().classes("line"):
+                self._state = ui.label("no run yet").classes("chip").props('role="status"').mark("state")
+                self._bar = ui.linear_progress(0, show_value=False).classes("grow")
+                self._left = ui.label().classes("soft")
+            self._figures = {name: self._lay_out_figure(name) for name in self._lay_out_names()}
+            with ui.row().classes("line buttons"):
+                self._pause = ui.button("Pause", icon="pause", on_click=self._pause_or_go_on).mark("pause")
+                self._save = ui.button("Save", icon="save", on_click=lambda: self._tell("save")).props("outline")
+                self._evaluate = ui.button("Evaluate", icon="rule", on_click=lambda: self._tell("evaluate"))
+                self._sample = ui.button("Sample", icon="notes", on_click=self._ask_for_sample).props("outline")
+                self._stop = ui.button("Stop", icon="stop", on_click=lambda: self._tell("stop")).mark("stop")
+                self._go_on = ui.button("Go on", icon="play_arrow", on_click=self._resume).mark("go on")
+                self._evaluate.props("outline")
+                self._stop.props("outline color=negative")
+            self._problem = ui.label().classes("bad").props('role="status"')
+        with card("Loss"):
+            self._loss = ui.echart(charts.options([])).classes("chart")
+        with ui.element("div").classes("quarters"):
+            self._small = {}
+            for column, title in SMALL.items():
+                with card(title):
+                    chart = charts.options([], has_legend=False)
+                    self._small[column] = ui.echart(chart).classes("chart small")
+        with ui.element("div").classes("columns"):
+            with card("Texts"):
+                self._texts = ui.element("div").classes("texts").props('aria-live="polite"')
+            with card("Notes"):
+                self._notes = ui.element("div").classes("texts")
+        ui.timer(TICK, self._tick)
+
+    def _lay_out_names(self) -> tuple[str, ...]:
+        self._row = ui.element("div").classes("figures")
+        return ("step", "loss", "validation loss", "learning rate", "gradient norm", "tokens/s", "memory")
+
+    def _lay_out_figure(self, name: str) -> ui.label:
+        with self._row, ui.element("div").classes("figure"):
+            number = ui.label("–").classes("number").mark(name)
+            ui.label(name).classes("soft")
+        return number
+
+    def _changed(self) -> None:
+        self._drawn = self._said = None
+
+    async def _tick(self) -> None:
+        """Show what is new."""
+        if self._is_busy:  # the last look takes long
+            return
+        self._is_busy = True
+        try:
+            await self._look()
+        finally:
+            self._is_busy = False
+
+    async def _look(self) -> None:
+        training = self._desk.training
+        names = self._desk.runs()
+        if training and training.run and (training is not self._training or not self._run.value):
+            self._training = training  # a new one is what one wants to see
+            self._offer(names, training.run.name)
+        elif names != self._run.options:
+            self._offer(names, self._run.value if self._run.value in names else None)
+        watched = self._run.value
+        ours = self._desk.training_of(watched)
+        self._show_words(ours or (training if training and training.run is None else None))
+        if watched is None:
+            return
+        history = self._desk.history(watched)
+        try:
+            await asyncio.to_thread(history.refresh)
+            compared = {name: self._desk.history(name) for name in self._others.value if name != watched}
+            for other in compared.values():
+                await asyncio.to_thread(other.refresh)
+        except DataError as error:
+            if not (ours and not ours.is_over):
+                self._problem.text = str(error)
+            return
+        self._show_numbers(history, ours)
+        drawn = (watched, history.version, *((name, other.version) for name, other in compared.items()))
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self._draw(watched, history, compared)
+
+    def _offer(self, names: list[str], chosen: str | None) -> None:
+        if chosen is not None and chosen not in names:
+            names = [chosen, *names]
+        gone = self._run.value if self._run.value and self._run.value not in names else None
+        self._run.set_options(names, value=chosen or next(iter(names), None))
+        self._others.set_options(names, value=[name for name in self._others.value or [] if name in names])
+        if gone:
+            ui.notify(f"The run {gone} was removed.", type="warning")
+
+    def _show_words(self, training: Training | None) -> None:
+        """Show what a training of ours says, and which buttons mean something."""
+        is_alive = training is not None and not training.is_over
+        is_paused = is_alive and training is not None and training.state == "paused"
+        for button in (self._pause, self._save, self._evaluate, self._sample, self._stop):
+            button.visible = is_alive
+        self._pause.text = "Resume" if is_paused else "Pause"
+        self._pause.icon = "play_arrow" if is_paused else "pause"
+        self._problem.text = training.failure if training else ""
+        if training is None or (training, training.n_changes) == self._said:
+            if training is None and self._said is None:
+                self._said = (None, 0)
+                self._texts.clear()
+                self._notes.clear()
+                with self._texts:
+                    ui.label("Texts and notes are shown of a training that was started here.").classes("soft")
+            return
+        self._said = (training, training.n_changes)
+        self._texts.clear()
+        with self._texts:
+            if not training.samples:
+                ui.label("None yet: press Sample, or set sample_every.").classes("soft")
+            for step, text in reversed(training.samples):
+                ui.label(f"step {step:,}").classes("soft")
+                ui.label(text).classes("text")
+        self._notes.clear()
+        with self._notes:
+            for note in [*training.notes][: -MOST_NOTES - 1 : -1]:
+                ui.label(note).classes("note")
+
+    def _show_numbers(self, history: History, training: Training | None) -> None:
+        steps = self._steps(history.run)
+        step = history.step
+        is_alive = training is not None and not training.is_over
+        is_elsewhere = not is_alive and step < steps and time.time() - history.changed_at < ALIVE and training is None
+        self._state.text = training.state if training and is_alive else self._state_of(step, steps, is_elsewhere)
+        self._state.classes(replace=f"chip {'alive' if is_alive or is_elsewhere else ''}")
+        self._go_on.visible = not is_alive and not is_elsewhere and step < steps
+        self._bar.value = step / max(steps, 1)
+        self._left.text = f"{training.time_left} left" if training and training.time_left else ""
+        shown = {
+            "step": f"{step:,} of {steps:,}",
+            "loss": number(history.last("loss"), ".4f"),
+            "validation loss": number(history.last_validation, ".4f"),
+            "learning rate": number(history.last("lr"), ".2e"),
+            "gradient norm": number(history.last("grad_norm"), ".3f"),
+            "tokens/s": number(history.last("tokens_per_s"), ",.0f"),
+            "memory": number(history.last("memory"), ",.0f") + " MB",
+        }
+        for name, text in shown.items():
+            self._figures[name].text = text
+
+    @staticmethod
+    def _state_of(step: int, steps: int, is_elsewhere: bool) -> str:  # noqa: FBT001 - it reads well where it is used
+        if is_elsewhere:
+            return "going on in another program"
+        return "finished" if step >= steps else "stopped"
+
+    @staticmethod
+    def _steps(folder: Path) -> int:
+        """Return how many steps the run is to make, 0 if it does not say so."""
+        try:
+            return int(runs.description(folder)["train"]["steps"])
+        except (ScratchGPTError, KeyError, TypeError, ValueError):
+            return 0
+
+    def _draw(self, name: str, history: History, compared: dict[str, History]) -> None:
+        blue, orange = charts.COLOURS[:2]
+        series = [
+            charts.line("each step", history.points("loss"), blue, width=1, style={"opacity": 0.25}),
+            charts.line("training" if not compared else name, history.points("smooth"), blue),
+            charts.line("validation", history.points("validation"), orange, showSymbol=True),
+        ]
+        for shade, (other, its) in zip(charts.COLOURS[2:] * 20, compared.items(), strict=False):
+            series.append(charts.line(other, its.points("smooth"), shade))
+            validation = its.points("validation")
+            dashed = charts.line(f"{other}, validation", validation, shade, style={"type": "dashed"}, showSymbol=True)
+            series.append(dashed)
+        self._loss.options["series"] = series
+        self._loss.update()
+        for column, chart in self._small.items():
+            chart.options["series"] = [
+                charts.line(run_name, its.points(column), shade, width=1.5)
+                for shade, (run_name, its) in zip(
+                    (blue, *charts.COLOURS[2:] * 20), ({name: history} | compared).items(), strict=False
+                )
+            ]
+            chart.update()
+
+    def _tell(self, line: str) -> None:
+        if training := self._desk.training_of(self._run.value):
+            training.tell(line)
+
+    def _pause_or_go_on(self) -> None:
+        training = self._desk.training_of(self._run.value)
+        self._tell("resume" if training and training.state == "paused" else "pause")
+
+    def _ask_for_sample(self) -> None:
+        training = self._desk.training_of(self._run.value)
+        self._tell(f"sample {json.dumps({'seed': len(training.samples) if training else 0})}")
+
+    def _resume(self) -> None:
+        """Go on with a run that was stopped."""
+        with failures_told():
+            self._desk.train("--resume", str(RUNS / self._run.value))
+            self._changed()
+
+
+def number(value: float, form: str) -> str:
+    """Return a number in this form, a dash if there is none."""
+    return format(value, form) if math.isfinite(value) else "–"
