@@ -20,7 +20,7 @@ LAYERS = [
     {"model"},
     {"training", "generation", "interchange", "bench", "inspection"},
     {"serving"},
-    {"cli"},
+    {"cli", "web"},
     {"__main__", "__init__"},
 ]
 
@@ -30,7 +30,8 @@ FOREIGN = {
     "matplotlib": {"cli"},
     "textual": {"cli"},
     "textual_plotext": {"cli"},
-    "fastapi": {"serving"},
+    "fastapi": {"serving", "web"},
+    "nicegui": {"web"},
     "prometheus_client": {"serving"},
     "pydantic": {"serving"},
     "starlette": {"serving"},
@@ -57,6 +58,7 @@ FOREIGN = {
         "serving",
         "tokenizer",
         "training",
+        "web",
     },
 }
 

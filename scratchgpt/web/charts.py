@@ -39,7 +39,16 @@ def options(series: list[dict[str, Any]], *, digits: int = 4, has_legend: bool =
     return {
         "animation": False,
         "grid": {"left": 4, "right": 14, "top": 34 if has_legend else 14, "bottom": 4, "containLabel": True},
-        "legend": {"show": has_legend, "type": "scroll", "top": 0, "left": 0, "textStyle": {":color": colour("soft")}},
+        "legend": {
+            "show": has_legend,
+            "type": "scroll",
+            "top": 0,
+            "left": 0,
+            "icon": "roundRect",
+            "itemWidth": 16,
+            "itemHeight": 4,
+            "textStyle": {":color": colour("soft")},
+        },
         "tooltip": tooltip,
         "xAxis": axis | {"type": "value", "min": "dataMin", "max": "dataMax", "splitLine": {"show": False}},
         "yAxis": axis | {"type": "value", "scale": True},

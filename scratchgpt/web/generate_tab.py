@@ -127,5 +127,6 @@ class GenerateTab:
             self._n_shown = len(task.output)
             text = printable(task.output)
             n_prompt = len(self._asked) if text.startswith(printable(self._asked)) else 0
-            self._said.text, self._text.text = text[:n_prompt], text[n_prompt:]
+            self._said.text = text[:n_prompt]
+            self._text.text = text[n_prompt:] if n_prompt else text.lstrip("\n")
         self._problem.text = task.failure

@@ -35,16 +35,13 @@ class _Numbers:
 
     def take_in(self, rows: list[logs.Row | None]) -> None:
         """Add rows."""
-        for row in rows:
-            if row is None:
-                continue
-            if "loss" in row:
-                self.steps.append(row["step"])
-                for name in COLUMNS[:-1]:
-                    self.columns[name].append(_number(row.get(name)))
-                self.columns["memory"].append(_number(row.get("device_mb") or row.get("resident_mb")))
-            elif row.get("val_loss") is not None and not row.get("val_whole"):
-                self.validation.append((row["step"], row["val_loss"]))
+        steps = [row for row in rows if row and "loss" in row]
+        self.steps.extend(row["step"] for row in steps)
+        for name in COLUMNS[:-1]:
+            self.columns[name].extend(_number(row.get(name)) for row in steps)
+        self.columns["memory"].extend(_number(row.get("device_mb") or row.get("resident_mb")) for row in steps)
+        evaluations = (row for row in rows if row and row.get("val_loss") is not None and not row.get("val_whole"))
+        self.validation.extend((row["step"], row["val_loss"]) for row in evaluations)
 
     def looks_different(self) -> bool:
         """Return whether there is so much more than was drawn that one would see it."""

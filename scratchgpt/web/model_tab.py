@@ -4,6 +4,7 @@ import asyncio
 import math
 import shlex
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nicegui import ui
@@ -29,11 +30,18 @@ class ModelTab:
         """Lay out; `show_training` goes to the tab where a training is watched."""
         self._desk, self._show_training = desk, show_training
         self._fields: dict[str, Any] = {}
+        self._found: dict[str, str] = {}
         self._rate = 0.0
+        self._is_filling = True
         with card("Start from"), ui.element("div").classes("fields"):
             self._data = ui.select([], label="Data", on_change=self._changed)
             self._preset = ui.select(preset_names(), label="Preset", value=DEFAULT_PRESET, on_change=self._take_preset)
             self._name = ui.input("Name of the run").props('hint="left empty: one is found"')
+            self._device = ui.select(["cpu"], label="Device", value="cpu", on_change=self._device_changed)
+            lanes = {0: "as many as suit"} | {number: str(number) for number in range(1, default_lanes() + 1)}
+            self._lanes = ui.select(lanes, label="Lanes (processes)", value=0, on_change=self._changed)
+            self._precision = ui.select(list(PRECISIONS), label="Precision", value="fp32", on_change=self._changed)
+            self._precision.visible = False
         rest = [name for name in recipe.FIELDS if name not in MODEL + TRAIN]
         with ui.element("div").classes("columns"):
             with card("Model"):
@@ -42,12 +50,6 @@ class ModelTab:
                 self._lay_out_fields(TRAIN)
                 with ui.expansion("More settings").classes("wide"):
                     self._lay_out_fields(rest)
-        with card("Computing"), ui.element("div").classes("fields"):
-            self._device = ui.select(["cpu"], label="Device", value="cpu", on_change=self._device_changed)
-            lanes = {0: "as many as suit"} | {number: str(number) for number in range(1, default_lanes() + 1)}
-            self._lanes = ui.select(lanes, label="Lanes (processes)", value=0, on_change=self._changed)
-            self._precision = ui.select(list(PRECISIONS), label="Precision", value="fp32", on_change=self._changed)
-            self._precision.visible = False
         with card("What it takes"):
             self._figures = ui.element("div").classes("figures")
             self._problem = ui.label().classes("bad").props('role="status"')
@@ -63,10 +65,11 @@ class ModelTab:
             for name in names:
                 field = recipe.FIELDS[name]
                 choices = ["true", "false"] if field.type is bool else list(field.metadata["choices"])
+                how: Any = {"on_change": self._changed, "validation": partial(self._problem_of, name)}
                 if choices:
-                    element: Any = ui.select(choices, label=name, on_change=self._changed)
+                    element: Any = ui.select(choices, label=name, **how)
                 else:
-                    element = ui.input(name, on_change=self._changed).props("spellcheck=false autocapitalize=off")
+                    element = ui.input(name, **how).props("spellcheck=false autocapitalize=off")
                 with element:
                     ui.tooltip(field.metadata["help"])
                 self._fields[name] = element.mark(name)
@@ -74,6 +77,10 @@ class ModelTab:
     @property
     def _texts(self) -> dict[str, str]:
         return {name: str(self._fields[name].value or "") for name in recipe.FIELDS}
+
+    def _problem_of(self, name: str, _: Any) -> str | None:
+        """Return what is wrong with a field; it may be about another one, too."""
+        return self._found.get(name)
 
     def _take_preset(self) -> None:
         """Put a preset's values into the fields."""
@@ -109,12 +116,9 @@ class ModelTab:
         """Check all fields, and say what the training will take."""
         if self._is_filling:
             return
-        found = recipe.problems(self._texts)
-        for name, element in self._fields.items():
-            element.props(remove="error error-message")
-            if name in found:
-                element.props["error"] = True
-                element.props["error-message"] = found[name]
+        found = self._found = recipe.problems(self._texts)
+        for element in self._fields.values():
+            element.validate()
         self._problem.text = ""
         self._figures.clear()
         self._start.set_enabled(not found and bool(self._data.value))

@@ -32,7 +32,7 @@ def failures_told() -> Iterator[None]:
 
 def tell_failure(sentence: str) -> None:
     """Show a sentence about what has failed, until it is put away."""
-    ui.notify(sentence, type="negative", timeout=0, close_button="Close", multi_line=True, position="top")
+    ui.notify(sentence, type="negative", timeout=0, close_button="Close", multi_line=True)
 
 
 class Progress:

@@ -35,7 +35,7 @@ class TrainTab:
         self._training: Training | None = desk.training
         self._is_busy = False
         with card("Run"):
-            with ui.element("div").classes("fields"):
+            with ui.element("div").classes("pair"):
                 self._run = ui.select([], label="Watch", on_change=self._changed).mark("run")
                 self._others = ui.select([], label="Compare with", multiple=True, on_change=self._changed)
                 self._others.props("use-chips")

@@ -1,0 +1,121 @@
+"""What a person does on the page, by what is written on it."""
+
+import contextlib
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.web.server import chromium, wait_until
+
+pytest.importorskip("selenium", reason="needs Selenium, of the extra dev")
+from selenium.common.exceptions import WebDriverException
+
+
+class Browser:
+    """A browser that looks at one page."""
+
+    def __init__(self, address: str) -> None:
+        """Open it."""
+        self.driver = chromium()
+        self.address = address
+        self.errors: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Nothing to set up."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.driver.quit()
+
+    def size(self, width: int, height: int, *, is_dark: bool = False) -> None:
+        """Look through a window of this size; as who likes it dark, perhaps."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+    def open(self, tab: str) -> None:
+        """Open the page at a tab, anew."""
+        self.driver.get(f"{self.address.split('?')[0]}?tab={tab}")
+        wait_until(lambda: self.texts(".part"))
+
+    def go(self, title: str) -> None:
+        """Choose a tab."""
+        self.click(title, ".q-tab")
+
+    def texts(self, selector: str) -> list[str]:
+        """Return the texts of what is on the page, and visible."""
+        found: list[str] = self.driver.execute_script(
+            "const all = [...document.querySelectorAll(arguments[0])];"
+            "return all.filter(e => e.checkVisibility()).map(e => e.innerText)",
+            selector,
+        )
+        return found
+
+    def has(self, text: str) -> bool:
+        """Return whether this is written on the page."""
+        return text in "".join(self.texts("body"))
+
+    def wait_for(self, text: str) -> None:
+        """Wait until this is written on the page."""
+        wait_until(lambda: self.has(text))
+
+    def click(self, title: str, selector: str = "button") -> None:
+        """Press a button, when it is there."""
+        find = (
+            "return [...document.querySelectorAll(arguments[0])].find(e => e.checkVisibility() && !e.disabled"
+            " && e.innerText.trim().endsWith(arguments[1]))"
+        )
+
+        def press() -> bool:
+            button = self.driver.execute_script(find, selector, title)
+            with contextlib.suppress(WebDriverException):  # something moves, or is in the way for a moment
+                if button:
+                    button.click()
+                    return True
+            return False
+
+        wait_until(press)
+
+    def field(self, label: str) -> Any:
+        """Return a field by its label."""
+        return wait_until(
+            lambda: next(iter(self.driver.find_elements("css selector", f'[aria-label="{label}"]')), None)
+        )
+
+    def type(self, label: str, text: str) -> None:
+        """Put a text into a field, in the place of what is there."""
+        field = self.field(label)
+        field.send_keys("\ue009", "a")  # Ctrl
+        field.send_keys("\ue009")
+        field.send_keys(text)
+        wait_until(lambda: self.field(label).get_attribute("value") == text)
+
+    def upload(self, path: Path) -> None:
+        """Give a file to the uploader."""
+        self.driver.find_element("css selector", 'input[type="file"]').send_keys(str(path))
+
+    def figure(self, name: str) -> str:
+        """Return the number above this name, nothing while there is none."""
+        figures = (text.split("\n") for text in self.texts(".figure"))
+        return next((figure[0] for figure in figures if figure[-1] == name), "")
+
+    def step(self) -> int:
+        """Return at which step the run is that is watched."""
+        words = self.figure("step").split()
+        return int(words[0].replace(",", "")) if len(words) == 3 else 0
+
+    def n_points(self) -> int:
+        """Return how many points of the loss are drawn."""
+        count = (
+            "const done = arguments[0]; import('nicegui-echart').then(({echarts}) => {"
+            "const chart = echarts.getInstanceByDom(document.querySelector('.chart'));"
+            "done(chart ? chart.getOption().series.reduce((n, s) => n + s.data.length, 0) : 0)})"
+        )
+        return int(self.driver.execute_async_script(count))
+
+    def complaints(self) -> list[str]:
+        """Return what the browser's console has heard of errors since the last time."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]

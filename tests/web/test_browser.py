@@ -1,0 +1,125 @@
+"""The page in a real browser: from a text to a model that talks, as a person goes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.web.browser import Browser
+from tests.web.server import Server, served, wait_until
+from tests.world import TEXT
+
+pytest.importorskip("nicegui")
+pytestmark = pytest.mark.slow
+
+SMALL = {"block_size": "16", "n_layer": "2", "n_head": "2", "n_embd": "16", "batch_size": "4", "eval_every": "20"}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "work").mkdir()
+    with served(tmp_path / "work") as server:
+        yield server
+
+
+@pytest.fixture
+def browser(server: Server) -> Iterator[Browser]:
+    with Browser(server.address) as browser:
+        browser.size(1280, 900)
+        yield browser
+
+
+def start(browser: Browser, steps: str) -> None:
+    """Start a training of a small model, from the tab of recipes."""
+    browser.go("Model")
+    for name, value in ({"steps": steps} | SMALL).items():
+        browser.type(name, value)
+    browser.wait_for("passes over the data")
+    browser.click("Start training")
+
+
+def test_from_a_text_to_a_model_that_talks(tmp_path: Path, server: Server, browser: Browser) -> None:
+    text = tmp_path / "elsewhere" / "fox.txt"
+    text.write_text(TEXT * 10, encoding="utf-8")
+    browser.open("data")
+    browser.upload(text)
+    wait_until((server.folder / "data" / "fox.txt").exists)
+    wait_until(lambda: browser.field("Name").get_attribute("value") == "fox")
+    browser.click("Prepare")
+    browser.wait_for("data/fox is ready")
+    browser.click("Show a sample")
+    wait_until(lambda: browser.texts(".token"))
+
+    start(browser, "3000")
+    browser.wait_for("training")
+    wait_until(lambda: browser.step() > 5)
+    wait_until(lambda: browser.n_points() > 10)
+    browser.click("Pause")
+    browser.wait_for("paused")
+    before = browser.step()
+    browser.driver.refresh()
+    browser.wait_for("paused")
+    wait_until(lambda: browser.step() >= before)
+    browser.click("Resume")
+    wait_until(lambda: browser.step() > before + 5)
+    browser.click("Sample")
+    wait_until(lambda: browser.texts(".texts .text"))
+
+    browser.go("Model")
+    browser.click("Start training")
+    browser.wait_for("stop it first")
+    browser.click("Close")
+    browser.go("Train")
+    browser.click("Stop")
+    browser.wait_for("stopped")
+
+    browser.go("Generate")
+    wait_until(lambda: browser.has("fox-shakespeare-cpu-1"))
+    browser.type("Prompt", "the ")
+    browser.type("tokens", "20")
+    browser.click("Generate")
+    wait_until(lambda: len("".join(browser.texts(".output"))) > 10)
+
+    browser.go("Measure")
+    browser.click("Evaluate")
+    browser.wait_for("perplexity")
+    downloads = {"behavior": "allow", "downloadPath": str(tmp_path / "elsewhere")}
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
+    browser.click("JSON")
+    exported = tmp_path / "elsewhere" / "fox-shakespeare-cpu-1.json"
+    wait_until(exported.exists)
+    content = json.loads(exported.read_text(encoding="utf-8"))
+    assert content["init"]["config"]["model"]["n_embd"] == 16
+    assert {"iter", "train/loss", "dt_ms"} <= content["logs"][-2].keys() | content["logs"][1].keys()
+    assert not browser.complaints()
+
+
+def test_what_is_no_text_is_refused_in_a_sentence(tmp_path: Path, server: Server, browser: Browser) -> None:
+    for name, content, sentence in (("a.txt", b"", "empty"), ("b.txt", b"\xff\xfe\x00\x01" * 100, "UTF-8")):
+        path = tmp_path / "elsewhere" / name
+        path.write_bytes(content)
+        browser.open("data")
+        browser.upload(path)
+        browser.wait_for(sentence)
+    assert not [*(server.folder / "data").glob("*.txt")]
+
+
+def test_fields_say_what_is_wrong(browser: Browser) -> None:
+    browser.open("model")
+    browser.type("n_head", "3")
+    browser.wait_for("128 is not divisible by 3")
+    browser.type("n_head", "4")
+    wait_until(lambda: not browser.has("is not divisible"))
+    browser.type("learning_rate", "fast")
+    browser.wait_for("learning_rate must be of type float")
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_a_narrow_window_is_enough(browser: Browser, *, is_dark: bool) -> None:
+    browser.size(360, 780, is_dark=is_dark)
+    for tab in ("data", "model", "train", "generate", "measure"):
+        browser.open(tab)
+        assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 360
+    assert not browser.complaints()
