@@ -34,7 +34,7 @@ FOREIGN = {
     "nicegui": {"web"},
     "prometheus_client": {"serving"},
     "pydantic": {"serving"},
-    "starlette": {"serving"},
+    "starlette": {"serving", "web"},
     "uvicorn": {"serving"},
     "cupy": {"backend"},
     "safetensors": {"inspection", "model"},

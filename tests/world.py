@@ -26,6 +26,7 @@ CPU = select("cpu")
 OTHERS = (
     "cupy._environment",
     "matplotlib.font_manager",
+    "nicegui.client",
     "regex._main",
     "regex.regex",
     "wandb.sdk.lib.service.service_port_file",

@@ -48,6 +48,9 @@ class Run:
                 self.heard.put(f"{error}")
         complaints.join()
         self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with contextlib.suppress(OSError):  # what it was told too late
+                stream.close()  # type: ignore[union-attr]
         self.heard.put(None)
 
     def _hear_people(self) -> None:
@@ -56,7 +59,7 @@ class Run:
 
     def tell(self, line: str) -> None:
         """Have the run obey a command."""
-        with contextlib.suppress(OSError):  # it has ended: that is heard, too
+        with contextlib.suppress(OSError, ValueError):  # it has ended: that is heard, too
             self._process.stdin.write(line + "\n")  # type: ignore[union-attr]
             self._process.stdin.flush()  # type: ignore[union-attr]
 

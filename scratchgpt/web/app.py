@@ -6,8 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 from nicegui import app, core, events, run, ui
+from starlette.requests import ClientDisconnect
 
-from scratchgpt.serving.guard import App, Guard
+from scratchgpt.serving.guard import App, Guard, Message, Receive, Send
 from scratchgpt.web.data_tab import LARGEST_UPLOAD, DataTab
 from scratchgpt.web.desk import Desk
 from scratchgpt.web.generate_tab import GenerateTab
@@ -112,7 +113,15 @@ def build(desk: Desk, *, host: str, token: str | None) -> App:
     app.on_shutdown(close)
     application = FastAPI(openapi_url=None)
     ui.run_with(application, dark=None, tailwind=False, show_welcome_message=False, reconnect_timeout=10)
-    return Guard(application, host=host, largest_body=LARGEST_UPLOAD + ROOM, token=token, cookie=COOKIE)
+
+    async def answer(scope: Message, receive: Receive, send: Send) -> None:
+        """Answer as ASGI asks for it; nobody is there to hear that a browser has gone in the middle of an upload."""
+        try:
+            await application(scope, receive, send)
+        except* ClientDisconnect:
+            pass
+
+    return Guard(answer, host=host, largest_body=LARGEST_UPLOAD + ROOM, token=token, cookie=COOKIE)
 
 
 FAVICON = (

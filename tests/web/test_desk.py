@@ -1,0 +1,218 @@
+"""What needs no browser: names and paths, recipes as they are typed, curves of a log that grows, commands."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scratchgpt.errors import DataError, UsageError
+from scratchgpt.training.curves import STRETCHES
+from tests.web.server import wait_until
+from tests.world import TEXT, make_dataset
+
+pytest.importorskip("nicegui")
+from scratchgpt.web import data_tab, measure_tab, recipe
+from scratchgpt.web.desk import Desk, safe_name
+from scratchgpt.web.history import History
+from scratchgpt.web.jobs import Task, Training
+
+RUN = ("--set", "n_layer=1", "--set", "n_embd=16", "--set", "block_size=8", "--set", "batch_size=4", "--lanes", "1")
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "data")  # in data/data
+    desk = Desk()
+    yield desk
+    desk.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("shakes.txt", "shakes.txt"),
+        ("../../etc/passwd", "passwd"),
+        (r"C:\texts\a b.txt", "a-b.txt"),
+        (".hidden", "hidden"),
+        ("..", "text"),
+        ("", "text"),
+        ("<img src=x>.txt", "img-src-x-.txt"),
+        ("-rf", "rf"),
+        ("a\0b\n.txt", "a-b-.txt"),
+        ("ß中.txt", "ß中.txt"),
+        ("x" * 500, "x" * 80),
+    ],
+)
+def test_names_become_harmless(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+def test_no_path_leads_out_of_the_folder(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path.parent)
+    for path in ("..", "../x", "/etc/passwd", "data/../../x", "out/x", "a\0b"):
+        with pytest.raises(UsageError, match="not inside the working folder"):
+            desk.inside(path)
+    assert desk.inside("data/data") == Path("data/data")
+    assert desk.inside(tmp_path / "x.txt") == Path("x.txt")
+
+
+def test_typed_recipes_become_options_or_problems() -> None:
+    texts = recipe.preset_texts("shakespeare-cpu")
+    assert not recipe.problems(texts)
+    assert recipe.changes("shakespeare-cpu", texts) == []
+    assert recipe.changes("shakespeare-cpu", texts | {"steps": " 7 ", "freeze": "['a.*']", "bias": "true"}) == [
+        *("--set", "bias=true", "--set", "steps=7", "--set", "freeze=['a.*']"),
+    ]
+    wrong = recipe.problems(texts | {"n_head": "3", "steps": "0", "order": "other"})
+    assert wrong.keys() == {"n_embd", "order"}
+    assert recipe.problems(texts | {"steps": "0"}).keys() == {"steps"}
+    assert recipe.problems(texts | {"dropout": ""}).keys() == {"dropout"}
+
+
+def test_a_cost_grows_with_the_work() -> None:
+    texts = recipe.preset_texts("shakespeare-cpu")
+    small, large = (
+        recipe.cost(*recipe.configs(texts | {"steps": steps}, 65), device="cpu", precision="fp32", lanes=1, rate=1e9)
+        for steps in ("10", "20")
+    )
+    assert small.n_parameters == large.n_parameters == 804_096
+    assert small.seconds is not None
+    assert large.seconds == pytest.approx(2 * small.seconds)
+    assert large.n_tokens == 2 * small.n_tokens
+    assert recipe.matrix_rate() > 1e7
+
+
+def row(step: int, loss: float = 1.0) -> str:
+    return (
+        json.dumps({"step": step, "time": 0.0, "loss": loss, "lr": 1e-3, "grad_norm": None, "tokens_per_s": 9}) + "\n"
+    )
+
+
+def test_curves_follow_a_log(tmp_path: Path) -> None:
+    log, history = tmp_path / "log.jsonl", History(tmp_path)
+    with pytest.raises(DataError, match="was removed"):
+        history.refresh()
+    log.write_text(row(1, 3.0) + row(2, 2.0) + row(3)[:9], encoding="utf-8")
+    history.refresh()
+    assert (history.step, history.last("loss")) == (2, 2.0)
+    assert math.isnan(history.last("grad_norm"))
+    assert history.points("loss") == [(1, 3.0), (2, 2.0)]
+    version = history.version
+    history.refresh()
+    assert history.version == version
+    validation = {"step": 3, "val_loss": 1.5, "val_whole": False}
+    log.write_text(row(1, 3.0) + row(2, 2.0) + row(3) + json.dumps(validation) + "\n", encoding="utf-8")
+    history.refresh()
+    assert history.version > version
+    assert history.points("validation") == [(3, 1.5)]
+    assert history.last_validation == 1.5
+    other = tmp_path / "other"
+    other.write_text(row(1, 3.0) + row(2, 7.0), encoding="utf-8")
+    other.replace(log)  # as a run does that goes on from an earlier step
+    history.refresh()
+    assert history.points("loss") == [(1, 3.0), (2, 7.0)]
+    log.unlink()
+    with pytest.raises(DataError, match="was removed"):
+        history.refresh()
+    assert history.points("loss") == []
+
+
+def test_a_long_log_is_thinned(tmp_path: Path) -> None:
+    lines = [row(step, 9.0 if step == 7_777 else 2.0) for step in range(1, 20_001)]
+    (tmp_path / "log.jsonl").write_text("".join(lines), encoding="utf-8")
+    history = History(tmp_path)
+    history.refresh()
+    points = history.points("loss")
+    assert len(points) == len(history.points("smooth")) == 2 * STRETCHES
+    assert max(loss or 0 for _, loss in points) == 9.0
+    version = history.version
+    with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(row(20_001))
+    history.refresh()
+    assert history.version == version  # one would not see it
+
+
+def test_texts_are_checked_to_their_end(tmp_path: Path) -> None:
+    for content, sentence in ((b"", "empty"), (b"good\n" * 10**5 + b"\xff", "UTF-8"), (b"\xff\xfe\0\0", "UTF-8")):
+        (tmp_path / "a.txt").write_bytes(content)
+        with pytest.raises(DataError, match=sentence):
+            data_tab.check_text(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    data_tab.check_text(tmp_path / "a.txt")
+
+
+def test_tokens_can_be_looked_at(desk: Desk) -> None:
+    data = data_tab.dataset(desk, "data")
+    tokens = data_tab.some_tokens(data, "train")
+    assert len(tokens) == data_tab.SHOWN_TOKENS
+    assert all(token.piece.isprintable() for token in tokens)
+    batches, per_second = data_tab.loading_speed(data, batch_size=2, block_size=8)
+    assert per_second == pytest.approx(16 * batches)
+    with pytest.raises(DataError, match="removed"):
+        data_tab.dataset(desk, "nothing")
+    with pytest.raises(UsageError, match="not inside"):
+        data_tab.dataset(desk, "../..")
+
+
+def test_commands_tell_progress_output_and_failures(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "fox.txt").write_text(TEXT, encoding="utf-8")
+    task = desk.start("prepare", "prepare", "--out", "data/fox", "--", "fox.txt")
+    wait_until(lambda: task.is_over)
+    assert "data/fox is ready" in task.output
+    assert (task.failure, task.done, task.stage) == ("", 1.0, "Encoding")
+    assert "fox" in desk.data()
+    assert desk.texts() == ["data/source.txt", "fox.txt"]
+    failing = Task("prepare", "--", "nothing.txt")
+    wait_until(lambda: failing.is_over)
+    assert "nothing.txt" in failing.failure
+
+
+def test_a_second_command_or_training_is_refused(desk: Desk) -> None:
+    training = desk.train("--data", "data/data", "--run", "runs/one", "--set", "steps=100000", *RUN)
+    with pytest.raises(UsageError, match="stop it first"):
+        desk.train("--data", "data/data")
+    wait_until(lambda: training.last)
+    training.tell("pause")
+    wait_until(lambda: training.state == "paused")
+    training.tell('sample {"n_tokens": 5}')
+    wait_until(lambda: training.samples and len(training.samples[0][1]) == 6)  # with the prompt
+    training.tell("resume")
+    wait_until(lambda: training.state == "training")
+    desk.close()
+    assert training.is_over
+    assert training.state == "saved"
+    assert not training.failure
+    assert desk.training_of("one") is training
+    assert desk.training_of("two") is None
+    assert desk.runs() == ["one"]
+
+
+@pytest.mark.usefixtures("desk")
+def test_a_training_says_why_it_cannot_begin() -> None:
+    training = Training("--data", "data/nothing", "--run", "runs/one")
+    wait_until(lambda: training.is_over)
+    assert training.failure.startswith("There is no prepared data in")
+
+
+def test_results_and_logs_are_exported(desk: Desk) -> None:
+    steps = ("--set", "steps=6", "--set", "eval_every=3", "--set", "warmup_steps=0")
+    training = desk.train("--data", "data/data", "--run", "runs/one", *steps, *RUN)
+    wait_until(lambda: training.is_over)
+    content = json.loads(measure_tab.as_json(Path("runs/one")))
+    assert content.keys() == {"init", "logs"}
+    assert content["init"].keys() == {"config", "date"}
+    trained = [logged for logged in content["logs"] if "train/loss" in logged]
+    assert [logged["iter"] for logged in trained] == [1, 2, 3, 4, 5, 6]
+    assert {"dt_ms", "time_s", "mem"} <= trained[0].keys()
+    assert any({"val/loss", "val/perplexity", "val/acc"} <= logged.keys() for logged in content["logs"])
+    task = desk.start("measure", "evaluate", "--json", "--", "runs/one")
+    wait_until(lambda: task.is_over)
+    measure_tab.keep("one", task)
+    with measure_tab.KEPT.open("a", encoding="utf-8") as file:
+        file.write("damaged\n")
+    (result,) = measure_tab.kept()
+    assert measure_tab.summary(result).startswith("loss ")
+    assert "--n-embd=16" in measure_tab.sizes(Path("runs/one"))
