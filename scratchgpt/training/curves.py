@@ -60,18 +60,18 @@ def smoothed(curve: Curve, width: int) -> Curve:
     return Curve(curve.x, np.where(n > 0, (sums[high] - sums[low]) / np.maximum(n, 1), np.nan))
 
 
-def outline(curve: Curve) -> Curve:
+def outline(curve: Curve, stretches: int = STRETCHES) -> Curve:
     """Return the lowest and the highest point of each stretch: what of a dense curve can be seen, with its spikes."""
-    if len(curve.x) <= 2 * STRETCHES:
+    if len(curve.x) <= 2 * stretches:
         return curve
-    starts = np.linspace(0, len(curve.x), STRETCHES, endpoint=False).astype(int)
+    starts = np.linspace(0, len(curve.x), stretches, endpoint=False).astype(int)
     lowest, highest = np.fmin.reduceat(curve.y, starts), np.fmax.reduceat(curve.y, starts)
     return Curve(np.repeat(curve.x[starts], 2), np.stack([lowest, highest], axis=1).ravel())
 
 
-def sparse(curve: Curve) -> Curve:
+def sparse(curve: Curve, stretches: int = STRETCHES) -> Curve:
     """Return points at equal distances, the first and the last among them: what a smooth curve needs."""
-    if len(curve.x) <= 2 * STRETCHES:
+    if len(curve.x) <= 2 * stretches:
         return curve
-    index = np.linspace(0, len(curve.x) - 1, 2 * STRETCHES).astype(int)
+    index = np.linspace(0, len(curve.x) - 1, 2 * stretches).astype(int)
     return Curve(curve.x[index], curve.y[index])

@@ -6,6 +6,8 @@ from scratchgpt.web.history import Points
 
 COLOURS = ("#4c7dff", "#f0883e", "#2da44e", "#bf5af2", "#e5484d", "#12a594")
 """For runs that are compared."""
+MOST_DOTS = 60
+FAINT = 0.25
 
 
 def colour(name: str) -> str:
@@ -13,11 +15,14 @@ def colour(name: str) -> str:
     return f"getComputedStyle(document.body).getPropertyValue('--{name}')"
 
 
-def line(name: str, points: Points, shade: str, *, width: float = 2, **more: Any) -> dict[str, Any]:
-    """Return a curve."""
-    style = {"width": width, "color": shade} | more.pop("style", {})
-    dots = {"symbol": "circle", "symbolSize": 6, "showSymbol": False, "itemStyle": {"color": shade}}
-    return {"type": "line", "name": name, "data": points, "lineStyle": style} | dots | more
+def line(
+    name: str, points: Points, shade: str, *, width: float = 2, has_dots: bool = False, **style: Any
+) -> dict[str, Any]:
+    """Return a curve; with dots it shows each of its points, unless these are many."""
+    style = {"width": width, "color": shade} | style
+    dots: dict[str, Any] = {"symbol": "circle", "symbolSize": 6, "showSymbol": has_dots and len(points) <= MOST_DOTS}
+    dots["itemStyle"] = {"color": shade, "opacity": style.get("opacity", 1)}
+    return {"type": "line", "name": name, "data": points, "lineStyle": style} | dots
 
 
 def options(series: list[dict[str, Any]], *, digits: int = 4, has_legend: bool = True) -> dict[str, Any]:
@@ -27,6 +32,8 @@ def options(series: list[dict[str, Any]], *, digits: int = 4, has_legend: bool =
         "axisLine": {"lineStyle": {":color": colour("edge")}},
         "splitLine": {"lineStyle": {":color": colour("edge")}},
     }
+    steps = {"type": "value", "min": 0, "max": "dataMax", "splitLine": {"show": False}}
+    steps["axisLabel"] = axis["axisLabel"] | {"showMaxLabel": False}  # it would not fit
     tooltip = {
         "trigger": "axis",
         "renderMode": "richText",  # drawn, so that no name can be HTML
@@ -38,7 +45,7 @@ def options(series: list[dict[str, Any]], *, digits: int = 4, has_legend: bool =
     }
     return {
         "animation": False,
-        "grid": {"left": 4, "right": 14, "top": 34 if has_legend else 14, "bottom": 4, "containLabel": True},
+        "grid": {"left": 4, "right": 16, "top": 34 if has_legend else 14, "bottom": 4, "containLabel": True},
         "legend": {
             "show": has_legend,
             "type": "scroll",
@@ -50,7 +57,7 @@ def options(series: list[dict[str, Any]], *, digits: int = 4, has_legend: bool =
             "textStyle": {":color": colour("soft")},
         },
         "tooltip": tooltip,
-        "xAxis": axis | {"type": "value", "min": "dataMin", "max": "dataMax", "splitLine": {"show": False}},
+        "xAxis": axis | steps,
         "yAxis": axis | {"type": "value", "scale": True},
         "dataZoom": [{"type": "inside", "zoomOnMouseWheel": "ctrl", "moveOnMouseWheel": False}],
         "series": series,

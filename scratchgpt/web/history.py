@@ -9,11 +9,15 @@ import numpy as np
 
 from scratchgpt.errors import DataError
 from scratchgpt.training import logs
-from scratchgpt.training.curves import Curve, outline, smoothed, sparse
+from scratchgpt.training.curves import STRETCHES, Curve, outline, smoothed, sparse
 
 COLUMNS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory")
+NOISY = ("loss", "grad_norm", "tokens_per_s")
+"""Of these the means are drawn, too."""
+SMALL = 120
+"""Stretches into which a curve is divided of which there is but a small picture."""
 SMOOTHED_PART = 50
-"""Losses are averaged over one part in so many of a run."""
+"""Means are taken over one part in so many of a run."""
 NOTICEABLE = 500
 """A curve is drawn anew when it has become longer by one part in so many."""
 
@@ -52,11 +56,12 @@ class _Numbers:
         """Return a curve as it is drawn."""
         if column == "validation":
             return [*self.validation]
-        curve = Curve(np.array(self.steps), np.array(self.columns["loss" if column == "smooth" else column]))
-        if column == "smooth":
-            curve = sparse(smoothed(curve, max(1, len(curve.x) // SMOOTHED_PART)))
+        stretches = STRETCHES if column.endswith("loss") else SMALL
+        curve = Curve(np.array(self.steps), np.array(self.columns[column.removeprefix("mean ")]))
+        if column.startswith("mean "):
+            curve = sparse(smoothed(curve, max(1, len(curve.x) // SMOOTHED_PART)), stretches)
         else:
-            curve = sparse(curve) if column == "lr" else outline(curve)
+            curve = outline(curve, stretches) if column in NOISY else sparse(curve, stretches)
         y = [float(f"{value:.5g}") if np.isfinite(value) else None for value in curve.y.tolist()]
         return list(zip(curve.x.tolist(), y, strict=True))
 
@@ -112,7 +117,7 @@ class History:
         return _number(self._numbers.validation[-1][1] if self._numbers.validation else None)
 
     def points(self, column: str) -> Points:
-        """Return a curve as it is drawn: a column, "smooth" (the loss), or "validation"."""
+        """Return a curve as it is drawn: a column, its running mean as "mean loss", or "validation"."""
         with self._lock:
             drawn = self._numbers.drawn
             if column not in drawn:

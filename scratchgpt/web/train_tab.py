@@ -13,7 +13,7 @@ from scratchgpt.errors import DataError, ScratchGPTError
 from scratchgpt.training import runs
 from scratchgpt.web import charts
 from scratchgpt.web.desk import RUNS, Desk
-from scratchgpt.web.history import History
+from scratchgpt.web.history import NOISY, History
 from scratchgpt.web.jobs import Training
 from scratchgpt.web.parts import card, failures_told
 
@@ -44,7 +44,7 @@ class TrainTab:
                 self._bar = ui.linear_progress(0, show_value=False).classes("grow")
                 self._left = ui.label().classes("soft")
             self._figures = {name: self._lay_out_figure(name) for name in self._lay_out_names()}
-            with ui.row().classes("line buttons"):
+            with ui.row().classes("line buttons") as self._buttons:
                 self._pause = ui.button("Pause", icon="pause", on_click=self._pause_or_go_on).mark("pause")
                 self._save = ui.button("Save", icon="save", on_click=lambda: self._tell("save")).props("outline")
                 self._evaluate = ui.button("Evaluate", icon="rule", on_click=lambda: self._tell("evaluate"))
@@ -142,10 +142,10 @@ class TrainTab:
         if training is None or (training, training.n_changes) == self._said:
             if training is None and self._said is None:
                 self._said = (None, 0)
-                self._texts.clear()
-                self._notes.clear()
-                with self._texts:
-                    ui.label("Texts and notes are shown of a training that was started here.").classes("soft")
+                for panel, what in ((self._texts, "Texts"), (self._notes, "Notes")):
+                    panel.clear()
+                    with panel:
+                        ui.label(f"{what} are shown of a training that was started here.").classes("soft")
             return
         self._said = (training, training.n_changes)
         self._texts.clear()
@@ -168,6 +168,7 @@ class TrainTab:
         self._state.text = training.state if training and is_alive else self._state_of(step, steps, is_elsewhere)
         self._state.classes(replace=f"chip {'alive' if is_alive or is_elsewhere else ''}")
         self._go_on.visible = not is_alive and not is_elsewhere and step < steps
+        self._buttons.visible = is_alive or self._go_on.visible
         self._bar.value = step / max(steps, 1)
         self._left.text = f"{training.time_left} left" if training and training.time_left else ""
         shown = {
@@ -199,24 +200,26 @@ class TrainTab:
     def _draw(self, name: str, history: History, compared: dict[str, History]) -> None:
         blue, orange = charts.COLOURS[:2]
         series = [
-            charts.line("each step", history.points("loss"), blue, width=1, style={"opacity": 0.25}),
-            charts.line("training" if not compared else name, history.points("smooth"), blue),
-            charts.line("validation", history.points("validation"), orange, showSymbol=True),
+            charts.line("each step", history.points("loss"), blue, width=1, opacity=charts.FAINT),
+            charts.line("training" if not compared else name, history.points("mean loss"), blue),
+            charts.line("validation", history.points("validation"), orange, has_dots=True),
         ]
         for shade, (other, its) in zip(charts.COLOURS[2:] * 20, compared.items(), strict=False):
-            series.append(charts.line(other, its.points("smooth"), shade))
+            series.append(charts.line(other, its.points("mean loss"), shade))
             validation = its.points("validation")
-            dashed = charts.line(f"{other}, validation", validation, shade, style={"type": "dashed"}, showSymbol=True)
-            series.append(dashed)
+            series.append(charts.line(f"{other}, validation", validation, shade, has_dots=True, type="dashed"))
         self._loss.options["series"] = series
         self._loss.update()
+        shades = (blue, *charts.COLOURS[2:] * 20)
         for column, chart in self._small.items():
-            chart.options["series"] = [
-                charts.line(run_name, its.points(column), shade, width=1.5)
-                for shade, (run_name, its) in zip(
-                    (blue, *charts.COLOURS[2:] * 20), ({name: history} | compared).items(), strict=False
-                )
-            ]
+            series = []
+            for shade, (run_name, its) in zip(shades, ({name: history} | compared).items(), strict=False):
+                if column in NOISY:
+                    faint = charts.line(run_name, its.points(column), shade, width=1, opacity=charts.FAINT)
+                    series += [faint, charts.line("mean", its.points(f"mean {column}"), shade, width=1.5)]
+                else:
+                    series.append(charts.line(run_name, its.points(column), shade, width=1.5))
+            chart.options["series"] = series
             chart.update()
 
     def _tell(self, line: str) -> None:

@@ -126,7 +126,7 @@ def test_a_long_log_is_thinned(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.refresh()
     points = history.points("loss")
-    assert len(points) == len(history.points("smooth")) == 2 * STRETCHES
+    assert len(points) == len(history.points("mean loss")) == 2 * STRETCHES
     assert max(loss or 0 for _, loss in points) == 9.0
     version = history.version
     with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as log:
