@@ -83,6 +83,11 @@ class _Server(uvicorn.Server):
 def run(app: App, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM; requests that run then have GRACE seconds to end."""
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        ws_per_message_deflate=False,  # it would take most of the time of a page with live curves
     )
     _Server(config).run(sockets=[listener])

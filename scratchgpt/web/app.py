@@ -57,6 +57,10 @@ class Page:
 
     def _changed(self, change: events.ValueChangeEventArguments[Any]) -> None:
         self._lay_out(change.value)
+        for name, panel in self._panels.items():
+            for element in panel.descendants():
+                if isinstance(element, ui.timer):
+                    element.active = name == change.value  # what nobody sees costs nothing
         ui.navigate.history.replace(f"/?tab={change.value}")
 
     def _lay_out(self, name: str) -> None:
@@ -112,7 +116,14 @@ def build(desk: Desk, *, host: str, token: str | None) -> App:
     ui.add_css(HERE / "style.css", shared=True)
     app.on_shutdown(close)
     application = FastAPI(openapi_url=None)
-    ui.run_with(application, dark=None, tailwind=False, show_welcome_message=False, reconnect_timeout=10)
+    ui.run_with(
+        application,
+        dark=None,
+        tailwind=False,
+        show_welcome_message=False,
+        reconnect_timeout=10,
+        message_history_length=100,
+    )
 
     async def answer(scope: Message, receive: Receive, send: Send) -> None:
         """Answer as ASGI asks for it; nobody is there to hear that a browser has gone in the middle of an upload."""

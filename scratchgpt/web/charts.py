@@ -19,20 +19,26 @@ def line(
     name: str, points: Points, shade: str, *, width: float = 2, has_dots: bool = False, **style: Any
 ) -> dict[str, Any]:
     """Return a curve; with dots it shows each of its points, unless these are many."""
-    style = {"width": width, "color": shade} | style
-    dots: dict[str, Any] = {"symbol": "circle", "symbolSize": 6, "showSymbol": has_dots and len(points) <= MOST_DOTS}
-    dots["itemStyle"] = {"color": shade, "opacity": style.get("opacity", 1)}
-    return {"type": "line", "name": name, "data": points, "lineStyle": style} | dots
+    return {
+        "type": "line",
+        "name": name,
+        "data": points,
+        "lineStyle": style | {"width": width, "color": shade},
+        "itemStyle": {"color": shade, "opacity": style.get("opacity", 1)},
+        "symbol": "circle",
+        "symbolSize": 6,
+        "showSymbol": has_dots and len(points) <= MOST_DOTS,
+    }
 
 
 def options(series: list[dict[str, Any]], *, digits: int = 4, has_legend: bool = True) -> dict[str, Any]:
     """Return a chart of some curves over steps."""
-    axis = {
+    axis: dict[str, Any] = {
         "axisLabel": {":color": colour("soft"), "hideOverlap": True},
         "axisLine": {"lineStyle": {":color": colour("edge")}},
         "splitLine": {"lineStyle": {":color": colour("edge")}},
     }
-    steps = {"type": "value", "min": 0, "max": "dataMax", "splitLine": {"show": False}}
+    steps: dict[str, Any] = {"type": "value", "min": 0, "max": "dataMax", "splitLine": {"show": False}}
     steps["axisLabel"] = axis["axisLabel"] | {"showMaxLabel": False}  # it would not fit
     tooltip = {
         "trigger": "axis",

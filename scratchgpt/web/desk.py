@@ -1,6 +1,7 @@
 """What all open pages share: the working folder, the one training, commands that run, curves that were read."""
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ DATA, RUNS = Path("data"), Path("runs")
 TEXTS = (".txt", ".md", ".jsonl", ".parquet", ".gz", ".zst")
 """What a text's name may end in."""
 LONGEST_NAME = 80
+LIST_EVERY = 1.0
+"""Seconds between two looks at which runs there are."""
 MOST_TEXTS = 500
 
 
@@ -24,6 +27,8 @@ class Desk:
         self.root = Path.cwd().resolve()
         self.training: Training | None = None
         self.tasks: dict[str, Task] = {}
+        self._runs: list[str] = []
+        self._listed_at = -LIST_EVERY
         self._histories: dict[str, History] = {}
 
     def train(self, *arguments: str) -> Training:
@@ -50,7 +55,10 @@ class Desk:
 
     def runs(self) -> list[str]:
         """Return the names of all runs, the one that was alive last at the beginning."""
-        return [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else []
+        if time.monotonic() >= self._listed_at + LIST_EVERY:  # many pages may ask
+            self._runs = [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else []
+            self._listed_at = time.monotonic()
+        return self._runs
 
     def data(self) -> list[str]:
         """Return the names of all prepared data, the newest at the beginning."""

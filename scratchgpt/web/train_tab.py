@@ -18,6 +18,7 @@ from scratchgpt.web.jobs import Training
 from scratchgpt.web.parts import card, failures_told
 
 TICK = 1.0
+DRAW_EVERY = 2.0
 ALIVE = 15.0
 """Seconds after its last row for which a run of another program is taken to go on."""
 SMALL = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens a second", "memory": "Memory, MB"}
@@ -31,6 +32,7 @@ class TrainTab:
         """Lay out."""
         self._desk = desk
         self._drawn: Any = None  # which curves are on the page
+        self._drawn_at = 0.0
         self._said: Any = None  # which notes and samples
         self._training: Training | None = desk.training
         self._is_busy = False
@@ -117,8 +119,8 @@ class TrainTab:
             return
         self._show_numbers(history, ours)
         drawn = (watched, history.version, *((name, other.version) for name, other in compared.items()))
-        if drawn != self._drawn:
-            self._drawn = drawn
+        if drawn != self._drawn and (self._drawn is None or time.monotonic() >= self._drawn_at + DRAW_EVERY):
+            self._drawn, self._drawn_at = drawn, time.monotonic()
             self._draw(watched, history, compared)
 
     def _offer(self, names: list[str], chosen: str | None) -> None:
