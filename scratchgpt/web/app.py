@@ -12,6 +12,7 @@ from scratchgpt.serving.guard import App, Guard, Message, Receive, Send
 from scratchgpt.web.data_tab import LARGEST_UPLOAD, DataTab
 from scratchgpt.web.desk import Desk
 from scratchgpt.web.generate_tab import GenerateTab
+from scratchgpt.web.inside_tab import InsideTab
 from scratchgpt.web.measure_tab import MeasureTab
 from scratchgpt.web.model_tab import ModelTab
 from scratchgpt.web.train_tab import TrainTab
@@ -24,6 +25,7 @@ TABS = {
     "data": ("Data", "description"),
     "model": ("Model", "tune"),
     "train": ("Train", "show_chart"),
+    "inside": ("Inside", "visibility"),
     "generate": ("Generate", "edit_note"),
     "measure": ("Measure", "speed"),
 }
@@ -45,7 +47,7 @@ class Page:
                 for name, (title, icon) in TABS.items():
                     ui.tab(name, title, icon)
                 self._tabs.value = first
-            self._tabs.props("inline-label dense no-caps outside-arrows mobile-arrows")
+            self._tabs.props("inline-label dense no-caps mobile-arrows")
             self._state = ui.label().classes("chip wide-only")
             with ui.button(icon="contrast", on_click=self._turn).props('flat round dense aria-label="Light or dark"'):
                 ui.tooltip("As the system is, dark, or light")
@@ -76,6 +78,8 @@ class Page:
                     ModelTab(self._desk, show_training=self._show_training)
                 case "train":
                     TrainTab(self._desk)
+                case "inside":
+                    InsideTab(self._desk)
                 case "generate":
                     GenerateTab(self._desk)
                 case "measure":

@@ -12,6 +12,7 @@ from nicegui import events, ui
 from scratchgpt.data.dataset import META, Dataset, read_meta
 from scratchgpt.data.sources import Reading, text_files
 from scratchgpt.errors import DataError, ScratchGPTError, UsageError
+from scratchgpt.inspection.labels import label
 from scratchgpt.web.desk import DATA, TEXTS, Desk, safe_name
 from scratchgpt.web.parts import Progress, card, failures_told, tell_failure
 
@@ -50,14 +51,7 @@ def some_tokens(data: Dataset, part: str) -> list[Token]:
     tokens = data.train if part == "train" else data.val
     start = random.randrange(max(tokens.size - SHOWN_TOKENS, 0) + 1)  # noqa: S311 - only to look at
     ids = tokens.read(start, min(start + SHOWN_TOKENS, tokens.size)).tolist()
-    return [Token(visible(data.tokenizer.decode_bytes([number])), number) for number in ids]
-
-
-def visible(piece: bytes) -> str:
-    """Return a token's text, with marks for what cannot be seen."""
-    marks = {"\n": "⏎", "\t": "⇥", " ": "␣"}
-    text = piece.decode("utf-8", "replace")
-    return "".join(marks.get(letter, letter if letter.isprintable() else "\ufffd") for letter in text) or "∅"
+    return [Token(label(data.tokenizer, number), number) for number in ids]
 
 
 def loading_speed(data: Dataset, *, batch_size: int, block_size: int) -> tuple[float, float]:

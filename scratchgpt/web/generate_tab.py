@@ -10,10 +10,9 @@ from nicegui import ui
 from scratchgpt.cli.render import printable
 from scratchgpt.errors import UsageError
 from scratchgpt.generation import Sampling
-from scratchgpt.training.checkpoint import Checkpoints
-from scratchgpt.web.desk import RUNS, Desk
+from scratchgpt.web.desk import Desk
 from scratchgpt.web.jobs import Task
-from scratchgpt.web.parts import card, failures_told
+from scratchgpt.web.parts import ModelChoice, card, failures_told
 
 TICK = 0.15
 LONGEST_PROMPT = 100_000
@@ -40,7 +39,7 @@ class GenerateTab:
         self._asked = ""
         with ui.element("div").classes("columns"):
             with card("Prompt"):
-                self._model = ui.select([], label="Model").classes("wide").mark("model")
+                self._model = ModelChoice(desk)
                 self._prompt = ui.textarea("Prompt", placeholder="left empty: a newline").classes("wide").mark("prompt")
                 self._prompt.props(f'autogrow maxlength={LONGEST_PROMPT} input-class="text"')
                 self._prompt.on("keydown.ctrl.enter", self._generate)
@@ -68,22 +67,7 @@ class GenerateTab:
             self._text = ui.label().classes("text").mark("text")
         self._problem = ui.label().classes("bad").props('role="status"')
         ui.timer(TICK, self._tick)
-        ui.timer(2, self._offer)
         ui.context.client.on_delete(self._stop)
-
-    def _offer(self) -> None:
-        """Offer the models that there are: the last checkpoint of each run, and its best one."""
-        models = {}
-        for name in self._desk.runs():
-            checkpoints = Checkpoints(RUNS / name)
-            if checkpoints.pointed("last"):
-                models[str(RUNS / name)] = f"{name}, last"
-            if checkpoints.pointed("best"):
-                models[str(checkpoints.folder / "best")] = f"{name}, best"
-        if models != self._model.options:
-            self._model.set_options(models, value=self._model.value if self._model.value in models else None)
-        if self._model.value is None and models:
-            self._model.value = next(iter(models))
 
     def _generate(self) -> None:
         with failures_told():

@@ -1,11 +1,14 @@
 """Pieces that several tabs are made of. Whatever comes from data is shown as text, never as HTML."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from nicegui import ui
 
 from scratchgpt.errors import ScratchGPTError
+from scratchgpt.training.checkpoint import Checkpoints
+from scratchgpt.web.desk import RUNS, Desk
 from scratchgpt.web.jobs import Task
 
 
@@ -20,19 +23,51 @@ def card(title: str, about: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def failures_told() -> Iterator[None]:
-    """Show an error of ours as the sentence that it is."""
+def failures_told(where: ui.label | None = None) -> Iterator[None]:
+    """Show an error of ours as the sentence that it is: in a label, if there is one for it."""
     try:
         yield
-    except ScratchGPTError as error:
-        tell_failure(str(error))
-    except OSError as error:
-        tell_failure(f"{error.strerror}: {error.filename}" if error.filename else str(error))
+    except (ScratchGPTError, OSError, MemoryError) as error:
+        sentence = (
+            f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+        )
+        if where:
+            where.text = sentence
+        else:
+            tell_failure(sentence)
 
 
 def tell_failure(sentence: str) -> None:
     """Show a sentence about what has failed, until it is put away."""
     ui.notify(sentence, type="negative", timeout=0, close_button="Close", multi_line=True)
+
+
+class ModelChoice:
+    """Which model to use: the last checkpoint of a run, or its best one."""
+
+    def __init__(self, desk: Desk, on_change: Callable[[], Any] | None = None) -> None:
+        """Lay out."""
+        self._desk = desk
+        self._select = ui.select({}, label="Model", on_change=on_change).classes("wide")
+        ui.timer(2, self._offer)
+
+    @property
+    def value(self) -> str | None:
+        """Return its path, None if there is none."""
+        return self._select.value
+
+    def _offer(self) -> None:
+        """Offer the models that there are."""
+        models = {}
+        for name in self._desk.runs():
+            checkpoints = Checkpoints(RUNS / name)
+            if checkpoints.pointed("last"):
+                models[str(RUNS / name)] = f"{name}, last"
+            if checkpoints.pointed("best"):
+                models[str(checkpoints.folder / "best")] = f"{name}, best"
+        if models != self._select.options:
+            value = self._select.value if self._select.value in models else next(iter(models), None)
+            self._select.set_options(models, value=value)
 
 
 class Progress:

@@ -1,6 +1,7 @@
 """The page in a real browser: from a text to a model that talks, as a person goes."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,7 +120,37 @@ def test_fields_say_what_is_wrong(browser: Browser) -> None:
 @pytest.mark.parametrize("is_dark", [False, True])
 def test_a_narrow_window_is_enough(browser: Browser, *, is_dark: bool) -> None:
     browser.size(360, 780, is_dark=is_dark)
-    for tab in ("data", "model", "train", "generate", "measure"):
+    for tab in ("data", "model", "train", "inside", "generate", "measure"):
         browser.open(tab)
         assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 360
     assert not browser.complaints()
+
+
+def test_names_are_text_and_never_html(server: Server, browser: Browser) -> None:
+    hostile = "<img src=x onerror=window.hacked=1>"
+    run = server.folder / "runs" / hostile
+    run.mkdir(parents=True)
+    row = {"step": 1, "time": 0.0, "loss": 1.5, "lr": 1e-3, "step_ms": 1.0}
+    (run / "log.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    data = server.folder / "data" / hostile
+    data.mkdir(parents=True)
+    (data / "meta.json").write_text(json.dumps({"format": hostile}), encoding="utf-8")
+    (server.folder / f"{hostile}.txt").write_text("<script>window.hacked=1</script>", encoding="utf-8")
+    for tab in ("data", "model", "train", "inside", "generate", "measure"):
+        browser.open(tab)
+        if tab == "data":
+            browser.wait_for(hostile)
+        if tab == "train":
+            wait_until(lambda: browser.step() == 1 or browser.figure("loss") == "1.5000")
+    assert browser.driver.execute_script("return window.hacked === undefined && !document.querySelector('img')")
+    assert not browser.complaints()
+
+
+def test_a_run_that_is_removed_while_watched(server: Server, browser: Browser) -> None:
+    run = server.folder / "runs" / "gone"
+    run.mkdir(parents=True)
+    (run / "log.jsonl").write_text('{"step": 1, "time": 0.0, "loss": 1.5}\n', encoding="utf-8")
+    browser.open("train")
+    wait_until(lambda: browser.figure("loss") == "1.5000")
+    shutil.rmtree(run)
+    browser.wait_for("The run gone was removed.")

@@ -13,7 +13,7 @@ from tests.web.server import wait_until
 from tests.world import TEXT, make_dataset
 
 pytest.importorskip("nicegui")
-from scratchgpt.web import data_tab, measure_tab, recipe
+from scratchgpt.web import charts, data_tab, inside_tab, measure_tab, recipe
 from scratchgpt.web.desk import Desk, safe_name
 from scratchgpt.web.history import History
 from scratchgpt.web.jobs import Task, Training
@@ -216,3 +216,17 @@ def test_results_and_logs_are_exported(desk: Desk) -> None:
     (result,) = measure_tab.kept()
     assert measure_tab.summary(result).startswith("loss ")
     assert "--n-embd=16" in measure_tab.sizes(Path("runs/one"))
+
+
+def test_a_model_can_be_looked_into(desk: Desk) -> None:
+    training = desk.train("--data", "data/data", "--run", "runs/one", "--set", "steps=2", *RUN)
+    wait_until(lambda: training.is_over)
+    seen = inside_tab.look(Path("runs/one"), "the quick\nfox")
+    assert seen.labels == [*"the", "␣", *"quick", "↵", *"fox"]
+    assert seen.losses.shape == (12,)
+    assert len(seen.following) == inside_tab.N_NEXT
+    assert seen.maps.shape == (1, 4, 8, 8)
+    picture = charts.heat_map(seen.maps[0, 0], seen.labels[-8:])
+    assert len(picture["series"][0]["data"]) == 36  # what is on and below the diagonal
+    with pytest.raises(UsageError, match="vocabulary"):
+        inside_tab.look(Path("runs/one"), "§")
