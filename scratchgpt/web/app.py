@@ -92,6 +92,14 @@ class Page:
         """Go from the system's light or dark to the one, to the other, and back."""
         turns = {None: True, True: False, False: None}
         self._dark.value = turns[self._dark.value]
+        ui.timer(0.3, self._draw_again, once=True)  # when the page has its new colours
+
+    def _draw_again(self) -> None:
+        """Let charts take the page's colours."""
+        for panel in self._panels.values():
+            for element in panel.descendants():
+                if isinstance(element, ui.echart):
+                    element.update()
 
     def _tick(self) -> None:
         """Show on all tabs what the training is at."""

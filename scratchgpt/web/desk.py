@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scratchgpt.errors import UsageError
@@ -38,11 +38,11 @@ class Desk:
         self.training = Training(*arguments)
         return self.training
 
-    def start(self, kind: str, *arguments: str) -> Task:
-        """Start another command. Raises UsageError while one of its kind runs."""
+    def start(self, kind: str, *arguments: str, then: Callable[[str], object] = lambda _: None) -> Task:
+        """Start another command, as Task does. Raises UsageError while one of its kind runs."""
         if kind in self.tasks and not self.tasks[kind].is_over:
             raise UsageError(f"`scratchgpt {self.tasks[kind].name}` is running already; wait until it has ended.")
-        self.tasks[kind] = Task(*arguments)
+        self.tasks[kind] = Task(*arguments, then=then)
         return self.tasks[kind]
 
     def training_of(self, run: str | None) -> Training | None:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -116,13 +117,16 @@ class Training:
 class Task:
     """Another command, from its start to its end."""
 
-    def __init__(self, *arguments: str, standard_input: str = "") -> None:
-        """Start it, and give it its input."""
+    def __init__(
+        self, *arguments: str, standard_input: str = "", then: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """Start it, and give it its input; what is to be done with its output, if it succeeds, is done by `then`."""
         self.name = arguments[0]
         self.output = ""
         self.stage, self.done = "", 0.0  # what it is at, and which part of that it has done
         self.failure = ""
         self.is_stopped = False
+        self._then = then
         self._complaints: collections.deque[str] = collections.deque(maxlen=MOST_NOTES)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
@@ -151,6 +155,11 @@ class Task:
             ear.join()
         if self._process.wait() and not self.is_stopped:
             self.failure = _reason(self._complaints) or f"`scratchgpt {self.name}` has ended without a word."
+        elif not self.is_stopped:
+            try:
+                self._then(self.output)
+            except (OSError, ValueError) as error:
+                self.failure = f"The result cannot be kept: {error}"
 
     def _hear(self) -> None:
         decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)

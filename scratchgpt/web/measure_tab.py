@@ -3,12 +3,13 @@
 import asyncio
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nicegui import ui
 
-from scratchgpt.errors import ScratchGPTError, UsageError
+from scratchgpt.errors import UsageError
 from scratchgpt.training import logs, runs
 from scratchgpt.training.sinks import KINDS
 from scratchgpt.web.desk import RUNS, Desk
@@ -27,57 +28,66 @@ class MeasureTab:
     def __init__(self, desk: Desk) -> None:
         """Lay out."""
         self._desk = desk
-        self._task: Task | None = None
+        self._shown: tuple[Task | None, bool] | None = None  # the command that is shown, and whether it was over
         with card("Measure a model"):
             with ui.element("div").classes("fields"):
-                self._run = ui.select([], label="Run").mark("measured run")
+                self._run = ui.select([], label="Run")
                 self._split = ui.select({"val": "Validation", "train": "Training"}, label="Part", value="val")
             with ui.row().classes("line buttons"):
-                ui.button("Evaluate", icon="rule", on_click=self._evaluate).mark("evaluate")
-                ui.button("Time training", icon="timer", on_click=self._time_training).props("outline")
+                ui.button("Evaluate", icon="rule", on_click=self._evaluate)
+                ui.button("Time generation", icon="timer", on_click=self._time_generation).props("outline")
+                ui.button("Time training", icon="speed", on_click=self._time_training).props("outline")
                 self._progress = Progress()
             self._problem = ui.label().classes("bad").props('role="status"')
         with card("Results"):
             self._results = ui.element("div").classes("stack")
         with card("Export a run", "What it has logged, for other programs."), ui.row().classes("line buttons"):
-            ui.button("JSON", icon="download", on_click=self._download).mark("json")
+            ui.button("JSON", icon="download", on_click=self._download)
             for kind in KINDS:
-                ui.button(kind, on_click=lambda kind=kind: self._export(kind)).props("outline no-caps")
+                ui.button(kind, on_click=partial(self._export, kind)).props("outline no-caps")
             self._exported = ui.label().classes("result").props('role="status"')
-        self._show_results()
         ui.timer(TICK, self._tick)
 
-    def _start(self, *arguments: str) -> None:
-        with failures_told():
-            if not self._run.value:
-                raise UsageError("There is no run yet; train one first.")
-            self._problem.text = self._exported.text = ""
-            self._task = self._desk.start("measure", *arguments)
+    @property
+    def _folder(self) -> Path:
+        """Return the run that is chosen. Raises UsageError if there is none."""
+        if not self._run.value:
+            raise UsageError("There is no run yet; train one first.")
+        return self._desk.inside(RUNS / self._run.value)
+
+    def _start(self, what: str, *arguments: str) -> None:
+        """Start to measure, and keep what is found, whether anybody still looks or not."""
+        self._desk.start("measure", *arguments, then=partial(keep, self._folder.name, what))
 
     def _evaluate(self) -> None:
-        self._start("evaluate", "--json", "--split", self._split.value, "--", str(RUNS / str(self._run.value)))
+        with failures_told():
+            self._start("evaluation", "evaluate", "--json", "--split", self._split.value, "--", str(self._folder))
+
+    def _time_generation(self) -> None:
+        with failures_told():
+            self._start("generation", "bench", "--generate", "--json", "--model", str(self._folder))
 
     def _time_training(self) -> None:
         with failures_told():
-            self._start("bench", "--json", "--rounds", "3", *sizes(self._desk.inside(RUNS / str(self._run.value))))
+            self._start("training", "bench", "--json", "--rounds", "3", *sizes(self._folder))
 
     def _export(self, kind: str) -> None:
-        self._start("logs", "export", "--force", "--to", kind, "--", str(RUNS / str(self._run.value)))
+        with failures_told():
+            self._desk.start("measure", "logs", "export", "--force", "--to", kind, "--", str(self._folder))
 
     def _tick(self) -> None:
+        """Show what has changed."""
         names = self._desk.runs()
         if names != self._run.options:
             self._run.set_options(names, value=self._run.value if self._run.value in names else next(iter(names), None))
-        self._progress.show(self._task)
-        if self._task and self._task.is_over:
-            task, self._task = self._task, None
-            self._problem.text = task.failure
-            if task.name == "logs":
-                self._exported.text = task.output.strip()
-            elif not task.failure:
-                with failures_told():
-                    keep(str(self._run.value), task)
-                    self._show_results()
+        task = self._desk.tasks.get("measure")
+        self._progress.show(task)
+        shown = (task, task is None or task.is_over)
+        if shown != self._shown:
+            self._shown = shown
+            self._problem.text = task.failure if task else ""
+            self._exported.text = task.output.strip() if task and task.name == "logs" else ""
+            self._show_results()
 
     def _show_results(self) -> None:
         self._results.clear()
@@ -92,9 +102,7 @@ class MeasureTab:
 
     async def _download(self) -> None:
         with failures_told():
-            if not self._run.value:
-                raise UsageError("There is no run yet; train one first.")
-            folder = self._desk.inside(RUNS / self._run.value)
+            folder = self._folder
             content = await asyncio.to_thread(as_json, folder)
             ui.download.content(content, f"{folder.name}.json", "application/json")
 
@@ -113,10 +121,10 @@ def sizes(folder: Path) -> list[str]:
         raise UsageError(f"{folder / runs.NAME} does not say what the model is.") from error
 
 
-def keep(name: str, task: Task) -> None:
-    """Keep a result. Raises OSError."""
-    result = json.loads(task.output.strip().split("\n")[-1])
-    result = {"run": name, "what": task.name, "when": time.strftime("%Y-%m-%d %H:%M:%S")} | {"result": result}
+def keep(run: str, what: str, output: str) -> None:
+    """Keep a result: the last line that a command has written. Raises OSError and ValueError."""
+    result = json.loads(output.strip().rpartition("\n")[2])
+    result = {"run": run, "what": what, "when": time.strftime("%Y-%m-%d %H:%M:%S"), "result": result}
     with KEPT.open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(result) + "\n")
 
@@ -142,6 +150,8 @@ def summary(result: dict[str, Any]) -> str:
         "perplexity": "perplexity {:.2f}",
         "bits_per_byte": "{:.4f} bits per byte",
         "accuracy": "accuracy {:.1%}",
+        "token_ms": "{:,.2f} ms a token",
+        "together_tokens_per_s": "{:,.0f} tokens a second for several texts at once",
         "step_ms": "{:,.1f} ms a step",
         "tokens_per_s": "{:,.0f} tokens a second",
         "peak_memory_mb": "{:,.0f} MB",
@@ -151,16 +161,17 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def as_json(folder: Path) -> bytes:
-    """Return a run's log in the form of disco's experiments: {init: {config, date}, logs: [...]}. Raises DataError."""
-    about: dict[str, Any] = {}
-    try:
-        about = runs.description(folder)
-    except ScratchGPTError:
-        about = {"problem": f"{runs.NAME} is damaged"}
+    """Return a run's log in the form of disco's experiments, {init: {config, date}, logs: [...]}.
+
+    Raises ScratchGPTError.
+    """
     rows = [row for row in logs.read(folder / logs.NAME) if row]
     start = rows[0].get("time") if rows else None
     date = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(start or 0))
-    content = {"init": {"config": about, "date": date}, "logs": [logged(row, start or 0) for row in rows]}
+    content = {
+        "init": {"config": runs.description(folder), "date": date},
+        "logs": [logged(row, start or 0) for row in rows],
+    }
     return json.dumps(content).encode("utf-8")
 
 

@@ -1,6 +1,8 @@
 """What a person does on the page, by what is written on it."""
 
+import base64
 import contextlib
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,6 +12,9 @@ from tests.web.server import chromium, wait_until
 
 pytest.importorskip("selenium", reason="needs Selenium, of the extra dev")
 from selenium.common.exceptions import WebDriverException
+
+SETTLE = 1.0
+"""Seconds until nothing moves any more."""
 
 
 class Browser:
@@ -115,6 +120,17 @@ class Browser:
             "done(chart ? chart.getOption().series.reduce((n, s) => n + s.data.length, 0) : 0)})"
         )
         return int(self.driver.execute_async_script(count))
+
+    def picture(self, path: Path) -> None:
+        """Take a picture of the whole page, as wide as the window."""
+        time.sleep(SETTLE)
+        width, height = self.driver.execute_script(
+            "const ends = [...document.querySelectorAll('.part')].map(e => e.getBoundingClientRect().bottom);"
+            "return [innerWidth, Math.max(...ends) + scrollY + 20]"
+        )
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        path.write_bytes(base64.b64decode(shot["data"]))
 
     def complaints(self) -> list[str]:
         """Return what the browser's console has heard of errors since the last time."""

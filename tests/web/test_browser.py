@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.web.browser import Browser
-from tests.web.server import Server, served, wait_until
+from tests.web.server import Server, chromium, served, wait_until
 from tests.world import TEXT
 
 pytest.importorskip("nicegui")
@@ -154,3 +156,15 @@ def test_a_run_that_is_removed_while_watched(server: Server, browser: Browser) -
     wait_until(lambda: browser.figure("loss") == "1.5000")
     shutil.rmtree(run)
     browser.wait_for("The run gone was removed.")
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    text = tmp_path / "fox.txt"
+    text.write_text(TEXT * 10, encoding="utf-8")
+    script = Path(__file__).parents[2] / "scripts" / "draw_web"
+    chromium().quit()  # or skip
+    subprocess.run(
+        [sys.executable, script, "--text", text, "--steps", "16", "--out", tmp_path], check=True, timeout=300
+    )
+    for name in ("web.png", "web-inside.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

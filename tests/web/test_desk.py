@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -208,9 +209,10 @@ def test_results_and_logs_are_exported(desk: Desk) -> None:
     assert [logged["iter"] for logged in trained] == [1, 2, 3, 4, 5, 6]
     assert {"dt_ms", "time_s", "mem"} <= trained[0].keys()
     assert any({"val/loss", "val/perplexity", "val/acc"} <= logged.keys() for logged in content["logs"])
-    task = desk.start("measure", "evaluate", "--json", "--", "runs/one")
+    then = partial(measure_tab.keep, "one", "evaluation")
+    task = desk.start("measure", "evaluate", "--json", "--", "runs/one", then=then)
     wait_until(lambda: task.is_over)
-    measure_tab.keep("one", task)
+    assert not task.failure
     with measure_tab.KEPT.open("a", encoding="utf-8") as file:
         file.write("damaged\n")
     (result,) = measure_tab.kept()
