@@ -105,16 +105,21 @@ class DataTab:
             on_rejected=lambda: tell_failure(f"That file cannot be uploaded: {limit}, one at a time."),
         ).classes("wide")
         self._upload.props(f'flat bordered accept="{",".join(TEXTS)}"')
-        self._text = ui.select(self._desk.texts(), label="Text", with_input=True, on_change=self._propose_name)
-        self._text.classes("wide").mark("text")
+        self._text = ui.select(
+            self._desk.texts(),
+            label="Text (a file or folder)",
+            with_input=True,
+            new_value_mode="add-unique",
+            on_change=self._propose_name,
+        ).classes("wide")
         self._kind = ui.toggle(VOCABULARIES, value="char").props("no-caps spread").classes("wide")
         with ui.element("div").classes("fields"):
-            self._name = ui.input("Name").mark("name")
+            self._name = ui.input("Name")
             self._size = ui.number("Tokens to learn", value=1024, min=257, max=2**20, step=1, precision=0)
             self._size.bind_visibility_from(self._kind, "value", value="bpe")
             self._share = ui.number("For validation, %", value=10, min=0.1, max=90, step=1)
         with ui.row().classes("line"):
-            ui.button("Prepare", icon="auto_awesome", on_click=self._prepare).mark("prepare")
+            ui.button("Prepare", icon="auto_awesome", on_click=self._prepare)
             self._progress = Progress()
         self._result = ui.label().classes("result").props('role="status"')
 
@@ -137,6 +142,7 @@ class DataTab:
             if not path.exists():
                 break
             path = path.with_name(f"{Path(name).stem}-{number}{Path(name).suffix}")
+        self._upload.reset()
         with failures_told():
             await arrived.file.save(path)
             try:
@@ -145,7 +151,6 @@ class DataTab:
                 path.unlink()
                 tell_failure(f"{arrived.file.name:.80}: {error}")
                 return
-        self._upload.reset()
         self._text.set_options(self._desk.texts(), value=path.relative_to(Path()).as_posix())
 
     def _propose_name(self) -> None:

@@ -40,7 +40,7 @@ class GenerateTab:
         with ui.element("div").classes("columns"):
             with card("Prompt"):
                 self._model = ModelChoice(desk)
-                self._prompt = ui.textarea("Prompt", placeholder="left empty: a newline").classes("wide").mark("prompt")
+                self._prompt = ui.textarea("Prompt", placeholder="left empty: a newline").classes("wide")
                 self._prompt.props(f'autogrow maxlength={LONGEST_PROMPT} input-class="text"')
                 self._prompt.on("keydown.ctrl.enter", self._generate)
                 with ui.element("div").classes("fields"):
@@ -48,7 +48,7 @@ class GenerateTab:
                     self._stop_at = ui.input("stop before")
                     self._skip = ui.checkbox("leave out unknown characters")
                 with ui.row().classes("line"):
-                    self._button = ui.button("Generate", icon="play_arrow", on_click=self._generate).mark("generate")
+                    self._button = ui.button("Generate", icon="play_arrow", on_click=self._generate)
                     self._end = ui.button("Stop", icon="stop", on_click=self._stop).props("outline color=negative")
                     ui.label("Ctrl+Enter").classes("soft wide-only")
             with card("How to choose"), ui.element("div").classes("fields"):
@@ -61,10 +61,10 @@ class GenerateTab:
                     element.value = getattr(usual, field.name)
                     with element:
                         ui.tooltip(ABOUT[field.name])
-                    self._how[field.name] = element.mark(field.name)
+                    self._how[field.name] = element
         with card("Text"), ui.element("div").classes("output").props('aria-live="polite"'):
             self._said = ui.label().classes("text prompt")
-            self._text = ui.label().classes("text").mark("text")
+            self._text = ui.label().classes("text")
         self._problem = ui.label().classes("bad").props('role="status"')
         ui.timer(TICK, self._tick)
         ui.context.client.on_delete(self._stop)

@@ -54,7 +54,7 @@ class ModelTab:
             self._figures = ui.element("div").classes("figures")
             self._problem = ui.label().classes("bad").props('role="status"')
             with ui.row().classes("line"):
-                self._start = ui.button("Start training", icon="play_arrow", on_click=self._train).mark("start")
+                self._start = ui.button("Start training", icon="play_arrow", on_click=self._train)
                 self._command = ui.label().classes("command")
         self._take_preset()
         ui.timer(TICK, self._look_at_data)
@@ -72,7 +72,7 @@ class ModelTab:
                     element = ui.input(name, **how).props("spellcheck=false autocapitalize=off")
                 with element:
                     ui.tooltip(field.metadata["help"])
-                self._fields[name] = element.mark(name)
+                self._fields[name] = element
 
     @property
     def _texts(self) -> dict[str, str]:

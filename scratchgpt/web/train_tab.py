@@ -38,21 +38,21 @@ class TrainTab:
         self._is_busy = False
         with card("Run"):
             with ui.element("div").classes("pair"):
-                self._run = ui.select([], label="Watch", on_change=self._changed).mark("run")
+                self._run = ui.select([], label="Watch", on_change=self._changed)
                 self._others = ui.select([], label="Compare with", multiple=True, on_change=self._changed)
                 self._others.props("use-chips")
             with ui.row().classes("line"):
-                self._state = ui.label("no run yet").classes("chip").props('role="status"').mark("state")
+                self._state = ui.label("no run yet").classes("chip").props('role="status"')
                 self._bar = ui.linear_progress(0, show_value=False).classes("grow")
                 self._left = ui.label().classes("soft")
             self._figures = {name: self._lay_out_figure(name) for name in self._lay_out_names()}
             with ui.row().classes("line buttons") as self._buttons:
-                self._pause = ui.button("Pause", icon="pause", on_click=self._pause_or_go_on).mark("pause")
+                self._pause = ui.button("Pause", icon="pause", on_click=self._pause_or_go_on)
                 self._save = ui.button("Save", icon="save", on_click=lambda: self._tell("save")).props("outline")
                 self._evaluate = ui.button("Evaluate", icon="rule", on_click=lambda: self._tell("evaluate"))
                 self._sample = ui.button("Sample", icon="notes", on_click=self._ask_for_sample).props("outline")
-                self._stop = ui.button("Stop", icon="stop", on_click=lambda: self._tell("stop")).mark("stop")
-                self._go_on = ui.button("Go on", icon="play_arrow", on_click=self._resume).mark("go on")
+                self._stop = ui.button("Stop", icon="stop", on_click=lambda: self._tell("stop"))
+                self._go_on = ui.button("Go on", icon="play_arrow", on_click=self._resume)
                 self._evaluate.props("outline")
                 self._stop.props("outline color=negative")
             self._problem = ui.label().classes("bad").props('role="status"')
@@ -77,7 +77,7 @@ class TrainTab:
 
     def _lay_out_figure(self, name: str) -> ui.label:
         with self._row, ui.element("div").classes("figure"):
-            number = ui.label("–").classes("number").mark(name)
+            number = ui.label("–").classes("number")
             ui.label(name).classes("soft")
         return number
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from scratchgpt.training.checkpoint import Checkpoints, step_of
 from tests.web.browser import Browser
 from tests.web.server import Server, chromium, served, wait_until
-from tests.world import TEXT
+from tests.world import TEXT, make_dataset
 
 pytest.importorskip("nicegui")
+from scratchgpt.web.history import History
+
 pytestmark = pytest.mark.slow
 
 SMALL = {"block_size": "16", "n_layer": "2", "n_head": "2", "n_embd": "16", "batch_size": "4", "eval_every": "20"}
@@ -41,6 +44,33 @@ def start(browser: Browser, steps: str) -> None:
         browser.type(name, value)
     browser.wait_for("passes over the data")
     browser.click("Start training")
+
+
+def generate_and_measure(downloads: Path, browser: Browser) -> None:
+    """Make a text with the model, measure it, and export what it has logged."""
+    browser.go("Generate")
+    wait_until(lambda: browser.has("fox-shakespeare-cpu-1"))
+    browser.type("Prompt", "the ")
+    browser.type("tokens", "20")
+    browser.click("Generate")
+    wait_until(lambda: len("".join(browser.texts(".output"))) > 10)
+
+    browser.go("Measure")
+    browser.click("Evaluate")
+    browser.wait_for("perplexity")
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
+    browser.click("JSON")
+    exported = downloads / "fox-shakespeare-cpu-1.json"
+    wait_until(exported.exists)
+    content = json.loads(exported.read_text(encoding="utf-8"))
+    assert content["init"]["config"]["model"]["n_embd"] == 16
+    assert {"iter", "train/loss", "dt_ms"} <= content["logs"][-2].keys() | content["logs"][1].keys()
+
+
+def step_now(history: History) -> int:
+    """Return the last step of a log."""
+    history.refresh()
+    return history.step
 
 
 def test_from_a_text_to_a_model_that_talks(tmp_path: Path, server: Server, browser: Browser) -> None:
@@ -77,26 +107,31 @@ def test_from_a_text_to_a_model_that_talks(tmp_path: Path, server: Server, brows
     browser.go("Train")
     browser.click("Stop")
     browser.wait_for("stopped")
+    before = browser.step()
+    browser.click("Go on")
+    wait_until(lambda: browser.step() > before)
+    browser.click("Stop")
+    browser.wait_for("stopped")
 
-    browser.go("Generate")
-    wait_until(lambda: browser.has("fox-shakespeare-cpu-1"))
-    browser.type("Prompt", "the ")
-    browser.type("tokens", "20")
-    browser.click("Generate")
-    wait_until(lambda: len("".join(browser.texts(".output"))) > 10)
-
-    browser.go("Measure")
-    browser.click("Evaluate")
-    browser.wait_for("perplexity")
-    downloads = {"behavior": "allow", "downloadPath": str(tmp_path / "elsewhere")}
-    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
-    browser.click("JSON")
-    exported = tmp_path / "elsewhere" / "fox-shakespeare-cpu-1.json"
-    wait_until(exported.exists)
-    content = json.loads(exported.read_text(encoding="utf-8"))
-    assert content["init"]["config"]["model"]["n_embd"] == 16
-    assert {"iter", "train/loss", "dt_ms"} <= content["logs"][-2].keys() | content["logs"][1].keys()
+    generate_and_measure(tmp_path / "elsewhere", browser)
     assert not browser.complaints()
+
+
+def test_a_training_goes_on_without_a_page_and_saves_when_the_server_ends(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data", TEXT * 10)
+    checkpoints = Checkpoints(tmp_path / "runs" / "data-shakespeare-cpu-1")
+    with served(tmp_path) as server:
+        with Browser(server.address) as browser:
+            browser.size(1280, 900)
+            browser.open("data")
+            start(browser, "100000")
+            seen = wait_until(lambda: browser.step() > 5 and browser.step())
+        history = History(checkpoints.folder.parent)
+        wait_until(lambda: step_now(history) > seen + 50)
+    last = checkpoints.pointed("last")
+    assert last is not None
+    assert step_of(last) > seen + 50
+    assert step_of(last) == step_now(history)
 
 
 def test_what_is_no_text_is_refused_in_a_sentence(tmp_path: Path, server: Server, browser: Browser) -> None:
