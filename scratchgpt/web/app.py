@@ -122,10 +122,14 @@ def build(desk: Desk, *, host: str, token: str | None) -> App:
     def page(tab: str = "data") -> None:
         Page(desk, tab if tab in TABS else "data")
 
+    async def read_ahead() -> None:
+        await asyncio.to_thread(desk.read_ahead)
+
     async def close() -> None:
         await asyncio.to_thread(desk.close)
 
     ui.add_css(HERE / "style.css", shared=True)
+    app.on_startup(read_ahead)
     app.on_shutdown(close)
     application = FastAPI(openapi_url=None)
     ui.run_with(

@@ -1,11 +1,12 @@
 """What all open pages share: the working folder, the one training, commands that run, curves that were read."""
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import DataError, UsageError
 from scratchgpt.training.runs import all_runs
 from scratchgpt.web.history import History
 from scratchgpt.web.jobs import Task, Training
@@ -52,6 +53,12 @@ class Desk:
     def history(self, run: str) -> History:
         """Return the curves of a run."""
         return self._histories.setdefault(run, History(self.inside(RUNS / run)))
+
+    def read_ahead(self) -> None:
+        """Read the log of the run that most likely is looked at first."""
+        for run in self.runs()[:1]:
+            with contextlib.suppress(DataError):
+                self.history(run).refresh()
 
     def runs(self) -> list[str]:
         """Return the names of all runs, the one that was alive last at the beginning."""
