@@ -22,6 +22,7 @@ DRAW_EVERY = 2.0
 ALIVE = 15.0
 """Seconds after its last row for which a run of another program is taken to go on."""
 SMALL = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens a second", "memory": "Memory, MB"}
+FIGURES = ("step", "loss", "validation loss", "learning rate", "gradient norm", "tokens/s", "memory")
 MOST_NOTES = 30
 
 
@@ -45,7 +46,8 @@ class TrainTab:
                 self._state = ui.label("no run yet").classes("chip").props('role="status"')
                 self._bar = ui.linear_progress(0, show_value=False).classes("grow")
                 self._left = ui.label().classes("soft")
-            self._figures = {name: self._lay_out_figure(name) for name in self._lay_out_names()}
+            with ui.element("div").classes("figures"):
+                self._figures = {name: self._lay_out_figure(name) for name in FIGURES}
             with ui.row().classes("line buttons") as self._buttons:
                 self._pause = ui.button("Pause", icon="pause", on_click=self._pause_or_go_on)
                 self._save = ui.button("Save", icon="save", on_click=lambda: self._tell("save")).props("outline")
@@ -71,12 +73,9 @@ class TrainTab:
                 self._notes = ui.element("div").classes("texts")
         ui.timer(TICK, self._tick)
 
-    def _lay_out_names(self) -> tuple[str, ...]:
-        self._row = ui.element("div").classes("figures")
-        return ("step", "loss", "validation loss", "learning rate", "gradient norm", "tokens/s", "memory")
-
-    def _lay_out_figure(self, name: str) -> ui.label:
-        with self._row, ui.element("div").classes("figure"):
+    @staticmethod
+    def _lay_out_figure(name: str) -> ui.label:
+        with ui.element("div").classes("figure"):
             number = ui.label("–").classes("number")
             ui.label(name).classes("soft")
         return number
