@@ -37,7 +37,7 @@ FOREIGN = {
     "starlette": {"serving", "web"},
     "uvicorn": {"serving"},
     "cupy": {"backend"},
-    "safetensors": {"inspection", "model"},
+    "safetensors": {"model"},
     "threadpoolctl": {"backend", "bench", "model", "serving"},
     "torch": {"bench"},
     "transformers": {"bench"},

@@ -3,9 +3,11 @@
 Nothing is believed: what cannot be read becomes a sentence among the problems, and the rest is told all the same.
 """
 
+import contextlib
 import dataclasses
 import math
 import operator
+import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,8 +23,10 @@ from scratchgpt.data.shards import PARTS, ShardReader, shard_paths
 from scratchgpt.errors import CheckpointError, DataError, ScratchGPTError, UsageError
 from scratchgpt.files import read_json
 from scratchgpt.inspection.labels import label
-from scratchgpt.inspection.tensors import Tensor, statistics, tensors
+from scratchgpt.inspection.statistics import statistics
 from scratchgpt.model import files as model_files
+from scratchgpt.model import tensors
+from scratchgpt.model.tensors import Tensor
 from scratchgpt.training import checkpoint, runs
 from scratchgpt.training.checkpoint import OPTIMIZER, TRAINER, Checkpoints
 
@@ -40,12 +44,8 @@ BEGINNING = 60
 CHUNK = 2**20
 """Ids of a token file looked at together."""
 
-PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 ZIP, LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 """How PyTorch's files begin, those of today and those of before 2020."""
-
-INDEX = "model.safetensors.index.json"
-"""Says which of several files has which tensor."""
 
 LAYER = re.compile(r"(?:^|\.)(?:h|layers?|blocks?)\.(\d+)\.")
 BUFFER = re.compile(r"\.attn\.(?:masked_)?bias$")
@@ -67,23 +67,19 @@ SIZES = (
 
 
 def describe(path: Path, *, with_tensors: bool = False, progress: Progress = lambda _, __: None) -> Report:
-    """Return what is at `path`. Raises UsageError and DataError if that is nothing that is known."""
+    """Return what is at `path`. Raises UsageError, DataError and CheckpointError if that is nothing known."""
     if not path.exists():
         raise UsageError(f"There is no file or folder {path}.")
-    report: Report = {"path": path.as_posix(), "kind": "", "bytes": _bytes(path), "problems": []}
-    if path.is_dir():
-        found = _of_folder(path, report)
-    elif path.parent.name == "checkpoints" and path.name in {"last", "best"}:
-        found = _of_model(checkpoint.locate(path), report)
-    else:
-        found = _of_file(path, report)
+    named, path = path, checkpoint.followed(path)
+    report: Report = {"path": named.as_posix(), "kind": "", "bytes": _bytes(path), "problems": []}
+    found = _of_folder(path, report) if path.is_dir() else _of_file(path, report)
     if with_tensors:
         report["tensors"] = list(_told(found, progress))
     return report
 
 
 def _of_folder(path: Path, report: Report) -> list[Tensor]:
-    """Add what a folder holds; return its tensors. Raises UsageError and DataError."""
+    """Add what a folder holds; return its tensors. Raises UsageError, DataError and CheckpointError."""
     if (path / "config.json").exists() or any(path.glob("*.safetensors")):
         return _of_model(path, report)
     if any(path.glob("*.bin")) and any(shard_paths(path, part) for part in PARTS):
@@ -94,22 +90,21 @@ def _of_folder(path: Path, report: Report) -> list[Tensor]:
         report["kind"] = "tokenizer"
         _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(path)))
         return []
-    for file in sorted(path.iterdir()):
-        if file.suffix in PICKLES:
-            raise DataError(_about_pickle(file))
+    model_files.refuse_pickles(path)
     raise UsageError(f"{path} is no run, checkpoint, model, prepared data or tokenizer; name a folder that is.")
 
 
 def _of_file(path: Path, report: Report) -> list[Tensor]:
-    """Add what a file holds; return its tensors. Raises UsageError and DataError."""
+    """Add what a file holds; return its tensors. Raises UsageError, DataError and CheckpointError."""
     with path.open("rb") as file:
         beginning = file.read(16)
-    if path.suffix.lower() in PICKLES or beginning.startswith((ZIP, LEGACY)):
-        raise DataError(_about_pickle(path))
+    model_files.refuse_pickles(path)
+    if beginning.startswith((ZIP, LEGACY)):
+        raise CheckpointError(model_files.about_pickle(path))
     match path.suffix.lower():
         case ".safetensors":
             report["kind"] = "safetensors file"
-            found = tensors(path)
+            found = [*tensors.load(path).values()]
             report["parameters"] = _parameters(found, {})
             return found
         case ".json" if path.name == "config.json":
@@ -154,15 +149,15 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
         content = _try(report, "architecture", lambda: _architecture(folder / "config.json", report)) or {}
     found: list[Tensor] = []
     for file in _weights(folder):
-        found += _try(report, None, partial(tensors, file)) or []
-    if (folder / INDEX).exists():
-        _try(report, None, lambda: _compare_with_index(folder / INDEX, found))
+        found += (_try(report, None, partial(tensors.load, file)) or {}).values()
+    index = folder / model_files.INDEX
+    if index.exists():
+        _try(report, None, lambda: _compare_with_index(index, found))
     if found:
         report["parameters"] = _parameters(found, content)
     else:
         report["problems"].append(f"{folder} has no weights that can be read: no .safetensors file.")
-        for file in sorted(folder.glob("*.bin")):
-            report["problems"].append(_about_pickle(file))
+        _try(report, None, lambda: model_files.refuse_pickles(folder))
     if any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "encoder.json")):
         _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(folder)))
     if (folder / TRAINER).exists():
@@ -196,18 +191,14 @@ def _try(report: Report, part: str | None, read: Callable[[], Any]) -> Any:
     return value
 
 
-def _about_pickle(path: Path) -> str:
-    """Return why a pickle is not opened, and what to do."""
-    return (
-        f"{path} looks like a pickle, and opening one runs whatever program it holds, so it is not opened here. Where "
-        "you trust it, load it with the program that wrote it and save it as .safetensors (transformers: "
-        "save_pretrained)."
-    )
-
-
 def _bytes(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    """Return the size of a file, or of all in a folder, where a training may be writing and removing them."""
+    files = [path] if path.is_file() else [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    n_bytes = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            n_bytes += file.stat().st_size
+    return n_bytes
 
 
 def _weights(folder: Path) -> list[Path]:

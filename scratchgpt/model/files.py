@@ -29,7 +29,7 @@ HEAD_BIAS_NOTE = (
     "other logits."
 )
 
-PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 TABLE, HEAD = "transformer.wte.weight", "lm_head.weight"
 
 DEFAULTS = {
@@ -121,13 +121,22 @@ def refuse_pickles(path: Path) -> None:
     """Raise CheckpointError if a file, or one in a folder, is by its name what `pickle` has written."""
     for file in [path] if path.is_file() else sorted(path.iterdir()):
         if any(file.match(pattern) for pattern in PICKLES):
-            folder = file.parent.as_posix()
-            raise CheckpointError(
-                f"{file} is a pickle: whoever opens it runs the code that is in it, so it is not opened here. If you "
-                "trust where it is from, convert it, for example with transformers: "
-                f'python -c "from transformers import GPT2LMHeadModel as Model; F = {folder!r}; '
-                'Model.from_pretrained(F).save_pretrained(F, safe_serialization=True)"'
-            )
+            raise CheckpointError(about_pickle(file))
+
+
+def about_pickle(path: Path) -> str:
+    """Return why a pickle is not opened, and what to do."""
+    why = (
+        f"{path} is a pickle: whoever opens it runs the code that is in it, so it is not opened here. If you trust "
+        "where it is from, convert it"
+    )
+    if not path.match(PICKLES[0]):
+        return f"{why}: load it with the program that wrote it, and save its tensors as model.safetensors."
+    return (
+        f'{why}, for example with transformers: python -c "from transformers import GPT2LMHeadModel as Model; '
+        f"F = {path.parent.as_posix()!r}; "
+        'Model.from_pretrained(F).save_pretrained(F, safe_serialization=True)"'
+    )
 
 
 def _find(folder: Path) -> dict[str, Tensor]:

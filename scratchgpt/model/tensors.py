@@ -17,7 +17,11 @@ from scratchgpt.errors import CheckpointError
 from scratchgpt.ops.array import Array
 
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""How NumPy sees the types of numbers that are read; a bfloat16 is the upper half of a float32."""
+"""How NumPy sees the numbers that weights can be; a bfloat16 is the upper half of a float32."""
+
+WHOLE = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"}
+DTYPES = FLOATS | WHOLE | {"BOOL": "u1"}
+"""How it sees all that it can look at."""
 
 LONGEST_HEADER = 100_000_000
 """Bytes; that of the library."""
@@ -32,6 +36,19 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     data: npt.NDArray[np.uint8]  # (number of bytes,)
 
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    def stored(self, part: slice = slice(None)) -> Array:
+        """Return some of the numbers, in a row, as the file has them: where they lie, but of bfloat16 a float32 copy.
+
+        The type must be among DTYPES.
+        """
+        numbers = self.data.view(DTYPES[self.dtype])[part]
+        return (numbers.astype("<u4") << 16).view("<f4") if self.dtype == "BF16" else numbers
+
     def numbers(self) -> Array:
         """Return the array, float32 and read-only: where it lies if the file has it so, else a copy.
 
@@ -39,11 +56,8 @@ class Tensor(NamedTuple):
         """
         if self.dtype not in FLOATS:
             raise CheckpointError(f"{self.path}: {self.name} is {self.dtype}; only {', '.join(FLOATS)} can be used.")
-        numbers = self.data.view(FLOATS[self.dtype])
-        if self.dtype == "BF16":
-            numbers = (numbers.astype("<u4") << 16).view("<f4")
         with np.errstate(over="ignore", invalid="ignore"):
-            numbers = np.require(numbers, np.float32, ["ALIGNED"])
+            numbers = np.require(self.stored(), np.float32, ["ALIGNED"])
             # A finite sum has only finite terms, and takes a third of the time that `isfinite` takes.
             is_finite = np.isfinite(numbers.sum()) or np.isfinite(numbers).all()
         if not is_finite:
@@ -96,7 +110,7 @@ def _placed(path: Path, header: Any, data: npt.NDArray[np.uint8]) -> dict[str, T
             )
         n_used = end
         tensor = tensors[name]
-        if tensor.dtype in FLOATS and math.prod(tensor.shape) * np.dtype(FLOATS[tensor.dtype]).itemsize != end - start:
+        if tensor.dtype in DTYPES and tensor.size * np.dtype(DTYPES[tensor.dtype]).itemsize != end - start:
             raise ValueError(f"its header has {tensor.dtype} {tensor.shape} in the {end - start:,} bytes of {name}")
     if n_used != len(data):
         raise ValueError(f"its tensors take {n_used:,} bytes, and there are {len(data):,}")

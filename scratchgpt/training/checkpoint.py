@@ -228,12 +228,8 @@ def locate(path: Path | None = None) -> Path:
     It is a checkpoint or a folder of `transformers`, then it is meant itself; a run, then its last checkpoint; or
     RUN/checkpoints/best, then what that names. Raises UsageError, and CheckpointError for a pickle.
     """
-    if path is None:
-        path = newest_run(Path("runs"))
+    path = followed(newest_run(Path("runs")) if path is None else path)
     if path.is_file():
-        named = Checkpoints(path.parent.parent).pointed(path.name) if path.parent.name == "checkpoints" else None
-        if named is not None:
-            return named
         model_files.refuse_pickles(path)
         raise UsageError(f"{path} is a file; name the folder that it is in.")
     if not path.is_dir():
@@ -248,8 +244,18 @@ def locate(path: Path | None = None) -> Path:
     if last is None:
         model_files.refuse_pickles(path)
         there = ", ".join(map(str, folders))
-        raise UsageError(f"{path} has no last checkpoint{f'; name one of {there}' if there else ''}.")
+        advice = (
+            f"; name one of {there}" if there else " and no config.json; name a run, a checkpoint or a model's folder"
+        )
+        raise UsageError(f"{path} has no last checkpoint{advice}.")
     return last
+
+
+def followed(path: Path) -> Path:
+    """Return the checkpoint that RUN/checkpoints/last or best names; any other path means itself."""
+    if path.is_file() and path.parent.name == "checkpoints":
+        return Checkpoints(path.parent.parent).pointed(path.name) or path
+    return path
 
 
 def newest_run(runs: Path) -> Path:

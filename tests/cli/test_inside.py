@@ -4,10 +4,11 @@ import contextlib
 import html.parser
 import json
 import math
+import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def test_prepared_data_begin_with_their_text(trained: Path) -> None:
 def test_tensors_one_by_one(trained: Path) -> None:
     path = "runs/a/checkpoints/last"
     report = info(path, "--tensors", cwd=trained)
+    assert report["bytes"] == info("runs/a/checkpoints/step-000002", cwd=trained)["bytes"]
     expected = load_file(trained / "runs/a/checkpoints/step-000002/model.safetensors")
     assert {tensor["name"] for tensor in report["tensors"]} == expected.keys()
     for tensor in report["tensors"]:
@@ -136,6 +138,18 @@ def test_tensors_one_by_one(trained: Path) -> None:
         for name in ("mean", "std", "min", "max"):
             assert abs(tensor[name] - getattr(np, name)(values)) <= 1e-12
     assert "transformer.wpe.weight" in call("info", path, "--tensors", cwd=trained)
+
+
+def test_a_training_that_removes_files_meanwhile(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = info("runs/a", cwd=world)["bytes"]
+    walk = os.walk
+
+    def slower(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for folder, folders, names in walk(top):
+            yield folder, folders, [*names, "gone"]
+
+    monkeypatch.setattr(os, "walk", slower)
+    assert info("runs/a", cwd=world)["bytes"] == size
 
 
 def test_tensors_of_all_kinds(tmp_path: Path) -> None:
@@ -192,15 +206,15 @@ def model_sizes(report: dict[str, Any]) -> dict[str, Any]:
     [
         ("none", None, USAGE, "no file or folder none"),
         ("a.txt", b"hello", USAGE, "nothing that is known"),
-        ("a.pt", b"anything", FAILURE, "looks like a pickle"),
-        ("pytorch_model.bin", b"PK\x03\x04....", FAILURE, "save it as .safetensors"),
-        ("old.bin", bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"), FAILURE, "runs whatever program"),
+        ("a.pt", b"anything", FAILURE, "is a pickle: whoever opens it"),
+        ("pytorch_model.bin", b"PK\x03\x04....", FAILURE, "Model.from_pretrained(F)"),
+        ("old.bin", bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"), FAILURE, "old.bin is a pickle"),
         ("odd.bin", b"abc", FAILURE, "no multiple of 2 bytes"),
         ("empty.bin", b"", FAILURE, "empty or truncated"),
         ("a.json", b"{}", FAILURE, "only BPE and WordLevel"),
-        ("a.safetensors", b"\xff" * 16, FAILURE, "no safetensors file"),
-        ("b.safetensors", (99).to_bytes(8, "little") + b"{}", FAILURE, "no safetensors file"),
-        ("folder/a.pth", b"", FAILURE, "looks like a pickle"),
+        ("a.safetensors", b"\xff" * 16, FAILURE, "no whole safetensors file"),
+        ("b.safetensors", (99).to_bytes(8, "little") + b"{}", FAILURE, "no whole safetensors file"),
+        ("folder/a.pth", b"", FAILURE, "is a pickle: whoever opens it"),
         ("folder/a.txt", b"", USAGE, "folder is no run"),
     ],
 )
