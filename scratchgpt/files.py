@@ -70,14 +70,19 @@ def sync_folder(path: Path) -> None:
             os.close(descriptor)
 
 
+def require_free(path: Path, *, force: bool) -> None:
+    """Raise DataError if there is a file that would be lost, unless it may be."""
+    if path.exists() and not force:
+        raise DataError(f"{path} is there already; use --force to replace it, or name another file.")
+
+
 @contextlib.contextmanager
 def written_whole(path: Path, *, force: bool) -> Iterator[Path]:
     """Yield where to write a file that is to appear at `path` when it is whole.
 
     Raises DataError if there is one already, unless it may be replaced, and OSError.
     """
-    if path.exists() and not force:
-        raise DataError(f"{path} is there already; use --force to replace it, or name another file.")
+    require_free(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     try:

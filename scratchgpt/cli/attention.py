@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scratchgpt.cli.options import device_option, resolved
-from scratchgpt.cli.output import require_picture
 from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
@@ -67,7 +66,7 @@ def command(
     passes on. With --layer and --head one is drawn large.
     """
     from scratchgpt import backend
-    from scratchgpt.cli.plot import save
+    from scratchgpt.cli.plot import require_picture, save
     from scratchgpt.cli.render import waiting
     from scratchgpt.inspection.inside import attention_maps, without_future
     from scratchgpt.inspection.labels import label
@@ -78,14 +77,15 @@ def command(
     require_picture(out, force=force)
     folder = checkpoint.locate(model)
     with waiting("Drawing ..."):
-        config, params, vocabulary = checkpoint.read_model(folder)
+        config, params, vocabulary = checkpoint.open_model(folder)
         layers = _chosen(layer, config.n_layer, "layer")
         heads = _chosen(head, config.n_head, "head")
         ids = vocabulary.encode(prompt)
         n_seen = min(config.block_size, MOST_TOKENS)
-        maps = attention_maps(GPT(config, backend.select(resolved(device or "auto")), params), ids[-n_seen:])
-        chosen = maps[layers[0] : layers[-1] + 1, heads[0] : heads[-1] + 1]
-        save(figure(without_future(chosen), [label(vocabulary, index) for index in ids[-n_seen:]], layers, heads), out)
+        gpt = GPT(config, backend.select(resolved(device or "auto")), *params)
+        maps = attention_maps(gpt, ids[-n_seen:])[layers[0] : layers[-1] + 1, heads[0] : heads[-1] + 1]
+        labels = [label(vocabulary, index) for index in ids[-n_seen:]]
+        save(figure(without_future(maps), labels, layers, heads), out, force=force)
     if len(ids) > n_seen:
         click.echo(f"The prompt has {len(ids):,} tokens; the picture shows the last {n_seen:,} of them.", err=True)
     click.echo(str(out))

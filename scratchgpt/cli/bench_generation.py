@@ -31,7 +31,7 @@ def run(
             folder, config = stack.enter_context(measure.random_model(model, seed)), model
         else:
             folder = checkpoint.locate(model)
-            config, _, _ = checkpoint.read_model(folder)
+            config, _, _ = checkpoint.open_model(folder)
         workload = Workload(
             folder=str(folder.resolve()),
             model=config,
@@ -60,7 +60,7 @@ def show(records: list[dict[str, Any]]) -> None:
         f"{ours['name']}: V {model['vocab_size']:,}, T {model['block_size']}, C {model['n_embd']}, "
         f"H {model['n_head']}, L {model['n_layer']}; {ours['parameters']:,} parameters; {ours['rounds']} rounds of "
         f"{ours['n_tokens']} tokens after {ours['n_prompt']}. A matrix of {ours['weights_mb']:,.1f} MB, as a token "
-        f"needs, is multiplied at {ours['limit_gb_per_s']:,.1f} GB/s ({ours['limit_threads']} threads)."
+        f"needs, is multiplied at {ours['limit_gb_per_s']:,.1f} GB/s (threads: {ours['limit_threads']})."
     )
     table = Table("contender", box=box.SIMPLE, padding=0, collapse_padding=False)
     together, long = f"{ours['n_samples']} at once", f"prefill {ours['n_long_prompt']}"

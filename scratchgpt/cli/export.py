@@ -28,12 +28,14 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
     `transformers` needs none of this: it opens a checkpoint's folder as it is.
     """
     from scratchgpt.cli.render import waiting
-    from scratchgpt.files import written_whole
+    from scratchgpt.files import require_free, written_whole
     from scratchgpt.training import checkpoint
 
     if not (gguf or onnx):
         raise UsageError("Say what to write: --gguf FILE, or --onnx FILE.")
-    folder = checkpoint.locate(model or checkpoint.newest_run(Path("runs")))
+    for asked in filter(None, (gguf, onnx)):
+        require_free(asked, force=force)  # before any is written
+    folder = checkpoint.locate(model)
     with waiting(f"Reading {folder} ..."):
         config, params, tokenizer = checkpoint.read_model(folder)
     for path, write in ((gguf, _write_gguf), (onnx, _write_onnx)):

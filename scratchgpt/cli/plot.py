@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scratchgpt.cli.output import replacing, require_picture
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.files import require_free, written_whole
 
 if TYPE_CHECKING:  # imported when the command runs
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.training.curves import Curves
 
 AXES = ("steps", "tokens", "time")
+PICTURES = (".png", ".svg", ".pdf")
 SMOOTHED_PART = 50
 """Unless told otherwise, training losses are averaged over one part in so many of a run."""
 
@@ -55,15 +56,25 @@ def command(*, runs: tuple[Path, ...], out: Path, against: str, smooth: int | No
         drawn = {name: run for name, run in found.items() if len(run.training.x) or len(run.validation.x)}
         if not drawn:
             raise DataError(f"There is nothing to draw yet: the log of {' and of '.join(found)} has no losses.")
-        save(figure(drawn, against, smooth), out)
+        save(figure(drawn, against, smooth), out, force=force)
     for name in found.keys() - drawn.keys():
         click.echo(f"The log of {name} has no losses yet.", err=True)
     click.echo(str(out))
 
 
-def save(picture: "Figure", out: Path) -> None:
-    """Write a picture in the place of another: whatever happens, one of them is there, whole. Raises OSError."""
-    with replacing(out) as temporary, warnings.catch_warnings(action="ignore"):  # of letters that the font has not
+def require_picture(out: Path, *, force: bool) -> None:
+    """Raise UsageError if a picture's name does not say of what kind it is, DataError if one would be lost."""
+    if out.suffix.lower() not in PICTURES:
+        raise UsageError(f"The picture's name must end in {', '.join(PICTURES)}, not {out.name!r}.")
+    require_free(out, force=force)
+
+
+def save(picture: "Figure", out: Path, *, force: bool) -> None:
+    """Write a picture, whole or not at all. Raises OSError, and DataError if one would be lost."""
+    with (
+        written_whole(out, force=force) as temporary,
+        warnings.catch_warnings(action="ignore"),
+    ):  # of letters that the font has not
         picture.savefig(temporary, format=out.suffix[1:].lower(), dpi=150)
 
 

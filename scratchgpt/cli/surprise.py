@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from scratchgpt.cli.options import device_option, encoded, read_text, resolved
-from scratchgpt.cli.output import replacing, require_free
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.files import require_free, written_whole
 
 
 @click.command("surprise", short_help="Colour a text by how much it surprises a model.")
@@ -59,12 +59,12 @@ def command(
     out = out or Path("surprise.html" if is_piped else f"{file}.surprise.html")
     require_free(out, force=force)
     folder = checkpoint.locate(model)
-    config, params, vocabulary = checkpoint.read_model(folder)
+    config, params, vocabulary = checkpoint.open_model(folder)
     with click.open_file(str(file), "rb") as opened:
         _, ids = encoded(read_text(opened, "text"), vocabulary, skip_unknown=skip_unknown)
     if len(ids) < 2:
         raise UsageError("The text has no token that follows another; give at least two.")
-    gpt = GPT(config, backend.select(resolved(device or "auto")), params)
+    gpt = GPT(config, backend.select(resolved(device or "auto")), *params)
     parts = []
     title = "standard input" if is_piped else file.name
     with stages(title) as show:
@@ -77,7 +77,10 @@ def command(
                 f"{folder} predicts nothing that is a number: its weights are too large; use another model."
             )
         about = summary(title, str(folder), vocabulary, ids, said, config.block_size)
-        with replacing(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as written:
+        with (
+            written_whole(out, force=force) as temporary,
+            temporary.open("w", encoding="utf-8", newline="\n") as written,
+        ):
             for piece in page(vocabulary, ids, said, about):
                 written.write(piece)
                 show("Writing", 1, len(ids))

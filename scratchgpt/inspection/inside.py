@@ -36,7 +36,7 @@ def attention_maps(model: GPT, ids: npt.ArrayLike) -> Array:
         raise UsageError(f"{tokens.size} tokens are more than this model's block_size of {model.config.block_size}.")
     context = Context(n_head=model.config.n_head, activation=model.config.activation)
     x, _ = REFERENCE.embed.forward(model.backend.xp.asarray(tokens[None]), model.tree.embed, context)
-    maps = np.empty((model.config.n_layer, model.config.n_head, tokens.size, tokens.size), model.params.dtype)
+    maps = np.empty((model.config.n_layer, model.config.n_head, tokens.size, tokens.size), x.dtype)
     for layer, block in enumerate(model.tree.blocks):
         saved = REFERENCE.attention.forward(x, block.attention, context)
         maps[layer] = model.backend.to_numpy(saved.attention.probabilities[0])

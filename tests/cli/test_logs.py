@@ -180,7 +180,7 @@ def test_a_log_that_fails_does_not_cost_the_training(world: Path) -> None:
         ("plot", USAGE, "RUN"),
         ("plot runs/none", FAILURE, "Cannot read runs/none/log.jsonl: No such file"),
         ("plot runs/a -o curves.gif", USAGE, "must end in .png, .svg, .pdf, not 'curves.gif'"),
-        ("plot runs/a -o nowhere/curves.png", FAILURE, "No such file or directory"),
+        ("plot runs/a -o runs/a/log.jsonl/curves.png", FAILURE, "File exists"),
         ("plot runs/a --smooth 0", USAGE, "--smooth"),
         ("plot runs/a --against moon", USAGE, "'moon' is not one of"),
         ("plot runs/a -o fox.txt", USAGE, "must end in"),

@@ -171,6 +171,8 @@ def test_nothing_is_overwritten_unless_asked_for(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "model.gguf is there already; use --force" in result.stderr
     assert (tmp_path / "model.gguf").read_bytes() == b"mine"
+    result = scratchgpt("export", "model", "--gguf", "other.gguf", "--onnx", "model.gguf", cwd=tmp_path)
+    assert (result.returncode, result.stdout, (tmp_path / "other.gguf").exists()) == (1, "", False)
     assert scratchgpt("export", "model", "--gguf", "model.gguf", "--force", cwd=tmp_path).returncode == 0
     assert (tmp_path / "model.gguf").read_bytes()[:4] == b"GGUF"
     assert {path.name for path in tmp_path.iterdir()} == {"model", "model.gguf"}

@@ -18,8 +18,8 @@ from scratchgpt.model.gpt import GPT
 def build(workload: Workload) -> Writer:
     """Return our model, ready to write."""
     backend = select(workload.device)
-    config, params = files.load(workload.path)
-    model = GPT(config, backend, params)
+    config, params = files.load_parts(workload.path)
+    model = GPT(config, backend, *params)
     likeliest = Sampling(temperature=0)
 
     def write(prompt: npt.NDArray[np.int64], n_samples: int, n_tokens: int, is_check: bool) -> Text:  # noqa: FBT001
@@ -34,7 +34,7 @@ def build(workload: Workload) -> Writer:
                 text.log_probabilities.append(float(draw.log_probabilities()[0]))
         return text
 
-    return Writer(write, {"version": version(backend), "device": backend.name, "parameters": len(params)})
+    return Writer(write, {"version": version(backend), "device": backend.name, "parameters": model.layout.size})
 
 
 def build_product(workload: Workload) -> Writer:
