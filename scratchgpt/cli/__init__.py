@@ -1,7 +1,9 @@
 """The command line: one module a command, imported when it is used."""
 
 import importlib
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -83,6 +85,8 @@ def cli() -> None:
     scratchgpt train
     scratchgpt generate --tokens 1000
     """  # noqa: D301 - \b is click's mark for lines that are not to be wrapped
+    if sys.stdin is None:  # whoever started us has closed it
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it stays open
     # What is not UTF-8 comes in as lone surrogates, which whoever reads text refuses.
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
         if hasattr(stream, "reconfigure"):

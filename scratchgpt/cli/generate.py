@@ -85,7 +85,7 @@ def command(
     config, params, vocabulary = checkpoint.open_model(folder)
     stop = Stop(stop_strings, None if stop_token is None else token_named(stop_token, vocabulary))
     gpt = GPT(config, backend.select(resolved(device or "auto")), *params)
-    write = _write_json if is_json else _write_tokens if logprobs else _write_text
+    write = partial(_write_json, logprobs=logprobs) if is_json else _write_tokens if logprobs else _write_text
 
     def answer(prompt: str, first: int) -> None:
         """Write the texts that go on from a prompt: the samples of the seed from number `first` on."""
@@ -124,10 +124,13 @@ def _has_ended(texts: "Sequence[Text]", place: int) -> bool:
 def _converse(answer: Callable[[str, int], None], n_samples: int) -> None:
     """Answer each line that is typed, with samples that no line before has had."""
     first = 0
+    question = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "")
+            line = input(question)
         except EOFError:
+            if question:
+                click.echo()  # what comes next has a line of its own
             return
         try:
             answer(line, first)
@@ -157,12 +160,12 @@ def _write_tokens(prompt: str, texts: "dict[int, Text]", growing: Iterator[list[
             click.echo(f"{log_probability:9.4f}  {text.text_of(token)!r}")
 
 
-def _write_json(prompt: str, texts: "dict[int, Text]", growing: Iterator[list[str]]) -> None:
+def _write_json(prompt: str, texts: "dict[int, Text]", growing: Iterator[list[str]], *, logprobs: bool) -> None:
     """Write a line for each text."""
     deque(growing, maxlen=0)
     for number, text in texts.items():
         record = {"sample": number, "prompt": prompt, "text": text.shown, "tokens": text.tokens, "end": text.end}
-        likely = {"logprobs": text.log_probabilities} if text.log_probabilities else {}
+        likely = {"logprobs": text.log_probabilities} if logprobs else {}
         click.echo(json.dumps(record | likely))
 
 

@@ -199,7 +199,7 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
 def read_text(file: IO[bytes], name: str) -> str:
     """Return the text of a file, which messages call `name`. Raises DataError."""
     try:
-        return file.read().decode("utf-8")
+        return file.read().decode("utf-8").removeprefix("\ufeff")  # with which some editors begin a file
     except UnicodeDecodeError as error:
         raise DataError(
             f"The {name} is not UTF-8: the byte at offset {error.start:,} does not belong; save it as UTF-8."

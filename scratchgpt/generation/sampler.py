@@ -17,9 +17,8 @@ from scratchgpt.ops.array import Array
 BELOW_ONE = 1 - 2**-52
 """A factor that keeps a product with a random number below 1 from being rounded up to what it is a part of."""
 
-
-MOST_REWARD = 1e6
-"""How much more a penalty may make of a token instead of less: with more of it, logits would become infinite."""
+LARGEST_PENALTY = 1e9
+"""More would change no text, and make numbers infinite."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +43,12 @@ class Sampling:
             raise UsageError(f"top-p must be above 0 and at most 1, not {self.top_p}.")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise UsageError(f"min-p must be from 0 to 1, not {self.min_p}.")
-        if not 1 / MOST_REWARD <= self.repetition_penalty < math.inf:
-            raise UsageError(
-                f"The repetition penalty must be at least {1 / MOST_REWARD:g}, not {self.repetition_penalty}."
-            )
-        if not -MOST_REWARD <= self.frequency_penalty < math.inf:
-            raise UsageError(f"The frequency penalty must be at least {-MOST_REWARD:g}, not {self.frequency_penalty}.")
+        if not 1 / LARGEST_PENALTY <= self.repetition_penalty <= LARGEST_PENALTY:
+            bounds = f"from {1 / LARGEST_PENALTY:g} to {LARGEST_PENALTY:g}"
+            raise UsageError(f"The repetition penalty must be {bounds}, not {self.repetition_penalty}.")
+        if not abs(self.frequency_penalty) <= LARGEST_PENALTY:
+            bounds = f"from {-LARGEST_PENALTY:g} to {LARGEST_PENALTY:g}"
+            raise UsageError(f"The frequency penalty must be {bounds}, not {self.frequency_penalty}.")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"The seed must be 0 or more and below 2**63, not {self.seed}.")
 
@@ -147,7 +146,7 @@ class Penalties:
         self._counts = self._counts[rows]
 
     def applied(self, logits: Array) -> Array:
-        """Return other logits (B, V), float64: penalties may be as large as one likes."""
+        """Return other logits (B, V), float64: in float32 they could become infinite."""
         factor, wide = self._sampling.repetition_penalty, logits.astype(np.float64)
         repeated = np.where(wide > 0, wide / factor, wide * factor)
         return np.where(self._counts > 0, repeated, wide) - self._sampling.frequency_penalty * self._counts

@@ -122,10 +122,11 @@ def token_named(name: str, vocabulary: Tokenizer) -> int:
     special = end_of_text(vocabulary) if name == END_OF_TEXT else None
     if special is not None:
         return special
-    ids = vocabulary.encode(name)
-    if len(ids) != 1:
-        raise UsageError(f"{name!r} is not one token of this vocabulary but {len(ids)}; end texts with --stop instead.")
-    return int(ids[0])
+    try:
+        (index,) = vocabulary.encode(name).tolist()
+    except (UsageError, ValueError) as error:  # unknown characters, or several tokens
+        raise UsageError(f"{name!r} is not one token of this vocabulary; end texts with --stop instead.") from error
+    return int(index)
 
 
 def known_part(text: str, vocabulary: Tokenizer) -> str:

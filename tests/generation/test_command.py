@@ -1,6 +1,7 @@
 """`scratchgpt generate` as it is typed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from scratchgpt.cli import cli
+from scratchgpt.cli.generate import _converse as converse
 from tests.world import TEXT, scratchgpt
 
 SMALL = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--eval-windows", "4")
@@ -58,6 +60,7 @@ def test_the_prompt_from_a_file_and_from_standard_input(trained: Path) -> None:
     expected = made("--prompt", "the fox", cwd=trained)
     assert made("--prompt-file", "prompt.txt", cwd=trained) == expected
     assert made("--prompt-file", "-", cwd=trained, given="the fox") == expected
+    assert made("--prompt-file", "-", cwd=trained, given="\ufeffthe fox") == expected
 
 
 def test_log_probabilities(trained: Path) -> None:
@@ -86,7 +89,9 @@ def test_where_texts_end(trained: Path) -> None:
     character = whole["text"][3]
     ended = json.loads(made("--json", "--stop-token", character, cwd=trained))
     assert ended["text"] == whole["text"][: whole["text"].index(character)]
-    assert ended["end"] == "token"
+    assert (ended["end"], "logprobs" in ended) == ("token", False)
+    first = json.loads(made("--json", "--logprobs", "--stop-token", whole["text"][0], cwd=trained))
+    assert (first["text"], first["tokens"], first["logprobs"]) == ("", [], [])
 
 
 def test_what_the_vocabulary_does_not_have(trained: Path) -> None:
@@ -117,6 +122,35 @@ def test_prompts_one_after_the_other(trained: Path) -> None:
     assert any(text.startswith("the dog") for text in texts)
 
 
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_person_is_asked_on_a_terminal_only(
+    is_seen: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What goes to a file holds no questions, and after the last one the shell has a line of its own."""
+    asked: list[str] = []
+
+    def end(question: str) -> str:
+        asked.append(question)
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", end)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_seen)
+    converse(lambda *_: None, 1)
+    assert (asked, capsys.readouterr().out) == ((["> "], "\n") if is_seen else ([""], ""))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes standard input as a POSIX shell does")
+@pytest.mark.parametrize("options", [["--interactive"], ["--prompt-file", "-"]])
+def test_standard_input_that_is_closed(options: list[str], trained: Path) -> None:
+    command = ["sh", "-c", 'exec "$0" -m scratchgpt generate "$@" <&-', sys.executable, *options]
+    result = subprocess.run(command, cwd=trained, capture_output=True, encoding="utf-8", check=False)
+    assert (result.stdout, "Traceback" in result.stderr) == ("", False)
+    assert (result.returncode, result.stderr == "") == ((0, True) if "--interactive" in options else (2, False))
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
@@ -125,7 +159,8 @@ def test_prompts_one_after_the_other(trained: Path) -> None:
         ("--prompt-file none.txt", "none.txt"),
         ("--prompt=", "prompt is empty"),
         ("--stop=", "--stop is empty"),
-        ("--stop-token ab", "not one token"),
+        ("--stop-token ab", "'ab' is not one token"),
+        ("--stop-token <|endoftext|>", "'<|endoftext|>' is not one token"),
         ("--temperature=-0.1", "temperature"),
         ("--temperature nan", "temperature"),
         ("--top-p 0", "top-p"),

@@ -133,9 +133,10 @@ def test_log_probabilities() -> None:
         {"min_p": -0.1},
         {"min_p": 1.1},
         {"repetition_penalty": 0.0},
-        {"repetition_penalty": 1e-300},
+        {"repetition_penalty": 1e-10},
         {"repetition_penalty": float("inf")},
-        {"frequency_penalty": -1e300},
+        {"repetition_penalty": float("nan")},
+        {"frequency_penalty": -1e10},
         {"frequency_penalty": float("nan")},
         {"seed": -1},
     ],
@@ -219,8 +220,9 @@ def test_penalties_are_for_what_the_text_has(model: GPT) -> None:
 
 
 def test_penalties_without_measure(model: GPT) -> None:
-    sampling = Sampling(temperature=0.5, repetition_penalty=1e300, frequency_penalty=1e300, top_p=0.9)
-    assert len(set(generate(model, [1], 10, sampling))) == 10
+    for penalty in (1e-9, 1e9):
+        sampling = Sampling(temperature=0.5, repetition_penalty=penalty, frequency_penalty=1e9, top_p=0.9)
+        assert len(set(generate(model, [1], 10, sampling))) == 10
 
 
 def test_penalties_by_hand(model: GPT) -> None:
