@@ -21,7 +21,7 @@ IDLE_CPU = 0.1
 
 
 @click.command("bench", short_help="Time a training step or a token, beside other frameworks.")
-@click.option("--preset", metavar="NAME", default=DEFAULT_PRESET, show_default=True, help="Preset whose sizes to take.")
+@click.option("--preset", metavar="NAME", help=f"Preset whose sizes to take; by default {DEFAULT_PRESET}.")
 @click.option("--generate", "is_generation", is_flag=True, help="Time the tokens of a text, not training steps.")
 @click.option("--model", "folder", metavar="RUN", type=click.Path(path_type=Path), help="With --generate: whose model.")
 @click.option(
@@ -41,7 +41,7 @@ IDLE_CPU = 0.1
 @config_options(ModelConfig)
 def command(
     *,
-    preset: str,
+    preset: str | None,
     is_generation: bool,
     folder: Path | None,
     vs: str,
@@ -73,8 +73,9 @@ def command(
         if lanes or precision or is_profile:
             raise UsageError("--lanes, --precision and --profile are about training; leave them out with --generate.")
         changes = typed(ModelConfig, settings)
-        if folder and (changes or vocab_size is not None):
+        if folder and (preset or changes or vocab_size is not None):
             raise UsageError("The model of --model has its sizes; leave out the options that change them.")
+        preset = preset or DEFAULT_PRESET
         records = bench_generation.run(
             folder or ModelConfig.from_mapping(_sizes(load_preset(preset), preset, changes, vocab_size)),
             peers,
@@ -91,7 +92,7 @@ def command(
         return
     if folder:
         raise UsageError("--model goes with --generate; add that, or choose sizes with --preset.")
-    steps, rounds = steps or 10, rounds or 5
+    preset, steps, rounds = preset or DEFAULT_PRESET, steps or 10, rounds or 5
     measure.check_peers(peers)
     device = resolved(device or "auto")
     backend.require_precision(device, precision or "fp32")

@@ -100,6 +100,7 @@ def test_texts_fit_into_the_context() -> None:
         ("--generate --lanes 2", "leave them out with --generate"),
         ("--generate --profile", "leave them out with --generate"),
         ("--generate --model . --n-embd 32", "has its sizes"),
+        ("--generate --model . --preset gpt2", "has its sizes"),
         ("--generate --model nowhere", "no run or checkpoint nowhere"),
         ("--model .", "goes with --generate"),
     ],
