@@ -37,7 +37,10 @@ LONGEST_NAME = 50
 @click.command("attention", short_help="Draw where each head of a model looks.")
 @click.argument("prompt", metavar="PROMPT")
 @click.option(
-    "--model", metavar="RUN", type=click.Path(path_type=Path), help="A run or a checkpoint; by default the newest run."
+    "--model",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Run, checkpoint or folder; by default the newest run.",
 )
 @click.option(
     "-o",

@@ -13,7 +13,10 @@ from scratchgpt.files import require_free, written_whole
 @click.command("surprise", short_help="Colour a text by how much it surprises a model.")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @click.option(
-    "--model", metavar="RUN", type=click.Path(path_type=Path), help="A run or a checkpoint; by default the newest run."
+    "--model",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Run, checkpoint or folder; by default the newest run.",
 )
 @click.option(
     "-o",

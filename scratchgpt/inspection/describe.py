@@ -158,8 +158,11 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
     else:
         report["problems"].append(f"{folder} has no weights that can be read: no .safetensors file.")
         _try(report, None, lambda: model_files.refuse_pickles(folder))
-    if any((folder / name).exists() for name in ("tokenizer.json", "vocab.json", "encoder.json")):
-        _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(folder)))
+    if content and found and not report["problems"]:
+        _try(report, None, lambda: model_files.find(folder))
+    tokenizer = _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(folder)))
+    if content and tokenizer and tokenizer["size"] != content.get("vocab_size"):
+        report["problems"].append(f"The vocabulary has {tokenizer['size']:,} tokens, and the model another number.")
     if (folder / TRAINER).exists():
         _try(report, "training", lambda: _training(folder))
         _try(report, None, lambda: checkpoint.verify(folder))

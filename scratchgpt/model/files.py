@@ -84,10 +84,8 @@ def load_parts(folder: Path) -> tuple[ModelConfig, list[Array]]:
     What the file has as float32 stays where it is, in a file that must not change, and costs neither time nor memory.
     Raises CheckpointError.
     """
-    config = load_config(folder / "config.json")
-    found = _find(folder)
+    config, found = find(folder)
     head = found.pop(HEAD, None) if config.tie_word_embeddings else None
-    require(folder, found, _shapes(config))
     numbers = {name: tensor.numbers() for name, tensor in found.items()}
     parts = [numbers.pop(leaf.name).reshape(-1) for leaf in Layout(config).leaves]
     for name, rest in numbers.items():
@@ -99,6 +97,19 @@ def load_parts(folder: Path) -> tuple[ModelConfig, list[Array]]:
             "write tie_word_embeddings: false there."
         )
     return config, parts
+
+
+def find(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Return a model's configuration and its tensors, by the names that we have for them; of its numbers, none is read.
+
+    Where the head is tied, it may be there all the same. Raises CheckpointError.
+    """
+    config = load_config(folder / "config.json")
+    found, shapes = _find(folder), _shapes(config)
+    if HEAD in found and config.tie_word_embeddings:
+        shapes[HEAD] = shapes[TABLE]
+    require(folder, found, shapes)
+    return config, found
 
 
 def require(path: Path, found: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -197,6 +197,25 @@ def test_a_model_from_elsewhere(bytewise: Path) -> None:
     assert "names 1 tensors that no file here has, such as more" in info(other, cwd=bytewise)["problems"][1]
 
 
+def test_what_generate_would_refuse(bytewise: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bytewise, tmp_path / "spoilt", ignore=shutil.ignore_patterns("other")))
+    assert info(folder, cwd=tmp_path)["problems"] == []
+    weights = load_file(folder / "model.safetensors")
+    rest = {name: values for name, values in weights.items() if name != "transformer.wpe.weight"}
+    save_file(rest, folder / "model.safetensors")
+    (problem,) = info(folder, cwd=tmp_path)["problems"]
+    assert "missing transformer.wpe.weight; unexpected nothing" in problem
+    save_file(rest | {"transformer.wpe.weight": np.zeros((8, 13), np.float32)}, folder / "model.safetensors")
+    (problem,) = info(folder, cwd=tmp_path)["problems"]
+    assert "transformer.wpe.weight is of the shape (8, 13), not (8, 12)" in problem
+    save_file(weights, folder / "model.safetensors")
+    tokenizers.save(train({}, 257), folder)
+    assert info(folder, cwd=tmp_path)["problems"] == ["The vocabulary has 257 tokens, and the model another number."]
+    (folder / "tokenizer.json").unlink()
+    (problem,) = info(folder, cwd=tmp_path)["problems"]
+    assert "has no vocabulary" in problem
+
+
 def model_sizes(report: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report["architecture"].items() if name != "model_type"}
 
