@@ -143,11 +143,19 @@ def _write_text(prompt: str, texts: "dict[int, Text]", growing: Iterator[list[st
     """Write texts after their prompt: the first as it grows, the others when they have ended."""
     for number, text in texts.items():
         _separate(number)
-        click.echo(prompt, nl=False)
-        click.echo(text.shown, nl=False)
+        _show(prompt)
+        _show(text.shown)
         for shown, *_ in growing:  # only for the first of them is there anything left
-            click.echo(shown, nl=False)
+            _show(shown)
         click.echo()
+
+
+def _show(text: str) -> None:
+    """Write a piece of a text as it is, but to a terminal without what would do something there."""
+    from scratchgpt.inspection.labels import harmless
+
+    is_seen = sys.stdout is not None and sys.stdout.isatty()
+    click.echo(harmless(text) if is_seen else text, nl=False, color=True)  # None: click would leave out colours' codes
 
 
 def _write_tokens(prompt: str, texts: "dict[int, Text]", growing: Iterator[list[str]]) -> None:

@@ -161,8 +161,8 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
     if content and found and not report["problems"]:
         _try(report, None, lambda: model_files.find(folder))
     tokenizer = _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(folder)))
-    if content and tokenizer and tokenizer["size"] != content.get("vocab_size"):
-        report["problems"].append(f"The vocabulary has {tokenizer['size']:,} tokens, and the model another number.")
+    if tokenizer and tokenizer["size"] != content.get("vocab_size", tokenizer["size"]):
+        report["problems"].append(f"The vocabulary has {tokenizer['size']} tokens, the model {content['vocab_size']}.")
     if (folder / TRAINER).exists():
         _try(report, "training", lambda: _training(folder))
         _try(report, None, lambda: checkpoint.verify(folder))

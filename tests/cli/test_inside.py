@@ -210,7 +210,7 @@ def test_what_generate_would_refuse(bytewise: Path, tmp_path: Path) -> None:
     assert "transformer.wpe.weight is of the shape (8, 13), not (8, 12)" in problem
     save_file(weights, folder / "model.safetensors")
     tokenizers.save(train({}, 257), folder)
-    assert info(folder, cwd=tmp_path)["problems"] == ["The vocabulary has 257 tokens, and the model another number."]
+    assert info(folder, cwd=tmp_path)["problems"] == ["The vocabulary has 257 tokens, the model 261."]
     (folder / "tokenizer.json").unlink()
     (problem,) = info(folder, cwd=tmp_path)["problems"]
     assert "has no vocabulary" in problem

@@ -11,6 +11,9 @@ from click.testing import CliRunner
 
 from scratchgpt.cli import cli
 from scratchgpt.cli.generate import _converse as converse
+from scratchgpt.cli.generate import _write_text as write_text
+from scratchgpt.generation import Text
+from scratchgpt.tokenizer import CharTokenizer
 from tests.world import TEXT, scratchgpt
 
 SMALL = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--eval-windows", "4")
@@ -140,6 +143,18 @@ def test_a_person_is_asked_on_a_terminal_only(
     monkeypatch.setattr("sys.stdout.isatty", lambda: is_seen)
     converse(lambda *_: None, 1)
     assert (asked, capsys.readouterr().out) == ((["> "], "\n") if is_seen else ([""], ""))
+
+
+@pytest.mark.parametrize(("is_seen", "shown"), [(True, "\u241b[31ma\t\u241b[0m\n"), (False, "\x1b[31ma\t\x1b[0m\n")])
+def test_a_text_does_nothing_to_a_terminal(
+    is_seen: bool,  # noqa: FBT001
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_seen)
+    write_text("\x1b[31m", {0: Text(CharTokenizer("a"))}, iter([["a\t"], ["\x1b[0m"]]))
+    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes standard input as a POSIX shell does")
