@@ -38,7 +38,7 @@ FOREIGN = {
     "uvicorn": {"serving"},
     "cupy": {"backend"},
     "safetensors": {"model"},
-    "threadpoolctl": {"backend", "bench", "model", "serving"},
+    "threadpoolctl": {"backend", "bench", "generation", "model"},
     "torch": {"bench"},
     "transformers": {"bench"},
     "jax": {"bench"},

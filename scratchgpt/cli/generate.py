@@ -72,7 +72,7 @@ def command(
     RUN is a run, a checkpoint, or a folder of a GPT-2 that `transformers` has saved.
     """
     from scratchgpt import backend
-    from scratchgpt.generation import Sampling, Stop, Text, default_prompt, draws, grow, token_named
+    from scratchgpt.generation import Sampling, Stop, Text, default_prompt, draws, grow, suitable_threads, token_named
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
 
@@ -104,7 +104,8 @@ def command(
                 samples=[first + number for number in numbers],
                 has_ended=partial(_has_ended, texts),
             )
-            write(prompt, dict(zip(numbers, texts, strict=True)), grow(texts, drawn, log_probabilities=logprobs))
+            with suitable_threads(gpt):
+                write(prompt, dict(zip(numbers, texts, strict=True)), grow(texts, drawn, log_probabilities=logprobs))
 
     try:
         if interactive:

@@ -14,11 +14,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from scratchgpt.chance import Place, philox
 from scratchgpt.errors import ScratchGPTError
-from scratchgpt.generation import Sampling, Stop, Text
+from scratchgpt.generation import Sampling, Stop, Text, suitable_threads
 from scratchgpt.generation.ragged_cache import RaggedCache
 from scratchgpt.generation.sampler import Penalties, choose, log_probabilities
 from scratchgpt.generation.text import bytes_of
@@ -28,10 +27,6 @@ from scratchgpt.tokenizer import Tokenizer
 
 ROWS = 64
 """Positions that are computed at once where there are many: what they need stays in the cache of a core."""
-
-
-SMALL = 10_000_000
-"""Parameters of a model below which products are too small to be shared by several cores."""
 
 
 class BusyError(ScratchGPTError):
@@ -234,8 +229,7 @@ class Engine:
 
     def _work(self) -> None:
         """Run in the engine's thread."""
-        is_small = self._model.layout.size < SMALL
-        with threadpool_limits(1 if is_small else None, user_api="blas"):
+        with suitable_threads(self._model):
             while self._work_once():
                 pass
 

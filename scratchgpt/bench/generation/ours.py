@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from scratchgpt.backend import select
 from scratchgpt.bench.generation import Text, Workload, Writer
 from scratchgpt.bench.ours import version
-from scratchgpt.generation import Sampling, draws
+from scratchgpt.generation import Sampling, draws, suitable_threads
 from scratchgpt.machine import usable_cores
 from scratchgpt.model import files
 from scratchgpt.model.gpt import GPT
@@ -25,13 +25,14 @@ def build(workload: Workload) -> Writer:
     def write(prompt: npt.NDArray[np.int64], n_samples: int, n_tokens: int, is_check: bool) -> Text:  # noqa: FBT001
         text = Text([], [], [])
         last = time.perf_counter()
-        for draw in draws(model, prompt.tolist(), n_tokens, likeliest, samples=range(n_samples)):
-            text.tokens.append(int(draw.tokens[0]))
-            now = time.perf_counter()
-            text.seconds.append(now - last)
-            last = now
-            if is_check:
-                text.log_probabilities.append(float(draw.log_probabilities()[0]))
+        with suitable_threads(model):
+            for draw in draws(model, prompt.tolist(), n_tokens, likeliest, samples=range(n_samples)):
+                text.tokens.append(int(draw.tokens[0]))
+                now = time.perf_counter()
+                text.seconds.append(now - last)
+                last = now
+                if is_check:
+                    text.log_probabilities.append(float(draw.log_probabilities()[0]))
         return text
 
     return Writer(write, {"version": version(backend), "device": backend.name, "parameters": model.layout.size})
