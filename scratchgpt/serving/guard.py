@@ -24,12 +24,23 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 LINGER = 5.0
 """Seconds for which the rest of a refused request is read, and dropped: who is still sending does not hear us."""
 
+PATIENCE, SLOWEST = 30.0, 10_000
+"""Seconds that a body may take, and the bytes that gain it another one."""
+
 
 class _Refusal(NamedTuple):
     status: HTTPStatus
     code: str
     message: str
     headers: Iterable[tuple[bytes, bytes]] = ()
+
+
+_TOO_SLOW = _Refusal(
+    HTTPStatus.REQUEST_TIMEOUT,
+    "request_too_slow",
+    "The request came too slowly; send it again, and at once.",
+    [(b"connection", b"close"), (b"x-should-retry", b"false")],
+)
 
 
 class Guard:
@@ -39,7 +50,7 @@ class Guard:
     * The Origin, if there is one, must be the server itself.
     * The token must come with it, if there is one: as `Authorization: Bearer TOKEN`; or, where a `cookie` is named, as
       that, which a GET with `?token=TOKEN` is given.
-    * The body may have `largest_body` bytes; who sends more is told so before all is read.
+    * The body may have `largest_body` bytes; who sends more is told so before all is read. It must not take for ever.
     """
 
     def __init__(
@@ -117,18 +128,25 @@ class Guard:
         return _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request_too_large", message)
 
     async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Let the application answer, but for a body that turns out to be too large."""
-        n_bytes, has_begun, is_refused = 0, False, False
+        """Let the application answer, but for a body that turns out to be too large, or comes too slowly."""
+        n_bytes, is_whole, has_begun, is_refused = 0, False, False, False
+        start = asyncio.get_running_loop().time()
 
         async def counted() -> Message:
-            nonlocal n_bytes, is_refused
-            message = await receive()
-            n_bytes += len(message.get("body", b""))
-            if n_bytes <= self._largest_body:
-                return message
+            nonlocal n_bytes, is_whole, is_refused
+            refusal = self._too_large()
+            try:
+                async with asyncio.timeout_at(None if is_whole else start + PATIENCE + n_bytes / SLOWEST):
+                    message = await receive()
+                n_bytes += len(message.get("body", b""))
+                is_whole = not message.get("more_body")
+                if n_bytes <= self._largest_body:
+                    return message
+            except TimeoutError:
+                refusal = _TOO_SLOW
             if not (is_refused or has_begun):
                 is_refused = True
-                await _refuse(self._too_large(), receive, send)
+                await _refuse(refusal, receive, send)
             return {"type": "http.disconnect"}
 
         async def unless_refused(message: Message) -> None:
@@ -163,9 +181,9 @@ def _place(origin: str) -> str | None:
 
 
 def _name(host: str) -> str:
-    """Return a Host header without its port."""
+    """Return a Host header without its port; nothing if it is more than that."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return "" if set(host) & set("@/?#") else urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from scratchgpt.serving.guard import Guard, Message, Receive, Send, is_loopback
+from scratchgpt.serving import guard
+from scratchgpt.serving.guard import App, Guard, Message, Receive, Send, is_loopback
 
 TOKEN = "s3cret"  # noqa: S105
 DEFAULTS: dict[str, Any] = {"host": "127.0.0.1", "largest_body": 10}
@@ -34,15 +35,17 @@ def ask(
     path: str = "/",
     query: str = "",
     body: Iterable[bytes] = (b"",),
+    receive: Receive | None = None,
+    app: App = echo,
     **settings: Any,
 ) -> list[Message]:
     """Return all that a guard sends in answer to one request."""
-    guard = Guard(echo, **DEFAULTS | settings)
+    guarded = Guard(app, **DEFAULTS | settings)
     parts = [{"type": "http.request", "body": part, "more_body": True} for part in body]
     parts[-1]["more_body"] = False
     sent: list[Message] = []
 
-    async def receive() -> Message:
+    async def receive_parts() -> Message:
         return parts.pop(0) if parts else {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
@@ -55,8 +58,8 @@ def ask(
         "query_string": query.encode("latin-1"),
         "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
     }
-    asyncio.run(guard(scope, receive, send))
-    assert kind != "http" or not parts, (
+    asyncio.run(guarded(scope, receive or receive_parts, send))
+    assert kind != "http" or receive or not parts, (
         "all that was sent is read, or the connection would break before the answer is heard"
     )
     return sent
@@ -85,6 +88,9 @@ def test_own_names_pass(host: str) -> None:
         ["localhost.evil.example"],
         ["127.0.0.1.evil.example"],
         ["127.0.0.1@evil.example"],
+        ["evil.example@127.0.0.1"],
+        ["127.0.0.1/evil.example"],
+        ["127.0.0.1#.evil.example"],
         ["0.0.0.0"],  # noqa: S104
         ["192.168.1.7"],
         ["[::"],
@@ -174,6 +180,38 @@ def test_bodies_that_are_too_large_are_refused(declared: str | None, parts: list
     sent = ask(headers, body=parts)
     assert status(sent) == expected
     assert len([message for message in sent if message["type"] == "http.response.start"]) == 1
+
+
+def test_bodies_that_never_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PATIENCE", "LINGER"):
+        monkeypatch.setattr(guard, name, 0.05)
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    sent = ask([("host", "localhost")], receive=receive)
+    assert (status(sent), code(sent)) == (408, "request_too_slow")
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert len(sent) == 3
+
+
+def test_who_has_sent_all_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "PATIENCE", 0.01)
+
+    async def wait_for_the_end(scope: Message, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await echo(scope, receive, send)
+
+    async def receive() -> Message:
+        if parts:
+            return parts.pop()
+        await asyncio.sleep(0.05)
+        return {"type": "http.disconnect"}
+
+    parts: list[Message] = [{"type": "http.request", "body": b"all"}]
+    assert status(ask([("host", "localhost")], app=wait_for_the_end, receive=receive)) == 200
 
 
 def test_what_is_loopback() -> None:
