@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import AsyncIterator
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -45,7 +44,7 @@ def create_app(engine: Engine, model_id: str, limits: Limits, metrics: Metrics) 
         return api.model
 
     @app.post("/v1/completions", response_model=Completion, responses=FAILURES | STREAMED)
-    async def complete(asked: CompletionRequest, request: Request) -> Any:
+    async def complete(asked: CompletionRequest, request: Request) -> Response:
         return await api.complete(asked, request)
 
     @app.post("/v1/chat/completions", include_in_schema=False)

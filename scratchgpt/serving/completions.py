@@ -7,7 +7,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -27,6 +27,10 @@ USUAL_TOKENS = 16
 
 PAUSE = 0.04
 """Seconds between the pieces of a stream: what a fast model makes meanwhile goes out as one."""
+
+LONG_BODY, LONG_ANSWER = 2**13, 1000
+"""Bytes and tokens from which a request is understood, and an answer written, in a thread of its own: others would wait
+for it. What is shorter is done sooner than a thread is begun."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,10 +81,11 @@ class Completions:
             message = f"There is no model {name!r} here; this server has {self.model.id!r}."
             raise ApiError(HTTPStatus.NOT_FOUND, message, code="model_not_found", param="model")
 
-    async def complete(self, asked: CompletionRequest, request: Request) -> Completion | Response:
+    async def complete(self, asked: CompletionRequest, request: Request) -> Response:
         """Answer a request for completions."""
         self.require_model(asked.model)
-        prompts, wishes = self._wishes(asked)
+        is_long = len(await request.body()) > LONG_BODY
+        prompts, wishes = await asyncio.to_thread(self._wishes, asked) if is_long else self._wishes(asked)
         news = _News()
 
         def tell(job: Job) -> None:
@@ -97,8 +102,9 @@ class Completions:
     def _wishes(self, asked: CompletionRequest) -> tuple[list[_Prompt], list[Wish]]:
         """Return what is to be made, prompt by prompt. Raises an error that names the field."""
         prompts, n = self._prompts(asked.prompt), asked.n or 1
-        if len(prompts) * n > MOST_TEXTS:
-            raise bad(f"{len(prompts)} prompts with n = {n} are more than {MOST_TEXTS} texts.", "n")
+        most = min(MOST_TEXTS, self._engine.n_places + self._engine.n_waiting)
+        if len(prompts) * n > most:
+            raise bad(f"{len(prompts)} prompts with n = {n} are more than {most} texts.", "n")
         n_tokens = USUAL_TOKENS if asked.max_tokens is None else asked.max_tokens
         if n_tokens > self._limits.max_tokens:
             raise bad(f"max_tokens is {n_tokens:,}, and at most {self._limits.max_tokens:,} here.", "max_tokens")
@@ -107,8 +113,8 @@ class Completions:
         has_echo = bool(asked.echo) and asked.logprobs is not None
         longest = max(len(prompt.ids) for prompt in prompts)
         if has_echo and longest > self._engine.block_size:
-            most = self._engine.block_size
-            message = f"The prompt has {longest:,} tokens; with echo and logprobs it may have {most:,}."
+            block_size = self._engine.block_size
+            message = f"The prompt has {longest:,} tokens; with echo and logprobs it may have {block_size:,}."
             raise bad(message, "prompt", "context_length_exceeded")
         sampling = _sampling(asked)
         stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
@@ -121,6 +127,7 @@ class Completions:
                 stop=Stop(stop, end_of_text(self._engine.vocabulary)),
                 n_top=asked.logprobs,
                 has_echo=has_echo,
+                n_before=len(prompt.text),
                 seconds=self._limits.seconds,
             )
             for prompt in prompts
@@ -162,7 +169,7 @@ def _sampling(asked: CompletionRequest) -> Sampling:
         min_p=asked.min_p,
         repetition_penalty=1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
         frequency_penalty=asked.frequency_penalty or 0.0,
-        seed=secrets.randbelow(2**63) if asked.seed is None else asked.seed,
+        seed=secrets.randbelow(2**63) if asked.seed is None else asked.seed % 2**63,  # OpenAI's may be negative
     )
 
 
@@ -179,7 +186,7 @@ class _Answer:
         """Make no more of it."""
         self._engine.cancel(self._jobs)
 
-    async def whole(self, request: Request) -> Completion | Response:
+    async def whole(self, request: Request) -> Response:
         """Return all at once, or nothing if the reader has gone."""
         watcher = asyncio.create_task(self._watch(request))
         try:
@@ -193,8 +200,13 @@ class _Answer:
         for job in self._jobs:
             if job.error:
                 raise problem_of(job.error) from job.error
+        is_long = sum(job.n_made for job in self._jobs) > LONG_ANSWER
+        return await asyncio.to_thread(self._written) if is_long else self._written()
+
+    def _written(self) -> Response:
         choices = [self._choice(index, *job.take(), is_first=True, end=job.end) for index, job in enumerate(self._jobs)]
-        return self._completion(choices, usage=self._usage())
+        content = self._completion(choices, usage=self._usage()).model_dump_json()
+        return Response(content, media_type="application/json")
 
     async def _watch(self, request: Request) -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -204,6 +216,7 @@ class _Answer:
     async def pieces(self) -> AsyncIterator[str]:
         """Yield events, as they come."""
         is_told = bool(self._asked.stream_options and self._asked.stream_options.include_usage)
+        unsaid = None if is_told else {"usage"}
         left, begun = dict(enumerate(self._jobs)), set[int]()
         while left:
             await self._news.wait()
@@ -212,18 +225,18 @@ class _Answer:
                 end = job.end  # before taking: after the end there is nothing new
                 text, likely = job.take()
                 if job.error:
-                    yield "".join([*events, _event(problem_of(job.error).content)])
+                    yield "".join([*events, _event(json.dumps(problem_of(job.error).content))])
                     return
                 if text or likely or end:
                     choice = self._choice(index, text, likely, is_first=index not in begun, end=end)
                     begun.add(index)
-                    events.append(_event(self._completion([choice]).model_dump(exclude=None if is_told else {"usage"})))
+                    events.append(_event(self._completion([choice]).model_dump_json(exclude=unsaid)))
                 if end:
                     del left[index]
             yield "".join(events)
             await asyncio.sleep(PAUSE)
         if is_told:
-            yield _event(self._completion([], usage=self._usage()).model_dump())
+            yield _event(self._completion([], usage=self._usage()).model_dump_json())
         yield "data: [DONE]\n\n"
 
     def _choice(self, index: int, text: str, likely: Iterable[Likely], *, is_first: bool, end: Any) -> Choice:
@@ -257,8 +270,8 @@ class _Events(StreamingResponse):
             self._answer.cancel()
 
 
-def _event(content: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(content)}\n\n"
+def _event(content: str) -> str:
+    return f"data: {content}\n\n"
 
 
 def _logprobs(likely: Iterable[Likely]) -> Logprobs:

@@ -61,6 +61,7 @@ class Wish:
     stop: Stop
     n_top: int | None = None  # how many of the likeliest tokens to name beside each; None: nothing about how likely
     has_echo: bool = False  # whether that is wanted for the prompt's tokens too, which must fit into block_size
+    n_before: int = 0  # characters of the prompt, from whose beginning offsets count
     seconds: float  # that it may take, waiting included
 
 
@@ -81,8 +82,7 @@ class Job:
         # Of tokens in text that is held back:
         self._likely: deque[Likely] = deque()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._n_before = 0 if wish.n_top is None else len(vocabulary.decode(wish.prompt))
-        self._offset = 0 if wish.has_echo else self._n_before
+        self._offset = 0 if wish.has_echo else wish.n_before
 
     @property
     def is_over(self) -> bool:
@@ -134,7 +134,7 @@ class Job:
     def _hand_over(self, shown: str) -> None:
         """Give the reader text, and what is known of the tokens in it: none of what stands after the end."""
         has_ended_before = self._text.end == "string"
-        n_shown = self._n_before + len(self._text.shown)
+        n_shown = self.wish.n_before + len(self._text.shown)
         limit = math.inf if self._text.end and not has_ended_before else n_shown
         likely = []
         while self._likely and self._likely[0].offset < limit:
@@ -207,7 +207,8 @@ class Engine:
         with self._changed:
             if self._is_closed:
                 raise ClosedError("The server is shutting down.")
-            if len(self._waiting) + len(jobs) > self.n_waiting:
+            n_free = self.n_places - len(self._running)
+            if len(self._waiting) + len(jobs) > self.n_waiting + n_free:
                 raise BusyError(f"{len(self._waiting)} texts wait already; try again later.")
             self._waiting.extend(jobs)
             self._changed.notify()

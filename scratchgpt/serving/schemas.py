@@ -7,11 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 MOST_TEXTS = 128
 """Texts of one request: prompts times n."""
 
+# fail_fast: to list all that is wrong in a large body would take seconds.
 Token = Annotated[int, Field(ge=0, lt=2**31)]
-Ids = Annotated[list[Token], Field(min_length=1)]
+Ids = Annotated[list[Token], Field(min_length=1, fail_fast=True)]
 Line = Annotated[str, Field(min_length=1)]
-Prompts = Annotated[list[Line], Field(min_length=1, max_length=MOST_TEXTS)]
-IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MOST_TEXTS)]
+Prompts = Annotated[list[Line], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)]
+IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MOST_TEXTS, fail_fast=True)]
 
 FORMS = {
     "prompt": "a string, a list of strings, a list of token ids or a list of such lists, none of them empty",
@@ -45,9 +46,9 @@ class CompletionRequest(_Strict):
     stream_options: StreamOptions | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
     echo: bool | None = None
-    stop: Line | Annotated[list[Line], Field(max_length=4)] | None = None
+    stop: Line | Annotated[list[Line], Field(max_length=4, fail_fast=True)] | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     user: str | None = Field(None, description="Whom the text is for: changes nothing.")
     # Ours, as other servers have them too:
     top_k: int | None = Field(None, ge=1, lt=2**31)

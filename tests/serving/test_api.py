@@ -13,10 +13,12 @@ import openai
 import pytest
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
 from scratchgpt.generation import Sampling, Stop, Text, draws, grow
 from scratchgpt.generation.sampler import log_probabilities
 from scratchgpt.model.gpt import GPT
+from scratchgpt.serving.schemas import CompletionRequest
 from scratchgpt.tokenizer import CharTokenizer, Tokenizer
 from scratchgpt.tokenizer.bpe_training import train
 from tests.serving.world import serving, write_model
@@ -133,6 +135,12 @@ def test_choices_of_several_prompts(place: _Place) -> None:
     assert [choice.text for choice in answer.choices] == expected
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 32)
+
+
+def test_seeds_may_be_negative(place: _Place) -> None:
+    for seed in (-1, -(2**63)):
+        answer = place.client.completions.create(model="chars", prompt="A", seed=seed, temperature=1)
+        assert answer.choices[0].text == place.expected("A", 16, seed=seed + 2**63, temperature=1)
 
 
 def test_without_a_seed_texts_differ(place: _Place) -> None:
@@ -268,7 +276,7 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"logprobs": 6}, "logprobs", "less than or equal to 5"),
     ({"stop": ["a"] * 5}, "stop", "up to 4 strings"),
     ({"stop": ""}, "stop", "none of them empty"),
-    ({"seed": -1}, "seed", "greater than or equal to 0"),
+    ({"seed": -(2**63) - 1}, "seed", "seed"),
     ({"seed": 2**63}, "seed", "seed"),
     ({"stream": "yes"}, "stream", "valid boolean"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream = true"),
@@ -293,6 +301,23 @@ def test_what_cannot_be_meant_is_refused_by_name(
     assert error["param"] == param
     assert words in error["message"]
     assert "\n" not in error["message"]
+
+
+@pytest.mark.parametrize("changes", [{"prompt": [""] * 1000}, {"prompt": [[1.5] * 1000]}, {"stop": [""] * 1000}])
+def test_of_much_that_is_wrong_little_is_told(changes: dict[str, Any]) -> None:
+    """A megabyte of it would take seconds."""
+    with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate({"model": "chars"} | changes)
+    assert caught.value.error_count() <= 5
+
+
+def test_what_is_long_is_answered_as_what_is_short(place: _Place) -> None:
+    """Both have a thread of their own."""
+    prompt = "LONG " * 2000
+    answer = place.client.completions.create(model="chars", prompt=prompt, max_tokens=1200, temperature=0)
+    assert answer.choices[0].text == place.expected(prompt, 1200, temperature=0)
+    with pytest.raises(openai.BadRequestError, match="is not in the vocabulary"):
+        place.client.completions.create(model="chars", prompt=prompt + "\u00ef")
 
 
 def test_what_changes_nothing_may_be_said(place: _Place) -> None:
@@ -387,6 +412,12 @@ def test_who_goes_away_frees_the_place(narrow: _Place, *, is_streamed: bool) -> 
     end = time.monotonic() + 0.9  # before its time is over
     while narrow.metrics()["scratchgpt_batch_size"]:
         assert time.monotonic() < end
+
+
+def test_more_than_ever_find_room_are_refused(narrow: _Place) -> None:
+    assert len(narrow.client.completions.create(model="bytes", prompt="A", n=4).choices) == 4
+    with pytest.raises(openai.BadRequestError, match="1 prompts with n = 5 are more than 4 texts"):
+        narrow.client.completions.create(model="bytes", prompt="A", n=5)
 
 
 def test_too_many_and_too_late(narrow: _Place) -> None:

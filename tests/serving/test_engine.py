@@ -93,9 +93,10 @@ def test_how_likely_tokens_were() -> None:
     reader = _Reader(engine)
     prompt = [1, 5, 2, 9]
     jobs = reader.submit(
-        wish(prompt, 12, SAMPLINGS[1], n_top=3, has_echo=True), wish(prompt, 0, n_top=0, has_echo=True)
+        wish(prompt, 12, SAMPLINGS[1], n_top=3, has_echo=True, n_before=4),
+        wish(prompt, 0, n_top=0, has_echo=True, n_before=4),
     )
-    jobs += reader.submit(wish(prompt, 12, SAMPLINGS[1], n_top=0))
+    jobs += reader.submit(wish(prompt, 12, SAMPLINGS[1], n_top=0, n_before=4))
     reader.wait(jobs)
     text, likely = jobs[0].take()
     whole = VOCABULARY.decode(prompt) + text
@@ -157,6 +158,17 @@ def test_limits() -> None:
     assert all(isinstance(job.error, ClosedError) for job in last)
     with pytest.raises(ClosedError):
         reader.submit(endless)
+
+
+def test_who_finds_a_place_does_not_wait() -> None:
+    engine = Engine(make_model("float64"), VOCABULARY, n_places=2, n_waiting=1)
+    reader = _Reader(engine)
+    with pytest.raises(BusyError):
+        reader.submit(*[wish([1], 5)] * 4)
+    jobs = reader.submit(*[wish([1], 5)] * 3)
+    reader.wait(jobs)
+    assert [job.end for job in jobs] == ["length"] * 3
+    engine.close()
 
 
 def test_a_failure_ends_what_runs_and_nothing_else() -> None:
