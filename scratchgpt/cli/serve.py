@@ -76,7 +76,7 @@ def command(
     engine = Engine(gpt, vocabulary, n_places=batch, n_waiting=queue)
     limits = Limits(prompt_tokens=max_prompt, max_tokens=max_tokens, seconds=timeout)
     click.echo(f"Serving {name} at {listening.address(listener)}/v1; Ctrl-C ends it.")
-    listening.run(guarded(engine, name, limits, host=host, token=token), listener)
+    listening.run(guarded(engine, name, limits, host=host, token=token), listener, engine.close)
 
 
 def _name(folder: Path, *, is_run: bool) -> str:

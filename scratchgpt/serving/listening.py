@@ -1,18 +1,20 @@
 """Where a server listens, how it runs, and how it ends."""
 
+import asyncio
 import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import uvicorn
 
 from scratchgpt.errors import UsageError
 from scratchgpt.serving.guard import App, is_loopback
 
-GRACE = 10
-"""Seconds that requests have to end when the server is told to."""
+GRACE, LAST = 10, 5
+"""Seconds that requests have to end when the server is told to, and then to hear that they were given up."""
 
 MOST_TRIED = 100
 """Ports tried after one that is in use."""
@@ -65,7 +67,28 @@ def address(listener: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """One that ends well when told to: uvicorn's own raises the signal again at the end."""
+    """One that ends well when told to: uvicorn's own raises the signal again, and breaks off requests unheard."""
+
+    def __init__(self, config: uvicorn.Config, give_up: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._give_up, self._is_hurried = give_up, False
+
+    def handle_exit(self, _: int, __: FrameType | None) -> None:
+        """Begin to end; told so again, do not wait for what runs."""
+        self._is_hurried = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        patience = asyncio.create_task(self._lose_patience())
+        await super().shutdown(sockets)
+        patience.cancel()
+
+    async def _lose_patience(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                while not self._is_hurried:
+                    await asyncio.sleep(0.1)
+        self._give_up()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -80,14 +103,17 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def run(app: App, listener: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; requests that run then have GRACE seconds to end."""
+def run(app: App, listener: socket.socket, give_up: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGINT or SIGTERM; requests that run then have GRACE seconds to end, or until it comes again.
+
+    Then `give_up` is called, which should end them.
+    """
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=GRACE + LAST,
         ws_per_message_deflate=False,  # it would take most of the time of a page with live curves
     )
-    _Server(config).run(sockets=[listener])
+    _Server(config, give_up).run(sockets=[listener])

@@ -5,7 +5,9 @@ import re
 import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -41,6 +43,28 @@ def test_what_runs_is_finished_when_the_server_is_told_to_end(folder: Path, numb
         assert process.wait(30) == 0
         with pytest.raises(openai.APIConnectionError):
             client.models.list()
+        assert process.stderr
+        assert not process.stderr.read()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no such signals")
+def test_told_twice_the_server_ends_at_once_and_says_so(folder: Path) -> None:
+    with begin(folder, "--max-tokens", "1000000000", "--batch", "1") as process, ThreadPoolExecutor() as pool:
+        client = OpenAI(base_url=f"{address_of(process)}/v1", api_key="none", max_retries=0)
+        endless: dict[str, Any] = {"model": "model", "prompt": "A", "max_tokens": 10**9}
+        pieces = iter(client.completions.create(**endless, stream=True))
+        next(pieces)
+        whole = pool.submit(lambda: client.completions.create(**endless))
+        while "scratchgpt_queue_length 1.0" not in httpx.get(f"{client.base_url}../metrics").text:
+            pass
+        process.send_signal(signal.SIGINT)
+        next(pieces)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(pieces)
+        with pytest.raises(openai.InternalServerError, match="shutting down"):
+            whole.result()
+        assert process.wait(30) == 0
         assert process.stderr
         assert not process.stderr.read()
 
