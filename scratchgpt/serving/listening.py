@@ -86,7 +86,7 @@ class _Server(uvicorn.Server):
     async def _lose_patience(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GRACE):
-                while not self._is_hurried:
+                while not self._is_hurried:  # noqa: ASYNC110 - a signal cannot set an Event of a loop that sleeps
                     await asyncio.sleep(0.1)
         self._give_up()
 
