@@ -71,6 +71,9 @@ class Text:
 
     def _show(self, more: str) -> str:
         """Return what of the text held back and of `more` is sure to stand before the end."""
+        if not self._stop.strings:  # usually so, and a server does this for every token
+            self.shown += more
+            return more
         held = self._held + more
         places = [held.find(string) for string in self._stop.strings if string in held]
         if places:
