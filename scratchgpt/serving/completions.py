@@ -234,7 +234,8 @@ class _Answer:
                 if end:
                     del left[index]
             yield "".join(events)
-            await asyncio.sleep(PAUSE)
+            if left:
+                await asyncio.sleep(PAUSE)
         if is_told:
             yield _event(self._completion([], usage=self._usage()).model_dump_json())
         yield "data: [DONE]\n\n"
