@@ -29,6 +29,10 @@ ROWS = 64
 """Positions that are computed at once where there are many: what they need stays in the cache of a core."""
 
 
+CONTINUING = {bytes([byte]) for byte in range(0x80, 0xC0)}
+"""What UTF-8 has inside a character."""
+
+
 class BusyError(ScratchGPTError):
     """As many texts wait as may."""
 
@@ -114,14 +118,16 @@ class Job:
 
     def describe(self, token: int, scores: npt.NDArray[np.float64] | None) -> None:
         """Keep how likely a token was, given how likely all were (V,); None where there was nothing to go by."""
-        name = self._name(token)
+        name, data = self._name(token), bytes_of(token, self._vocabulary.decode_bytes)
+        if self._decoder.getstate()[0] and data[:1] not in CONTINUING:  # what was begun will not be completed
+            self._offset += len(self._decoder.decode(b"", final=True))
         if scores is None:
             self._likely.append(Likely(name, self._offset, None, None))
         else:
             best = np.argsort(-scores, kind="stable")[: self.wish.n_top].tolist()
             top = {self._name(other): float(scores[other]) for other in (*best, token)}
             self._likely.append(Likely(name, self._offset, float(scores[token]), top))
-        self._offset += len(self._decoder.decode(bytes_of(token, self._vocabulary.decode_bytes)))
+        self._offset += len(self._decoder.decode(data))
 
     def _name(self, token: int) -> str:
         """Return a token's text as OpenAI writes it."""

@@ -249,6 +249,9 @@ def test_what_ends_a_text_and_halves_of_characters(narrow: _Place) -> None:
         assert choice.logprobs is not None
         assert choice.logprobs.tokens is not None
         assert any(token.startswith("bytes:\\x") for token in choice.logprobs.tokens)
+        assert choice.logprobs.text_offset is not None
+        for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
+            assert token.startswith("bytes:") or ("é" + choice.text)[offset] == token
 
 
 BAD: list[tuple[dict[str, Any], str | None, str]] = [
