@@ -1,6 +1,8 @@
 """What all open pages share: the working folder, the one training, commands that run, curves that were read."""
 
+import asyncio
 import contextlib
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,8 @@ from scratchgpt.web.jobs import Task, Training
 DATA, RUNS = Path("data"), Path("runs")
 TEXTS = (".txt", ".md", ".jsonl", ".parquet", ".gz", ".zst")
 """What a text's name may end in."""
-LONGEST_NAME = 80
+LONGEST_NAME = 60
+"""Characters; each may take four of the 255 bytes that a file's name may have."""
 LIST_EVERY = 1.0
 """Seconds between two looks at which runs there are."""
 MOST_TEXTS = 500
@@ -28,6 +31,8 @@ class Desk:
         self.root = Path.cwd().resolve()
         self.training: Training | None = None
         self.tasks: dict[str, Task] = {}
+        self.looking = asyncio.Lock()
+        """Held while a model is looked into: one after another, so that these leave threads for the rest."""
         self._runs: list[str] = []
         self._listed_at = -LIST_EVERY
         self._histories: dict[str, History] = {}
@@ -63,13 +68,14 @@ class Desk:
     def runs(self) -> list[str]:
         """Return the names of all runs, the one that was alive last at the beginning."""
         if time.monotonic() >= self._listed_at + LIST_EVERY:  # many pages may ask
-            self._runs = [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else []
+            with contextlib.suppress(OSError):  # one is just being removed
+                self._runs = [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else []
             self._listed_at = time.monotonic()
         return self._runs
 
     def data(self) -> list[str]:
         """Return the names of all prepared data, the newest at the beginning."""
-        metas = sorted(DATA.glob("*/meta.json"), key=lambda meta: meta.stat().st_mtime_ns, reverse=True)
+        metas = sorted(DATA.glob("*/meta.json"), key=_written_at, reverse=True)
         return [meta.parent.name for meta in metas]
 
     def texts(self) -> list[str]:
@@ -94,6 +100,27 @@ class Desk:
             task.stop()
         if self.training:
             self.training.close()
+
+
+def _written_at(path: Path) -> int:
+    """Return when a file was written, in nanoseconds since 1970; 0 if it has just been removed."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def new_text(folder: Path, name: str) -> Path:
+    """Create an empty file for a text that is called like this somewhere else, and return its path. Raises OSError."""
+    folder.mkdir(exist_ok=True)
+    suffix = Path(name).suffix.lower()
+    suffix, stem = (suffix, Path(name).stem) if suffix in TEXTS else (".txt", name)
+    for number in itertools.count(1):
+        path = folder / (safe_name(stem) + (f"-{number}" if number > 1 else "") + suffix)
+        with contextlib.suppress(FileExistsError):
+            path.touch(exist_ok=False)
+            break
+    return path
 
 
 def safe_name(name: str) -> str:

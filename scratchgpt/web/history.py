@@ -12,6 +12,8 @@ from scratchgpt.errors import DataError
 from scratchgpt.training import logs
 from scratchgpt.training.curves import STRETCHES, Curve, outline, smoothed, sparse
 
+BEGINNING = 48
+"""Bytes of a log that tell it from others: the first step and its time."""
 COLUMNS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory")
 NOISY = ("loss", "grad_norm", "tokens_per_s")
 """Of these the means are drawn, too."""
@@ -76,7 +78,7 @@ class History:
         self.version = 0  # changes when the curves look different
         self.changed_at = 0.0  # when the log was written to, in seconds since 1970
         self._lock = threading.Lock()
-        self._inode: int | None = None
+        self._identity: tuple[int, bytes] | None = None  # the log's inode, which another may get, and its beginning
         self._numbers = _Numbers()
 
     def refresh(self) -> None:
@@ -85,11 +87,13 @@ class History:
             path = self.run / logs.NAME
             try:
                 stat = path.stat()
+                with path.open("rb") as file:
+                    identity = (stat.st_ino, file.read(BEGINNING))
             except OSError as error:
                 self._begin_anew(None)
                 raise DataError(f"{self.run} has no {logs.NAME}: the run was removed, or has not begun.") from error
-            if stat.st_ino != self._inode or stat.st_size < self._numbers.at:  # a resumed run begins another file
-                self._begin_anew(stat.st_ino)
+            if identity != self._identity or stat.st_size < self._numbers.at:  # a resumed run begins another file
+                self._begin_anew(identity)
             self.changed_at, numbers = stat.st_mtime, self._numbers
             for rows, at in logs.blocks(path, numbers.at):
                 numbers.take_in(rows)
@@ -98,8 +102,8 @@ class History:
                 numbers.n_drawn, numbers.drawn = (len(numbers.steps), len(numbers.validation)), {}
                 self.version += 1
 
-    def _begin_anew(self, inode: int | None) -> None:
-        self._inode, self._numbers = inode, _Numbers()
+    def _begin_anew(self, identity: tuple[int, bytes] | None) -> None:
+        self._identity, self._numbers = identity, _Numbers()
         self.version += 1
 
     @property

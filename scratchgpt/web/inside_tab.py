@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +28,6 @@ PAUSE = 0.4
 """Seconds without a key after which the text is looked at."""
 EXAMPLE = "First Citizen:\nBefore we proceed any further, hear me speak."
 
-_alone = threading.Lock()
-
 
 class Seen(NamedTuple):
     """What there is to see of a text of N tokens, of which the last T are within block_size."""
@@ -42,24 +39,24 @@ class Seen(NamedTuple):
 
 
 @functools.lru_cache(maxsize=2)
-def loaded(folder: Path) -> tuple[GPT, Tokenizer]:
-    """Return the model of a checkpoint, which never changes. Raises ScratchGPTError."""
+def loaded(folder: Path, _written_at: int) -> tuple[GPT, Tokenizer]:
+    """Return the model of a checkpoint, which never changes once it is written. Raises ScratchGPTError."""
     config, params, vocabulary = checkpoint.read_model(folder)
     return GPT(config, backend.select("cpu"), params), vocabulary
 
 
 def look(model: Path, text: str) -> Seen:
-    """Return what a model makes of a text. Raises ScratchGPTError."""
-    with _alone:
-        gpt, vocabulary = loaded(checkpoint.locate(model))
-        ids = vocabulary.encode(text).tolist()
-        following = zip(*next_tokens(gpt, ids, N_NEXT), strict=True)
-        return Seen(
-            labels=[label(vocabulary, number) for number in ids],
-            losses=token_losses(gpt, ids),
-            following=[(label(vocabulary, int(number)), float(part)) for number, part in following],
-            maps=without_future(attention_maps(gpt, ids[-min(MOST_TOKENS, gpt.config.block_size) :])),
-        )
+    """Return what a model makes of a text; one at a time. Raises OSError and ScratchGPTError."""
+    folder = checkpoint.locate(model)
+    gpt, vocabulary = loaded(folder, folder.stat().st_mtime_ns)
+    ids = vocabulary.encode(text).tolist()
+    following = zip(*next_tokens(gpt, ids, N_NEXT), strict=True)
+    return Seen(
+        labels=[label(vocabulary, number) for number in ids],
+        losses=token_losses(gpt, ids),
+        following=[(label(vocabulary, int(number)), float(part)) for number, part in following],
+        maps=without_future(attention_maps(gpt, ids[-min(MOST_TOKENS, gpt.config.block_size) :])),
+    )
 
 
 class InsideTab:
@@ -67,6 +64,7 @@ class InsideTab:
 
     def __init__(self, desk: Desk) -> None:
         """Lay out."""
+        self._desk = desk
         self._seen: Seen | None = None
         self._n_asked = 0
         with ui.element("div").classes("columns"):
@@ -89,21 +87,24 @@ class InsideTab:
                 self._layer = ui.select([0], label="Layer", value=0, on_change=self._draw)
                 self._head = ui.select([0], label="Head", value=0, on_change=self._draw)
             self._map = ui.echart(charts.heat_map()).classes("chart square")
+            self._map.props('role=img aria-label="Where the head looks"')
 
     async def _look(self) -> None:
         """Look at the text, unless a later one is there already."""
         self._n_asked += 1
         number = self._n_asked
-        if not self._model.value or not self._text.value:
-            return
-        self._problem.text = ""
-        with failures_told(self._problem):
-            seen = await asyncio.to_thread(look, Path(self._model.value), self._text.value[:LONGEST_TEXT])
-            if number == self._n_asked:
-                self._show(seen)
+        async with self._desk.looking:
+            if number != self._n_asked or not self._model.value or not self._text.value:
+                return
+            self._problem.text = ""
+            with failures_told(self._problem):
+                model = self._desk.inside(self._model.value)
+                seen = await asyncio.to_thread(look, model, self._text.value[:LONGEST_TEXT])
+                if number == self._n_asked:
+                    self._show(seen)
 
     def _show(self, seen: Seen) -> None:
-        self._seen = seen
+        self._seen = None  # until such a layer and such a head are chosen as there are
         self._next.clear()
         with self._next:
             for text, part in seen.following:
@@ -121,6 +122,7 @@ class InsideTab:
         n_layers, n_heads = seen.maps.shape[:2]
         self._layer.set_options([*range(n_layers)], value=min(self._layer.value or 0, n_layers - 1))
         self._head.set_options([*range(n_heads)], value=min(self._head.value or 0, n_heads - 1))
+        self._seen = seen
         self._draw()
 
     def _draw(self) -> None:
