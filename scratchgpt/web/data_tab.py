@@ -13,7 +13,8 @@ from scratchgpt.data.dataset import META, Dataset, read_meta
 from scratchgpt.data.sources import Reading, text_files
 from scratchgpt.errors import DataError, ScratchGPTError, UsageError
 from scratchgpt.inspection.labels import label
-from scratchgpt.web.desk import DATA, TEXTS, Desk, safe_name
+from scratchgpt.web.desk import DATA, TEXTS, Desk, new_text, safe_name
+from scratchgpt.web.jobs import Task
 from scratchgpt.web.parts import Progress, card, failures_told, tell_failure
 
 LARGEST_UPLOAD = 2**28
@@ -75,7 +76,7 @@ def check_text(path: Path) -> None:
         for document in file.documents(Reading(), read=count, dropped=count):
             n_letters += sum(len(piece) for piece in document)
     if not n_letters:
-        raise DataError("The file is empty; choose one with text in it.")
+        raise DataError(f"{path} is empty; choose a file with text in it.")
 
 
 class DataTab:
@@ -92,7 +93,7 @@ class DataTab:
         with card("Look inside", "A stretch from anywhere in the data: each token, and its number below it."):
             self._lay_out_looking()
         self._shown: list[str] | None = None
-        self._was_preparing = False
+        self._said: tuple[Task | None, bool] | None = None  # of which command, and whether it was over
         ui.timer(TICK, self._tick)
 
     def _lay_out_preparing(self) -> None:
@@ -105,6 +106,8 @@ class DataTab:
             on_rejected=lambda: tell_failure(f"That file cannot be uploaded: {limit}, one at a time."),
         ).classes("wide")
         self._upload.props(f'flat bordered accept="{",".join(TEXTS)}"')
+        choose = ui.button("Choose a file", icon="upload_file").props("outline")  # Quasar's own has no name
+        choose.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
         self._text = ui.select(
             self._desk.texts(),
             label="Text (a file or folder)",
@@ -134,24 +137,16 @@ class DataTab:
 
     async def _take(self, arrived: events.UploadEventArguments) -> None:
         """Keep an uploaded text in the data folder, whatever its name says."""
-        name = safe_name(arrived.file.name)
-        if Path(name).suffix.lower() not in TEXTS:
-            name += ".txt"
-        path = self._desk.inside(DATA / name)
-        for number in range(2, 1000):
-            if not path.exists():
-                break
-            path = path.with_name(f"{Path(name).stem}-{number}{Path(name).suffix}")
         self._upload.reset()
         with failures_told():
-            await arrived.file.save(path)
+            path = new_text(self._desk.inside(DATA), arrived.file.name)
             try:
+                await arrived.file.save(path)
                 await asyncio.to_thread(check_text, path)
-            except ScratchGPTError as error:
+            except BaseException:
                 path.unlink()
-                tell_failure(f"{arrived.file.name:.80}: {error}")
-                return
-        self._text.set_options(self._desk.texts(), value=path.relative_to(Path()).as_posix())
+                raise
+            self._text.set_options(self._desk.texts(), value=path.as_posix())
 
     def _propose_name(self) -> None:
         if self._text.value:
@@ -173,9 +168,10 @@ class DataTab:
         """Show what has changed."""
         task = self._desk.tasks.get("prepare")
         self._progress.show(task)
-        if task and self._was_preparing != (not task.is_over):
-            self._was_preparing = not task.is_over
-            self._result.text = "" if self._was_preparing else task.failure or task.output.strip().split("\n")[-1]
+        said = (task, task is not None and task.is_over)
+        if task and said != self._said:
+            self._said = said
+            self._result.text = (task.failure or task.output.strip().rpartition("\n")[2]) if said[1] else ""
             self._result.classes(add="bad" if task.failure else "", remove="" if task.failure else "bad")
         if (names := self._desk.data()) != self._shown:
             self._shown = names
@@ -202,11 +198,12 @@ class DataTab:
     async def _look(self) -> None:
         if not self._look_at.value:
             return
-        self._tokens.clear()
         with failures_told():
             data = await asyncio.to_thread(dataset, self._desk, self._look_at.value)
+            tokens = some_tokens(data, self._part.value)
+            self._tokens.clear()
             with self._tokens:
-                for token in some_tokens(data, self._part.value):
+                for token in tokens:
                     with ui.element("span").classes("token"):
                         ui.label(token.piece).classes("piece")
                         ui.label(str(token.number)).classes("number")

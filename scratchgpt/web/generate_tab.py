@@ -35,7 +35,7 @@ class GenerateTab:
         """Lay out."""
         self._desk = desk
         self._task: Task | None = None
-        self._n_shown = -1
+        self._shown: str | None = None  # of the output
         self._asked = ""
         with ui.element("div").classes("columns"):
             with card("Prompt"):
@@ -92,7 +92,7 @@ class GenerateTab:
                 options.append("--prompt-file=-")
             model = self._desk.inside(Path(self._model.value))
             self._task = Task("generate", *options, "--", str(model), standard_input=prompt)
-            self._asked, self._n_shown = prompt, -1
+            self._asked, self._shown = prompt, None
             self._said.text = self._text.text = self._problem.text = ""
 
     def _stop(self) -> None:
@@ -107,9 +107,9 @@ class GenerateTab:
         self._end.visible = is_alive
         if task is None:
             return
-        if len(task.output) != self._n_shown:
-            self._n_shown = len(task.output)
-            text = printable(task.output)
+        if task.output is not self._shown:
+            self._shown = task.output
+            text = printable(self._shown)
             n_prompt = len(self._asked) if text.startswith(printable(self._asked)) else 0
             self._said.text = text[:n_prompt]
             self._text.text = text[n_prompt:] if n_prompt else text.lstrip("\n")

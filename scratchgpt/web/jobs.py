@@ -21,6 +21,8 @@ MOST_NOTES = 200
 MOST_SAMPLES = 20
 LONGEST_OUTPUT = 10**6
 """Characters of what a command says that are kept: its end."""
+KILLED = 9
+"""The signal, whose name Windows does not know."""
 END_AFTER = 60.0
 """Seconds that a training has to save when the server ends; then it is left alone, and saves by itself."""
 
@@ -82,7 +84,7 @@ class Training:
                 self._take_in(said)
         self._condition.end()
         if self._child.exit_code and self._condition.word == "ended":
-            self.failure = _reason(self.notes) or "The training has ended without a word."
+            self.failure = _reason(self.notes, self._child.exit_code)
         self.n_changes += 1
 
     def _take_in(self, event: Event) -> None:
@@ -153,8 +155,9 @@ class Task:
             stream.write(standard_input.encode("utf-8", "replace"))
         for ear in ears:
             ear.join()
-        if self._process.wait() and not self.is_stopped:
-            self.failure = _reason(self._complaints) or f"`scratchgpt {self.name}` has ended without a word."
+        exit_code = self._process.wait()
+        if exit_code and not self.is_stopped:
+            self.failure = _reason(self._complaints, exit_code)
         elif not self.is_stopped:
             try:
                 self._then(self.output)
@@ -183,7 +186,9 @@ class Task:
         return stream
 
 
-def _reason(said: collections.deque[str]) -> str:
+def _reason(said: collections.deque[str], exit_code: int) -> str:
     """Return the sentence with which a command has failed."""
+    if exit_code == -KILLED:
+        return "It was killed, perhaps for want of memory."
     errors = [line.removeprefix("Error: ") for line in said if line.startswith("Error: ")]
-    return (errors or [*said] or [""])[-1]
+    return (errors or [*said] or [f"It has ended without a word, with exit code {exit_code}."])[-1]

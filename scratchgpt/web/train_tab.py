@@ -9,7 +9,7 @@ from typing import Any
 
 from nicegui import ui
 
-from scratchgpt.errors import DataError, ScratchGPTError
+from scratchgpt.errors import ScratchGPTError
 from scratchgpt.training import runs
 from scratchgpt.web import charts
 from scratchgpt.web.desk import RUNS, Desk
@@ -59,13 +59,14 @@ class TrainTab:
                 self._stop.props("outline color=negative")
             self._problem = ui.label().classes("bad").props('role="status"')
         with card("Loss"):
-            self._loss = ui.echart(charts.options([])).classes("chart")
+            self._loss = ui.echart(charts.options([])).classes("chart").props('role=img aria-label="Loss by step"')
         with ui.element("div").classes("quarters"):
             self._small = {}
             for column, title in SMALL.items():
                 with card(title):
                     chart = charts.options([], has_legend=False)
                     self._small[column] = ui.echart(chart).classes("chart small")
+                    self._small[column].props(f'role=img aria-label="{title} by step"')
         with ui.element("div").classes("columns"):
             with card("Texts"):
                 self._texts = ui.element("div").classes("texts").props('aria-live="polite"')
@@ -106,13 +107,13 @@ class TrainTab:
         self._show_words(ours or (training if training and training.run is None else None))
         if watched is None:
             return
-        history = self._desk.history(watched)
         try:
+            history = self._desk.history(watched)
             await asyncio.to_thread(history.refresh)
             compared = {name: self._desk.history(name) for name in self._others.value if name != watched}
             for other in compared.values():
                 await asyncio.to_thread(other.refresh)
-        except DataError as error:
+        except ScratchGPTError as error:
             if not (ours and not ours.is_over):
                 self._problem.text = str(error)
             return

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.world import TEXT, make_dataset
 
 pytest.importorskip("nicegui")
 from scratchgpt.web import charts, data_tab, inside_tab, measure_tab, recipe
-from scratchgpt.web.desk import Desk, safe_name
+from scratchgpt.web.desk import Desk, new_text, safe_name
 from scratchgpt.web.history import History
 from scratchgpt.web.jobs import Task, Training
 
@@ -44,11 +46,27 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
         ("-rf", "rf"),
         ("a\0b\n.txt", "a-b-.txt"),
         ("ß中.txt", "ß中.txt"),
-        ("x" * 500, "x" * 80),
+        ("x" * 500, "x" * 60),
     ],
 )
 def test_names_become_harmless(name: str, safe: str) -> None:
     assert safe_name(name) == safe
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("a.JSONL", "a.jsonl"),
+        ("x" * 500 + ".parquet", "x" * 60 + ".parquet"),
+        ("\U00020000" * 500 + ".txt", "\U00020000" * 60 + ".txt"),
+        ("../../.bashrc", "bashrc.txt"),
+        ("", "text.txt"),
+    ],
+)
+def test_uploaded_texts_keep_their_kind(tmp_path: Path, name: str, kept: str) -> None:
+    folder = tmp_path / "data"
+    assert new_text(folder, name) == folder / kept
+    assert new_text(folder, name) == folder / f"{kept.rpartition('.')[0]}-2.{kept.rpartition('.')[2]}"
 
 
 def test_no_path_leads_out_of_the_folder(desk: Desk, tmp_path: Path) -> None:
@@ -119,6 +137,15 @@ def test_curves_follow_a_log(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was removed"):
         history.refresh()
     assert history.points("loss").tolist() == []
+
+
+def test_a_run_in_the_place_of_a_removed_one_is_another(tmp_path: Path) -> None:
+    log, history = tmp_path / "log.jsonl", History(tmp_path)
+    log.write_text(row(1, 3.0), encoding="utf-8")
+    history.refresh()
+    log.write_text(row(1, 4.0).replace("0.0", "9.0") + row(2, 2.0), encoding="utf-8")  # its inode may be the same
+    history.refresh()
+    assert history.points("loss").tolist() == [[1, 4], [2, 2]]
 
 
 def test_a_long_log_is_thinned(tmp_path: Path) -> None:
@@ -198,6 +225,15 @@ def test_a_training_says_why_it_cannot_begin() -> None:
     assert training.failure.startswith("There is no prepared data in")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+def test_what_was_killed_is_said_to_be(desk: Desk) -> None:
+    training = desk.train("--data", "data/data", "--run", "runs/one", "--set", "steps=1000000", *RUN)
+    wait_until(lambda: training.last)
+    training._child._process.kill()  # noqa: SLF001 - as the system does it
+    wait_until(lambda: training.is_over)
+    assert training.failure == "It was killed, perhaps for want of memory."
+
+
 def test_results_and_logs_are_exported(desk: Desk) -> None:
     steps = ("--set", "steps=6", "--set", "eval_every=3", "--set", "warmup_steps=0")
     training = desk.train("--data", "data/data", "--run", "runs/one", *steps, *RUN)
@@ -232,3 +268,7 @@ def test_a_model_can_be_looked_into(desk: Desk) -> None:
     assert len(picture["series"][0]["data"]) == 36  # what is on and below the diagonal
     with pytest.raises(UsageError, match="vocabulary"):
         inside_tab.look(Path("runs/one"), "§")
+    shutil.rmtree("runs/one")
+    training = desk.train("--data", "data/data", "--run", "runs/one", "--set", "steps=2", *RUN, "--set", "n_head=2")
+    wait_until(lambda: training.is_over)
+    assert inside_tab.look(Path("runs/one"), "the").maps.shape == (1, 2, 3, 3)  # of the new model
