@@ -56,6 +56,9 @@ class Page:
         self._lay_out(first)
         self._tabs.on_value_change(self._changed)
         ui.timer(TICK, self._tick)
+        ui.on("scheme", self._draw_again)
+        scheme = "matchMedia('(prefers-color-scheme: dark)')"
+        ui.run_javascript(f"{scheme}.addEventListener('change', () => setTimeout(() => emitEvent('scheme'), 300))")
 
     def _changed(self, change: events.ValueChangeEventArguments[Any]) -> None:
         self._lay_out(change.value)

@@ -76,7 +76,7 @@ class InsideTab:
             with card("What comes next", "The likeliest tokens after the text."):
                 self._next = ui.element("div").classes("bars")
         with card(
-            "Surprise", f"The stronger the colour, the less expected the token; strongest from {STRONGEST} bits."
+            "Surprise", f"How little each token was expected, in bits; the colour is strongest from {STRONGEST}."
         ):
             self._losses = ui.element("div").classes("tokens")
         with card(
@@ -114,11 +114,11 @@ class InsideTab:
                     ui.label(f"{part:.1%}").classes("soft")
         self._losses.clear()
         with self._losses:
-            for text, loss in zip(seen.labels, [None, *seen.losses.tolist()], strict=True):
-                strength = 0 if loss is None else min(loss / np.log(2) / STRONGEST, 1)
+            for text, bits in zip(seen.labels, [None, *(seen.losses / np.log(2)).tolist()], strict=True):
+                strength = 0 if bits is None else min(bits / STRONGEST, 1)
                 with ui.element("span").classes("token surprise").style(f"--strength: {strength:.3f}"):
                     ui.label(text).classes("piece")
-                    ui.label("" if loss is None else f"{loss:.2f}").classes("number")
+                    ui.label("" if bits is None else f"{bits:.2f}").classes("number")
         n_layers, n_heads = seen.maps.shape[:2]
         self._layer.set_options([*range(n_layers)], value=min(self._layer.value or 0, n_layers - 1))
         self._head.set_options([*range(n_heads)], value=min(self._head.value or 0, n_heads - 1))

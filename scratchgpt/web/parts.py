@@ -49,6 +49,7 @@ class ModelChoice:
         """Lay out."""
         self._desk = desk
         self._select = ui.select({}, label="Model", on_change=on_change).classes("wide")
+        self._offered: dict[str, str] | None = None
         ui.timer(2, self._offer)
 
     @property
@@ -65,7 +66,9 @@ class ModelChoice:
                 models[str(RUNS / name)] = f"{name}, last"
             if checkpoints.pointed("best"):
                 models[str(checkpoints.folder / "best")] = f"{name}, best"
-        if models != self._select.options:
+        if models != self._offered:
+            self._offered = models
+            self._select.props(remove="hint") if models else self._select.props('hint="none yet: train one first"')
             value = self._select.value if self._select.value in models else next(iter(models), None)
             self._select.set_options(models, value=value)
 

@@ -35,7 +35,7 @@ class TrainTab:
         self._drawn: Any = None  # which curves are on the page
         self._drawn_at = 0.0
         self._said: Any = None  # which notes and samples
-        self._training: Training | None = desk.training
+        self._training = desk.training if desk.training and desk.training.is_over else None  # the last that was shown
         self._is_busy = False
         with card("Run"):
             with ui.element("div").classes("pair"):

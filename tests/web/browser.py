@@ -15,6 +15,7 @@ from selenium.common.exceptions import WebDriverException
 
 SETTLE = 1.0
 """Seconds until nothing moves any more."""
+MOST_TABS = 60
 
 
 class Browser:
@@ -97,6 +98,39 @@ class Browser:
         field.send_keys("\ue009")
         field.send_keys(text)
         wait_until(lambda: self.field(label).get_attribute("value") == text)
+
+    def choose(self, label: str, option: str) -> None:
+        """Choose one of what a field offers, and leave the others."""
+        field = self.field(label)
+        self.driver.execute_script("arguments[0].focus()", field)
+        field.send_keys("\ue015")  # down
+        self.click(option, '[role="option"]')
+        field.send_keys("\ue00c")  # Escape
+        wait_until(lambda: not self.texts('[role="option"]'))
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after another, wherever the keyboard is."""
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(key)
+
+    def tab_to(self, name: str) -> None:
+        """Go from control to control until the keyboard is at the one of this name; each must show that it is there."""
+        names = []
+        for _ in range(MOST_TABS):
+            self.press("\ue004")  # Tab
+            own, is_seen = self.driver.execute_script(
+                "const e = document.activeElement, field = e.closest('.q-field--focused'), style = getComputedStyle(e);"
+                "const words = e.getAttribute('aria-label') || e.innerText.split('\\n').at(-1).trim();"
+                "return [words, Boolean(field) || style.outlineStyle != 'none' || style.boxShadow != 'none']"
+            )
+            if self.driver.switch_to.active_element.tag_name == "body":
+                continue  # behind the last control comes the first
+            assert own, names
+            assert is_seen, own
+            names.append(own)
+            if own == name:
+                return
+        raise AssertionError(f"{name} is not among {names}")
 
     def upload(self, path: Path) -> None:
         """Give a file to the uploader."""

@@ -193,6 +193,66 @@ def test_a_run_that_is_removed_while_watched(server: Server, browser: Browser) -
     browser.wait_for("The run gone was removed.")
 
 
+def test_runs_of_a_terminal_are_watched_and_compared(server: Server, browser: Browser) -> None:
+    make_dataset(server.folder / "data", TEXT * 10)
+    sizes = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+    train = [sys.executable, "-m", "scratchgpt", "train", "--data", "data/data", "--lanes", "1", *sizes]
+    subprocess.run([*train, "--run", "runs/before", "--set", "steps=40"], cwd=server.folder, check=True)
+    browser.open("train")
+    wait_until(lambda: browser.step() == 40 and browser.has("finished"))
+    command = [*train, "--run", "runs/meanwhile", "--set", "steps=1000000"]
+    with subprocess.Popen(command, cwd=server.folder, stdout=subprocess.DEVNULL) as process:
+        browser.choose("Watch", "meanwhile")
+        browser.wait_for("going on in another program")
+        first = wait_until(browser.step)
+        wait_until(lambda: browser.step() > first)
+        assert not {"Pause", "Stop", "Go on"} & {text.split("\n")[-1] for text in browser.texts("button")}
+        process.terminate()
+    n_points = wait_until(browser.n_points)
+    browser.choose("Compare with", "before")
+    wait_until(lambda: browser.n_points() >= n_points + 40)
+    browser.open("model")
+    start(browser, "30")
+    wait_until(lambda: browser.field("Watch").get_attribute("value") == "data-shakespeare-cpu-1")
+    wait_until(lambda: browser.step() == 30)
+    assert not browser.complaints()
+
+
+def test_a_keyboard_is_enough(server: Server, browser: Browser) -> None:
+    (server.folder / "fox.txt").write_text(TEXT * 10, encoding="utf-8")
+    enter, right, all_of_it = "\ue007", "\ue014", "\ue009a"
+    browser.open("data")
+    browser.tab_to("Choose a file")
+    browser.driver.execute_script(
+        "document.querySelector('input[type=file]').addEventListener('click', e => {e.preventDefault(); asked = 1})"
+    )
+    browser.press(enter)
+    wait_until(lambda: browser.driver.execute_script("return window.asked"))
+    browser.tab_to("Text (a file or folder)")
+    browser.press("fox.txt", enter)
+    browser.tab_to("Prepare")
+    browser.press(enter)
+    browser.wait_for("data/fox is ready")
+
+    browser.open("data")
+    browser.tab_to("Data")
+    browser.press(right, enter)
+    browser.wait_for("What it takes")
+    wait_until(lambda: browser.field("Data").get_attribute("value"))
+    for name in ("block_size", "n_layer", "n_head", "n_embd", "batch_size", "eval_every"):
+        browser.tab_to(name)
+        browser.press(all_of_it, SMALL[name])
+    browser.wait_for("passes over the data")
+    browser.tab_to("Start training")
+    browser.press(enter)
+    wait_until(lambda: browser.step() > 5)
+    for button, state in (("Pause", "paused"), ("Resume", "training"), ("Stop", "stopped")):
+        browser.tab_to(button)
+        browser.press(enter)
+        wait_until(lambda: state in browser.texts(".part .chip"))  # noqa: B023
+    assert not browser.complaints()
+
+
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     text = tmp_path / "fox.txt"
     text.write_text(TEXT * 10, encoding="utf-8")
