@@ -115,7 +115,7 @@ class Browser:
 
     def tab_to(self, name: str) -> None:
         """Go from control to control until the keyboard is at the one of this name; each must show that it is there."""
-        names = []
+        names: list[str] = []
         for _ in range(MOST_TABS):
             self.press("\ue004")  # Tab
             own, is_seen = self.driver.execute_script(
