@@ -85,8 +85,11 @@ class MeasureTab:
         shown = (task, task is None or task.is_over)
         if shown != self._shown:
             self._shown = shown
-            self._problem.text = task.failure if task else ""
-            self._exported.text = task.output.strip() if task and task.name == "logs" else ""
+            failure = task.failure if task else ""
+            is_export = task is not None and task.name == "logs"
+            self._problem.text = "" if is_export else failure
+            self._exported.text = failure or task.output.strip() if task and is_export else ""
+            self._exported.classes(add="bad" if failure else "", remove="" if failure else "bad")
             self._show_results()
 
     def _show_results(self) -> None:

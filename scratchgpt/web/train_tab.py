@@ -114,7 +114,7 @@ class TrainTab:
             for other in compared.values():
                 await asyncio.to_thread(other.refresh)
         except ScratchGPTError as error:
-            if not (ours and not ours.is_over):
+            if not ours or ours.is_over or ours.last:  # else its log has not begun
                 self._problem.text = str(error)
             return
         self._show_numbers(history, ours)

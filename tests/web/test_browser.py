@@ -46,7 +46,7 @@ def start(browser: Browser, steps: str) -> None:
     browser.click("Start training")
 
 
-def generate_and_measure(downloads: Path, browser: Browser) -> None:
+def generate_and_measure(folder: Path, downloads: Path, browser: Browser) -> None:
     """Make a text with the model, measure it, and export what it has logged."""
     browser.go("Generate")
     wait_until(lambda: browser.has("fox-shakespeare-cpu-1"))
@@ -65,6 +65,14 @@ def generate_and_measure(downloads: Path, browser: Browser) -> None:
     content = json.loads(exported.read_text(encoding="utf-8"))
     assert content["init"]["config"]["model"]["n_embd"] == 16
     assert {"iter", "train/loss", "dt_ms"} <= content["logs"][-2].keys() | content["logs"][1].keys()
+    in_the_way = folder / "runs" / "fox-shakespeare-cpu-1" / "log.csv"
+    in_the_way.mkdir()
+    browser.click("csv")
+    wait_until(lambda: any("Cannot log to csv" in text for text in browser.texts(".result.bad")))
+    in_the_way.rmdir()
+    browser.click("csv")
+    wait_until(in_the_way.is_file)
+    wait_until(lambda: not browser.texts(".result.bad"))
 
 
 def step_now(history: History) -> int:
@@ -113,7 +121,7 @@ def test_from_a_text_to_a_model_that_talks(tmp_path: Path, server: Server, brows
     browser.click("Stop")
     browser.wait_for("stopped")
 
-    generate_and_measure(tmp_path / "elsewhere", browser)
+    generate_and_measure(server.folder, tmp_path / "elsewhere", browser)
     assert not browser.complaints()
 
 
