@@ -13,10 +13,12 @@ from scratchgpt.backend import PRECISIONS
 from scratchgpt.config import DEFAULT_PRESET, preset_names
 from scratchgpt.data.dataset import read_meta
 from scratchgpt.errors import ScratchGPTError, UsageError
+from scratchgpt.model import files as model_files
 from scratchgpt.model.plan import default_lanes
+from scratchgpt.training import checkpoint
 from scratchgpt.web import recipe
 from scratchgpt.web.desk import DATA, RUNS, Desk, safe_name
-from scratchgpt.web.parts import card, failures_told
+from scratchgpt.web.parts import ModelChoice, card, failures_told
 
 MODEL = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_word_embeddings")
 TRAIN = ("steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "eval_every", "sample_every", "seed")
@@ -36,6 +38,7 @@ class ModelTab:
         with card("Start from"), ui.element("div").classes("fields"):
             self._data = ui.select([], label="Data", on_change=self._changed)
             self._preset = ui.select(preset_names(), label="Preset", value=DEFAULT_PRESET, on_change=self._take_preset)
+            self._weights = ModelChoice(desk, self._take_weights, label="Weights", none="new ones, drawn by chance")
             self._name = ui.input("Name of the run").props('hint="left empty: one is found"')
             self._device = ui.select(["cpu"], label="Device", value="cpu", on_change=self._device_changed)
             lanes = {0: "as many as suit"} | {number: str(number) for number in range(1, default_lanes() + 1)}
@@ -84,11 +87,30 @@ class ModelTab:
 
     def _take_preset(self) -> None:
         """Put a preset's values into the fields."""
+        self._fill(recipe.preset_texts(self._preset.value))
+
+    def _take_weights(self) -> None:
+        """Put the sizes of the weights into the fields, and the preset's in the place of those of other weights."""
+        texts = recipe.preset_texts(self._preset.value)
+        self._fill({name: texts[name] for name in recipe.FIELDS if not self._fields[name].enabled})
+
+    def _fill(self, texts: dict[str, str]) -> None:
+        """Put these into the fields, but for the sizes of the weights, which stay."""
         self._is_filling = True
-        for name, text in recipe.preset_texts(self._preset.value).items():
+        sizes = self._sizes()
+        for name, text in (texts | sizes).items():
             self._fields[name].value = text
+            self._fields[name].set_enabled(name not in sizes)
         self._is_filling = False
         self._changed()
+
+    def _sizes(self) -> dict[str, str]:
+        """Return the fields that the weights decide, nothing if these are new."""
+        with failures_told():
+            if self._weights.value:
+                folder = checkpoint.locate(self._desk.inside(self._weights.value))
+                return recipe.size_texts(model_files.load_config(folder / "config.json"))
+        return {}
 
     def _device_changed(self) -> None:
         self._lanes.visible = self._device.value == "cpu"
@@ -162,6 +184,8 @@ class ModelTab:
     def _arguments(self, run_folder: str) -> list[str]:
         """Return the options of `scratchgpt train`. Raises UsageError."""
         options = ["--data", str(DATA / self._data.value), "--run", run_folder, "--preset", self._preset.value]
+        if self._weights.value:
+            options += ["--init", str(self._desk.inside(self._weights.value))]
         options += recipe.changes(self._preset.value, self._texts)
         if len(self._device.options) > 1:
             options += ["--device", self._device.value]

@@ -45,21 +45,25 @@ def tell_failure(sentence: str) -> None:
 class ModelChoice:
     """Which model to use: the last checkpoint of a run, or its best one."""
 
-    def __init__(self, desk: Desk, on_change: Callable[[], Any] | None = None) -> None:
-        """Lay out."""
+    def __init__(
+        self, desk: Desk, on_change: Callable[[], Any] | None = None, *, label: str = "Model", none: str = ""
+    ) -> None:
+        """Lay out; if `none` is a text, it is a choice, too, and comes first."""
         self._desk = desk
-        self._select = ui.select({}, label="Model", on_change=on_change).classes("wide")
+        self._none = {"": none} if none else {}
+        self._select = ui.select(self._none, label=label, value=next(iter(self._none), None), on_change=on_change)
+        self._select.classes("wide")
         self._offered: dict[str, str] | None = None
         ui.timer(2, self._offer)
 
     @property
     def value(self) -> str | None:
         """Return its path, None if there is none."""
-        return self._select.value
+        return self._select.value or None
 
     def _offer(self) -> None:
         """Offer the models that there are."""
-        models = {}
+        models = dict(self._none)
         for name in self._desk.runs():
             checkpoints = Checkpoints(RUNS / name)
             if checkpoints.pointed("last"):

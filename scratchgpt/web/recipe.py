@@ -51,6 +51,11 @@ def preset_texts(preset: str) -> dict[str, str]:
     return {name: written(settings[name].value) for name in FIELDS}
 
 
+def size_texts(model: ModelConfig) -> dict[str, str]:
+    """Return the fields that weights decide which exist, as one would type them."""
+    return {name: written(value) for name, value in vars(model).items() if name in FIELDS and name != "dropout"}
+
+
 def understood(name: str, text: str) -> Any:
     """Return the value of one field. Raises UsageError."""
     if FIELDS[name].type == Patterns and not text.strip():

@@ -223,6 +223,17 @@ def test_runs_of_a_terminal_are_watched_and_compared(server: Server, browser: Br
     start(browser, "30")
     wait_until(lambda: browser.field("Watch").get_attribute("value") == "data-shakespeare-cpu-1")
     wait_until(lambda: browser.step() == 30)
+
+    browser.open("model")
+    browser.wait_for("passes over the data")
+    browser.type("steps", "20")
+    browser.choose("Weights", "before, last")
+    wait_until(lambda: browser.field("n_embd").get_attribute("value") == SMALL["n_embd"])
+    assert not browser.field("n_embd").is_enabled()
+    browser.wait_for("--init runs/before")
+    browser.click("Start training")
+    wait_until(lambda: browser.field("Watch").get_attribute("value") == "data-shakespeare-cpu-2")
+    wait_until(lambda: browser.step() == 20)
     assert not browser.complaints()
 
 

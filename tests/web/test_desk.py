@@ -91,6 +91,13 @@ def test_typed_recipes_become_options_or_problems() -> None:
     assert recipe.problems(texts | {"dropout": ""}).keys() == {"dropout"}
 
 
+def test_sizes_of_weights_are_typed_as_they_are() -> None:
+    model, _ = recipe.configs(recipe.preset_texts("shakespeare-cpu") | {"n_layer": "7", "bias": "true"}, 65)
+    sizes = recipe.size_texts(model)
+    assert (sizes["n_layer"], sizes["bias"]) == ("7", "true")
+    assert sizes.keys() < recipe.FIELDS.keys() - {"dropout"}
+
+
 def test_a_cost_grows_with_the_work() -> None:
     texts = recipe.preset_texts("shakespeare-cpu")
     small, large = (
