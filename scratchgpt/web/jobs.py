@@ -19,7 +19,7 @@ from scratchgpt.training.events import Event, Sampled, Saved, Started, StepDone
 BLOCK = 2**16
 MOST_NOTES = 200
 MOST_SAMPLES = 20
-LONGEST_OUTPUT = 10**6
+LONGEST_OUTPUT = 2 * 10**5
 """Characters of what a command says that are kept: its end."""
 KILLED = 9
 """The signal, whose name Windows does not know."""

@@ -148,12 +148,19 @@ class Browser:
 
     def n_points(self) -> int:
         """Return how many points of the loss are drawn."""
-        count = (
-            "const done = arguments[0]; import('nicegui-echart').then(({echarts}) => {"
-            "const chart = echarts.getInstanceByDom(document.querySelector('.chart'));"
-            "done(chart ? chart.getOption().series.reduce((n, s) => n + s.data.length, 0) : 0)})"
+        return int(self._of_chart("series.reduce((n, s) => n + s.data.length, 0)") or 0)
+
+    def colour_of_chart(self) -> str:
+        """Return the colour of the numbers at the first chart, nothing while there is none."""
+        return str(self._of_chart("xAxis[0].axisLabel.color") or "")
+
+    def _of_chart(self, option: str) -> Any:
+        """Return what the first chart has as an option, None while there is no chart."""
+        ask = (
+            "const done = arguments[0]; import('nicegui-echart').then(({echarts}) => "
+            f"done(echarts.getInstanceByDom(document.querySelector('.chart'))?.getOption().{option}))"
         )
-        return int(self.driver.execute_async_script(count))
+        return self.driver.execute_async_script(ask)
 
     def picture(self, path: Path) -> None:
         """Take a picture of the whole page, as wide as the window."""

@@ -171,6 +171,13 @@ def test_a_narrow_window_is_enough(browser: Browser, *, is_dark: bool) -> None:
     assert not browser.complaints()
 
 
+def test_charts_follow_the_system_into_the_dark(browser: Browser) -> None:
+    browser.open("train")
+    light = wait_until(browser.colour_of_chart)
+    browser.size(1280, 900, is_dark=True)
+    wait_until(lambda: browser.colour_of_chart() != light)
+
+
 def test_names_are_text_and_never_html(server: Server, browser: Browser) -> None:
     hostile = "<img src=x onerror=window.hacked=1>"
     run = server.folder / "runs" / hostile
