@@ -30,6 +30,13 @@ TABS = {
     "measure": ("Measure", "speed"),
 }
 TICK = 1.0
+SCHEME = "matchMedia('(prefers-color-scheme: dark)')"
+FOLLOW_SCHEME = """
+const tell = () => setTimeout(() => emitEvent('scheme'), 300);
+scheme.addEventListener('change', tell);
+if (scheme.matches !== wasDark) tell();
+"""
+"""Run when the page is connected, which is a while after its charts were drawn."""
 
 
 class Page:
@@ -57,8 +64,8 @@ class Page:
         self._tabs.on_value_change(self._changed)
         ui.timer(TICK, self._tick)
         ui.on("scheme", self._draw_again)
-        scheme = "matchMedia('(prefers-color-scheme: dark)')"
-        ui.run_javascript(f"{scheme}.addEventListener('change', () => setTimeout(() => emitEvent('scheme'), 300))")
+        ui.add_head_html(f"<script>const scheme = {SCHEME}, wasDark = scheme.matches;</script>")
+        ui.run_javascript(FOLLOW_SCHEME)
 
     def _changed(self, change: events.ValueChangeEventArguments[Any]) -> None:
         self._lay_out(change.value)
