@@ -5,6 +5,8 @@ Nothing is fetched: a checkpoint folder holds all that `transformers` asks for.
 
 import json
 import runpy
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,13 +176,18 @@ def test_however_they_are_saved(kind: str, torch: Any, transformers: Any, tmp_pa
     check_against(theirs.float(), tmp_path, torch)
 
 
-def test_advice_on_pickles_helps(torch: Any, transformers: Any, tmp_path: Path) -> None:
+def test_advice_on_pickles_helps(
+    torch: Any, transformers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path /= "it's a $(folder)"
+    tmp_path.mkdir()
     theirs = make_theirs(transformers, torch, **SIZES)
     theirs.config.save_pretrained(tmp_path)
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="is a pickle: whoever opens it runs the code") as caught:
         files.load(tmp_path)
-    program = str(caught.value).partition('python -c "')[2].removesuffix('"')
+    _, program, folder = shlex.split(str(caught.value).partition("python ")[2])
+    monkeypatch.setattr(sys, "argv", ["-c", folder])
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
     runpy.run_path(str(tmp_path / "program.py"))
     check_against(theirs, tmp_path, torch)

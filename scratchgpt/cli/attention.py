@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scratchgpt.cli.options import device_option, resolved
+from scratchgpt.cli.options import device_option, model_option, resolved
 from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
@@ -36,12 +36,7 @@ LONGEST_NAME = 50
 
 @click.command("attention", short_help="Draw where each head of a model looks.")
 @click.argument("prompt", metavar="PROMPT")
-@click.option(
-    "--model",
-    metavar="RUN",
-    type=click.Path(path_type=Path),
-    help="Run, checkpoint or folder; by default the newest run.",
-)
+@model_option
 @click.option(
     "-o",
     "--out",

@@ -106,6 +106,14 @@ def device_options(function: Function) -> Function:
 device_option = click.option("--device", help="auto, cpu, gpu or gpu:N; by default auto: a GPU if there is one.")
 
 
+model_option = click.option(
+    "--model",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Run, checkpoint or folder; by default the newest run.",
+)
+
+
 def resolved(device: str) -> str:
     """Return cpu or gpu:N; say so if there is a GPU that `auto` cannot use. Raises UsageError."""
     from scratchgpt import backend

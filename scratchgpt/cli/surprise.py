@@ -5,19 +5,14 @@ from pathlib import Path
 
 import click
 
-from scratchgpt.cli.options import device_option, encoded, read_text, resolved
+from scratchgpt.cli.options import device_option, encoded, model_option, read_text, resolved
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import require_free, written_whole
 
 
 @click.command("surprise", short_help="Colour a text by how much it surprises a model.")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
-@click.option(
-    "--model",
-    metavar="RUN",
-    type=click.Path(path_type=Path),
-    help="Run, checkpoint or folder; by default the newest run.",
-)
+@model_option
 @click.option(
     "-o",
     "--out",

@@ -5,6 +5,7 @@ What others have written opens here, too: docs/folders.md says what.
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,10 @@ def about_pickle(path: Path) -> str:
     if not path.match(PICKLES[0]):
         return f"{why}: load it with the program that wrote it, and save its tensors as model.safetensors."
     return (
-        f'{why}, for example with transformers: python -c "from transformers import GPT2LMHeadModel as Model; '
-        f"F = {path.parent.as_posix()!r}; "
-        'Model.from_pretrained(F).save_pretrained(F, safe_serialization=True)"'
+        f'{why}, for example with transformers: python -c "import sys; '
+        "from transformers import GPT2LMHeadModel as Model; F = sys.argv[1]; "
+        'Model.from_pretrained(F).save_pretrained(F, safe_serialization=True)" '
+        f"{shlex.quote(path.parent.as_posix())}"  # a name may hold what a shell would obey
     )
 
 

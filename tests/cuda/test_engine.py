@@ -3,8 +3,6 @@
 import gc
 import importlib
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from scratchgpt.backend import gpu, has_fused_attention
+from scratchgpt.backend import has_fused_attention
 from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
 from scratchgpt.cli import render
 from scratchgpt.config import ModelConfig, load_preset
@@ -27,10 +25,9 @@ from scratchgpt.training.backoff import Backoff
 from scratchgpt.training.events import Event, Noted, Started, StepDone
 from scratchgpt.training.trainer import Trainer
 from tests.cuda.checks import needs_emulator
-from tests.cuda.standin import standing_in
 from tests.world import make_dataset, make_snapshot, make_trainer
 
-pytestmark = needs_emulator
+pytestmark = [needs_emulator, pytest.mark.usefixtures("cupy")]
 
 GPU = Plan(lanes=1, micro_batch=2, device="gpu:0")
 
@@ -39,20 +36,6 @@ SMALL: dict[str, Any] = {"n_layer": 1, "batch_size": 3, "eval_windows": 2}
 
 FLASH = {"n_head": 1}
 """Heads of 16 channels, for which there is a kernel; there is none for heads of 8."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cupy() -> Iterator[Any]:
-    """The stand-in, and our module that imports it."""
-
-    def forget() -> None:
-        sys.modules.pop("scratchgpt.backend.gpu.cuda", None)
-        vars(gpu).pop("cuda", None)
-
-    forget()
-    with standing_in() as module:
-        yield module
-    forget()
 
 
 @pytest.fixture

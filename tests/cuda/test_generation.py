@@ -1,13 +1,11 @@
 """Token by token on the stand-in for CuPy: the logits of the reference on a CPU."""
 
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from scratchgpt.backend import Backend, gpu, select
+from scratchgpt.backend import Backend, select
 from scratchgpt.config import ModelConfig
 from scratchgpt.generation.kv_cache import KVCache
 from scratchgpt.generation.sampler import Sampling, draws
@@ -15,25 +13,10 @@ from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.sublayers import REFERENCE
 from tests.cuda.checks import needs_emulator
-from tests.cuda.standin import standing_in
 
-pytestmark = needs_emulator
+pytestmark = [needs_emulator, pytest.mark.usefixtures("cupy")]
 
 TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cupy() -> Iterator[Any]:
-    """The stand-in, and our module that imports it."""
-
-    def forget() -> None:
-        sys.modules.pop("scratchgpt.backend.gpu.cuda", None)
-        vars(gpu).pop("cuda", None)
-
-    forget()
-    with standing_in() as module:
-        yield module
-    forget()
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)

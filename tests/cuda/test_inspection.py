@@ -1,35 +1,16 @@
 """What is seen inside a model on the stand-in for CuPy is what is seen on a CPU."""
 
-import sys
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 import pytest
 
-from scratchgpt.backend import gpu, select
+from scratchgpt.backend import select
 from scratchgpt.config import ModelConfig
 from scratchgpt.inspection.inside import attention_maps, next_tokens, token_losses
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from tests.cuda.checks import needs_emulator
-from tests.cuda.standin import standing_in
 
-pytestmark = needs_emulator
-
-
-@pytest.fixture(autouse=True)
-def cupy() -> Iterator[Any]:
-    """The stand-in, and our module that imports it."""
-
-    def forget() -> None:
-        sys.modules.pop("scratchgpt.backend.gpu.cuda", None)
-        vars(gpu).pop("cuda", None)
-
-    forget()
-    with standing_in() as module:
-        yield module
-    forget()
+pytestmark = [needs_emulator, pytest.mark.usefixtures("cupy")]
 
 
 def test_the_same_as_on_a_cpu() -> None:

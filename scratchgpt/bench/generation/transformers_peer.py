@@ -29,7 +29,8 @@ def build(workload: Workload) -> Writer:
     """Return the model, ready to write."""
     transformers.logging.set_verbosity_error()
     device = "cpu" if workload.device == "cpu" else workload.device.replace("gpu", "cuda")
-    model = transformers.GPT2LMHeadModel.from_pretrained(workload.path, dtype=torch.float32).to(device).eval()
+    model = transformers.GPT2LMHeadModel.from_pretrained(workload.path, dtype=torch.float32, use_safetensors=True)
+    model.to(device)  # from_pretrained has turned dropout off already
     model.generation_config.eos_token_id = None  # no text ends early
 
     def write(prompt: npt.NDArray[np.int64], n_samples: int, n_tokens: int, is_check: bool) -> Text:  # noqa: FBT001
