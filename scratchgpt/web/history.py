@@ -1,24 +1,26 @@
 """The log of a run as curves: read as it grows, thinned to what a picture shows. All who watch a run share it."""
 
 import dataclasses
+import math
 import threading
+import time
 from array import array
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from scratchgpt.errors import DataError
-from scratchgpt.training import logs
-from scratchgpt.training.curves import STRETCHES, Curve, outline, smoothed, sparse
+from scratchgpt.errors import DataError, ScratchGPTError
+from scratchgpt.training import logs, runs
+from scratchgpt.training.curves import Curve, outline, smoothed, sparse
 
 BEGINNING = 48
 """Bytes of a log that tell it from others: the first step and its time."""
 COLUMNS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory")
 NOISY = ("loss", "grad_norm", "tokens_per_s")
 """Of these the means are drawn, too."""
-SMALL = 120
-"""Stretches into which a curve is divided of which there is but a small picture."""
+LARGE, SMALL = 500, 120
+"""Stretches into which a curve is divided that is drawn large, and small."""
 SMOOTHED_PART = 50
 """Means are taken over one part in so many of a run."""
 NOTICEABLE = 200
@@ -26,6 +28,9 @@ NOTICEABLE = 200
 
 Points = npt.NDArray[np.float32]
 """(N, 2): steps and values, NaN for none. As an array they are written for a page in a tenth of a list's time."""
+Span = tuple[float, float]
+"""From one step to another."""
+ALL: Span = (-math.inf, math.inf)
 
 
 @dataclasses.dataclass
@@ -56,17 +61,18 @@ class _Numbers:
         n_steps, n_evaluations = self.n_drawn
         return len(self.steps) > n_steps * (1 + 1 / NOTICEABLE) or len(self.validation) > n_evaluations
 
-    def thinned(self, column: str) -> Points:
-        """Return a curve as it is drawn."""
+    def thinned(self, column: str, span: Span) -> Points:
+        """Return a curve as it is drawn: its part between two steps, and those before and behind, each thinned."""
         if column == "validation":
             return np.array(self.validation, np.float32).reshape(-1, 2)
-        stretches = STRETCHES if column.endswith("loss") else SMALL
+        stretches = LARGE if column.endswith("loss") else SMALL
         curve = Curve(np.array(self.steps), np.array(self.columns[column.removeprefix("mean ")]))
+        thin = outline if column in NOISY else sparse
         if column.startswith("mean "):
-            curve = sparse(smoothed(curve, max(1, len(curve.x) // SMOOTHED_PART)), stretches)
-        else:
-            curve = outline(curve, stretches) if column in NOISY else sparse(curve, stretches)
-        return np.stack([curve.x, curve.y], axis=1).astype(np.float32)
+            curve = smoothed(curve, max(1, len(curve.x) // SMOOTHED_PART))
+        low, high = np.searchsorted(curve.x, span)
+        parts = [Curve(curve.x[part], curve.y[part]) for part in (slice(low), slice(low, high), slice(high, None))]
+        return np.concatenate([np.stack(thin(part, stretches), axis=1) for part in parts]).astype(np.float32)
 
 
 class History:
@@ -76,7 +82,9 @@ class History:
         """Begin with nothing read."""
         self.run = run
         self.version = 0  # changes when the curves look different
+        self.steps = 0  # that the run is to make, 0 if it does not say so
         self.changed_at = 0.0  # when the log was written to, in seconds since 1970
+        self.read_at = -math.inf  # when it was last looked at, by the monotonic clock
         self._lock = threading.Lock()
         self._identity: tuple[int, bytes] | None = None  # the log's inode, which another may get, and its beginning
         self._numbers = _Numbers()
@@ -94,7 +102,7 @@ class History:
                 raise DataError(f"{self.run} has no {logs.NAME}: the run was removed, or has not begun.") from error
             if identity != self._identity or stat.st_size < self._numbers.at:  # a resumed run begins another file
                 self._begin_anew(identity)
-            self.changed_at, numbers = stat.st_mtime, self._numbers
+            self.changed_at, self.read_at, numbers = stat.st_mtime, time.monotonic(), self._numbers
             for rows, at in logs.blocks(path, numbers.at):
                 numbers.take_in(rows)
                 numbers.at = at
@@ -104,6 +112,7 @@ class History:
 
     def _begin_anew(self, identity: tuple[int, bytes] | None) -> None:
         self._identity, self._numbers = identity, _Numbers()
+        self.steps = _steps(self.run) if identity else 0
         self.version += 1
 
     @property
@@ -121,13 +130,26 @@ class History:
         """Return the last loss over the validation windows, NaN if there is none."""
         return self._numbers.validation[-1][1] if self._numbers.validation else np.nan
 
-    def points(self, column: str) -> Points:
-        """Return a curve as it is drawn: a column, its running mean as "mean loss", or "validation"."""
+    def points(self, column: str, span: Span = ALL) -> Points:
+        """Return a curve as it is drawn: a column, its running mean as "mean loss", or "validation".
+
+        `span` is what the picture shows of it.
+        """
         with self._lock:
             drawn = self._numbers.drawn
+            if span != ALL:
+                return self._numbers.thinned(column, span)
             if column not in drawn:
-                drawn[column] = self._numbers.thinned(column)
+                drawn[column] = self._numbers.thinned(column, ALL)
             return drawn[column]
+
+
+def _steps(run: Path) -> int:
+    """Return how many steps a run is to make, 0 if it does not say so."""
+    try:
+        return int(runs.description(run)["train"]["steps"])
+    except (ScratchGPTError, KeyError, TypeError, ValueError):
+        return 0
 
 
 def _number(value: float | None) -> float:

@@ -4,21 +4,22 @@ import asyncio
 import json
 import math
 import time
-from pathlib import Path
 from typing import Any
 
-from nicegui import ui
+from nicegui import events, ui
 
 from scratchgpt.errors import ScratchGPTError
-from scratchgpt.training import runs
 from scratchgpt.web import charts
 from scratchgpt.web.desk import RUNS, Desk
-from scratchgpt.web.history import NOISY, History
+from scratchgpt.web.history import ALL, NOISY, History
 from scratchgpt.web.jobs import Training
 from scratchgpt.web.parts import card, failures_told
 
 TICK = 1.0
 DRAW_EVERY = 2.0
+ZOOM_EVERY = 0.3
+FRESH = 0.5
+"""Seconds for which it will do what was read of a log."""
 ALIVE = 15.0
 """Seconds after its last row for which a run of another program is taken to go on."""
 SMALL = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens a second", "memory": "Memory, MB"}
@@ -45,6 +46,7 @@ class TrainTab:
             with ui.row().classes("line"):
                 self._state = ui.label("no run yet").classes("chip").props('role="status"')
                 self._bar = ui.linear_progress(0, show_value=False).classes("grow")
+                self._bar.props("instant-feedback")  # to glide costs more than all curves
                 self._left = ui.label().classes("soft")
             with ui.element("div").classes("figures"):
                 self._figures = {name: self._lay_out_figure(name) for name in FIGURES}
@@ -58,15 +60,14 @@ class TrainTab:
                 self._evaluate.props("outline")
                 self._stop.props("outline color=negative")
             self._problem = ui.label().classes("bad").props('role="status"')
+        self._zooms: dict[str, tuple[float, float]] = {}  # which part of its width a chart shows, from 0 to 1
         with card("Loss"):
-            self._loss = ui.echart(charts.options([])).classes("chart").props('role=img aria-label="Loss by step"')
+            self._loss = self._lay_out_chart("loss", "Loss")
         with ui.element("div").classes("quarters"):
             self._small = {}
             for column, title in SMALL.items():
                 with card(title):
-                    chart = charts.options([], has_legend=False)
-                    self._small[column] = ui.echart(chart).classes("chart small")
-                    self._small[column].props(f'role=img aria-label="{title} by step"')
+                    self._small[column] = self._lay_out_chart(column, title, has_legend=False).classes("small")
         with ui.element("div").classes("columns"):
             with card("Texts"):
                 self._texts = ui.element("div").classes("texts").props('aria-live="polite"')
@@ -80,6 +81,18 @@ class TrainTab:
             number = ui.label("–").classes("number")
             ui.label(name).classes("soft")
         return number
+
+    def _lay_out_chart(self, column: str, title: str, *, has_legend: bool = True) -> ui.echart:
+        async def zoom(event: events.GenericEventArguments) -> None:
+            """Show the part that is looked at as fine as it can be."""
+            part = event.args["batch"][0]
+            self._zooms[column] = (part["start"] / 100, part["end"] / 100)
+            self._drawn = None
+            await self._tick()
+
+        chart = ui.echart(charts.options([], has_legend=has_legend)).classes("chart")
+        chart.props(f'role=img aria-label="{title} by step"')
+        return chart.on("chart:datazoom", zoom, ["batch"], throttle=ZOOM_EVERY, leading_events=False)
 
     def _changed(self) -> None:
         self._drawn = self._said = None
@@ -104,15 +117,19 @@ class TrainTab:
             self._offer(names, self._run.value if self._run.value in names else None)
         watched = self._run.value
         ours = self._desk.training_of(watched)
-        self._show_words(ours or (training if training and training.run is None else None))
+        beginning = training if training and training.run is None else None
+        self._show_words(ours or beginning)
+        if beginning and not beginning.is_over:
+            self._show_beginning(beginning)
+            return
         if watched is None:
             return
         try:
             history = self._desk.history(watched)
-            await asyncio.to_thread(history.refresh)
             compared = {name: self._desk.history(name) for name in self._others.value if name != watched}
-            for other in compared.values():
-                await asyncio.to_thread(other.refresh)
+            for each in (history, *compared.values()):
+                if each.read_at < time.monotonic() - FRESH:  # else it was read for another page
+                    await asyncio.to_thread(each.refresh)
         except ScratchGPTError as error:
             if not ours or ours.is_over or ours.last:  # else its log has not begun
                 self._problem.text = str(error)
@@ -162,9 +179,15 @@ class TrainTab:
             for note in [*training.notes][: -MOST_NOTES - 1 : -1]:
                 ui.label(note).classes("note")
 
+    def _show_beginning(self, training: Training) -> None:
+        """Show nothing of another run, while one begins."""
+        self._state.text = training.state
+        self._bar.value, self._left.text, self._go_on.visible = 0, "", False
+        for figure in self._figures.values():
+            figure.text = "–"
+
     def _show_numbers(self, history: History, training: Training | None) -> None:
-        steps = self._steps(history.run)
-        step = history.step
+        step, steps = history.step, history.steps
         is_alive = training is not None and not training.is_over
         is_elsewhere = not is_alive and step < steps and time.time() - history.changed_at < ALIVE and training is None
         self._state.text = training.state if training and is_alive else self._state_of(step, steps, is_elsewhere)
@@ -191,36 +214,31 @@ class TrainTab:
             return "going on in another program"
         return "finished" if step >= steps else "stopped"
 
-    @staticmethod
-    def _steps(folder: Path) -> int:
-        """Return how many steps the run is to make, 0 if it does not say so."""
-        try:
-            return int(runs.description(folder)["train"]["steps"])
-        except (ScratchGPTError, KeyError, TypeError, ValueError):
-            return 0
-
     def _draw(self, name: str, history: History, compared: dict[str, History]) -> None:
+        last = max(its.step for its in (history, *compared.values()))
+        spans = {column: (low * last, high * last) for column, (low, high) in self._zooms.items()}
+        span = spans.get("loss", ALL)
         blue, orange = charts.COLOURS[:2]
         series = [
-            charts.line("each step", history.points("loss"), blue, width=1, opacity=charts.FAINT),
-            charts.line("training" if not compared else name, history.points("mean loss"), blue),
+            charts.line("each step", history.points("loss", span), blue, width=1, opacity=charts.FAINT),
+            charts.line("training" if not compared else name, history.points("mean loss", span), blue),
             charts.line("validation", history.points("validation"), orange, has_dots=True),
         ]
         for shade, (other, its) in zip(charts.COLOURS[2:] * 20, compared.items(), strict=False):
-            series.append(charts.line(other, its.points("mean loss"), shade))
+            series.append(charts.line(other, its.points("mean loss", span), shade))
             validation = its.points("validation")
             series.append(charts.line(f"{other}, validation", validation, shade, has_dots=True, type="dashed"))
         self._loss.options["series"] = series
         self._loss.update()
         shades = (blue, *charts.COLOURS[2:] * 20)
         for column, chart in self._small.items():
-            series = []
+            series, span = [], spans.get(column, ALL)
             for shade, (run_name, its) in zip(shades, ({name: history} | compared).items(), strict=False):
                 if column in NOISY:
-                    faint = charts.line(run_name, its.points(column), shade, width=1, opacity=charts.FAINT)
-                    series += [faint, charts.line("mean", its.points(f"mean {column}"), shade, width=1.5)]
+                    faint = charts.line(run_name, its.points(column, span), shade, width=1, opacity=charts.FAINT)
+                    series += [faint, charts.line("mean", its.points(f"mean {column}", span), shade, width=1.5)]
                 else:
-                    series.append(charts.line(run_name, its.points(column), shade, width=1.5))
+                    series.append(charts.line(run_name, its.points(column, span), shade, width=1.5))
             chart.options["series"] = series
             chart.update()
 

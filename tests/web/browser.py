@@ -12,6 +12,8 @@ from tests.web.server import chromium, wait_until
 
 pytest.importorskip("selenium", reason="needs Selenium, of the extra dev")
 from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 
 SETTLE = 1.0
 """Seconds until nothing moves any more."""
@@ -149,6 +151,19 @@ class Browser:
     def n_points(self) -> int:
         """Return how many points of the loss are drawn."""
         return int(self._of_chart("series.reduce((n, s) => n + s.data.length, 0)") or 0)
+
+    def shown_steps(self) -> float:
+        """Return how many steps the first chart is wide."""
+        start, end = self._of_chart("dataZoom.map(z => [z.startValue, z.endValue])[0]")
+        return float(end - start)
+
+    def zoom_into(self, selector: str, notches: int) -> None:
+        """Turn the wheel above a chart, with Ctrl."""
+        chart = ScrollOrigin.from_element(self.driver.find_element("css selector", selector))
+        chain = ActionChains(self.driver).key_down("\ue009")
+        for _ in range(notches):
+            chain.scroll_from_origin(chart, 0, -120).pause(0.15)  # a chart takes ten a second
+        chain.key_up("\ue009").perform()
 
     def colour_of_chart(self) -> str:
         """Return the colour of the numbers at the first chart, nothing while there is none."""

@@ -198,6 +198,19 @@ def test_names_are_text_and_never_html(server: Server, browser: Browser) -> None
     assert not browser.complaints()
 
 
+def test_a_curve_is_finer_where_one_looks_closer(server: Server, browser: Browser) -> None:
+    run = server.folder / "runs" / "long"
+    run.mkdir(parents=True)
+    rows = ({"step": step, "time": step / 10, "loss": 5 - step / 8e3} for step in range(1, 30_001))
+    (run / "log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    browser.open("train")
+    n_points = wait_until(browser.n_points)
+    browser.zoom_into(".chart", 20)
+    wait_until(lambda: browser.n_points() > n_points)
+    assert browser.shown_steps() < 30_000 / 2
+    assert not browser.complaints()
+
+
 def test_a_run_that_is_removed_while_watched(server: Server, browser: Browser) -> None:
     run = server.folder / "runs" / "gone"
     run.mkdir(parents=True)

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.training.curves import STRETCHES
 from tests.web.server import wait_until
 from tests.world import TEXT, make_dataset
 
 pytest.importorskip("nicegui")
 from scratchgpt.web import charts, data_tab, inside_tab, measure_tab, recipe
 from scratchgpt.web.desk import Desk, new_text, safe_name
-from scratchgpt.web.history import History
+from scratchgpt.web.history import LARGE, History
 from scratchgpt.web.jobs import Task, Training
 
 RUN = ("--set", "n_layer=1", "--set", "n_embd=16", "--set", "block_size=8", "--set", "batch_size=4", "--lanes", "1")
@@ -161,8 +160,12 @@ def test_a_long_log_is_thinned(tmp_path: Path) -> None:
     history = History(tmp_path)
     history.refresh()
     points = history.points("loss")
-    assert len(points) == len(history.points("mean loss")) == 2 * STRETCHES
+    assert len(points) == len(history.points("mean loss")) == 2 * LARGE
     assert points[:, 1].max() == 9
+    near = history.points("loss", (100, 200))
+    assert [step for step, _ in near.tolist() if 100 <= step < 200] == [*range(100, 200)]
+    assert len(near) <= 6 * LARGE
+    assert near[:, 1].max() == 9
     version = history.version
     with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(row(20_001))
