@@ -33,6 +33,8 @@ from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Resu
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines about single steps."""
+TOGETHER = 0.1
+"""Seconds in which all lines of JSON are written at once."""
 PROGRESS = "SCRATCHGPT_PROGRESS"
 """The environment variable by which a program asks for the progress of a command."""
 TOLD_INTERVAL = 0.2
@@ -239,13 +241,18 @@ class Quiet:
 
 
 class JSONLines:
-    """Each event a line of JSON. A thread writes them, so that the run never waits for a slow reader."""
+    """Each event a line of JSON. A thread writes them, so that the run never waits for a slow reader.
+
+    What comes within TOGETHER of the last is written at once with what comes then: to wake a reader, and be woken, for
+    each of many short steps would take time from these.
+    """
 
     def __init__(self, out: TextIO) -> None:
         """Write to `out`."""
         self._out = out
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, daemon=True)
+        self._is_ending = threading.Event()
         self._error: OSError | None = None
 
     def __enter__(self) -> Self:
@@ -255,6 +262,7 @@ class JSONLines:
 
     def __exit__(self, *_: object) -> None:
         """Wait until all is written, or cannot be."""
+        self._is_ending.set()
         self._lines.put(None)
         self._thread.join()
 
@@ -268,7 +276,10 @@ class JSONLines:
         try:
             while (line := self._lines.get()) is not None:
                 self._out.write(line)
-                self._out.flush()
+                if self._lines.empty():
+                    self._out.flush()
+                    self._is_ending.wait(TOGETHER)
+            self._out.flush()
         except OSError as error:
             self._error = error
 

@@ -29,7 +29,7 @@ TABS = {
     "generate": ("Generate", "edit_note"),
     "measure": ("Measure", "speed"),
 }
-TICK = 1.0
+TICK = 2.0
 SCHEME = "matchMedia('(prefers-color-scheme: dark)')"
 FOLLOW_SCHEME = """
 const tell = () => setTimeout(() => emitEvent('scheme'), 300);
@@ -148,6 +148,7 @@ def build(desk: Desk, *, host: str, token: str | None) -> App:
         tailwind=False,
         show_welcome_message=False,
         reconnect_timeout=10,
+        binding_refresh_interval=None,  # nothing is bound to what would have to be looked at again and again
         message_history_length=100,
     )
 

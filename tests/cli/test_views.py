@@ -1,5 +1,6 @@
 """What a training shows: a live line in any terminal, JSON for programs that may command it, or next to nothing."""
 
+import io
 import itertools
 import json
 import math
@@ -127,6 +128,22 @@ def test_json_is_every_event_and_nothing_else(prepared: Path) -> None:
     assert events[-1] == Ended(3, is_finished=True)
     assert result.stderr.startswith("r: ")  # what people may want to know
     assert "Done." in result.stderr
+
+
+def test_short_steps_wake_a_reader_only_now_and_then() -> None:
+    class Pipe(io.StringIO):
+        n_flushes = 0
+
+        def flush(self) -> None:
+            self.n_flushes += 1
+
+    pipe = Pipe()
+    with render.JSONLines(pipe) as lines:
+        for step in range(40):
+            lines.show(Ended(step, is_finished=False))
+            time.sleep(0.005)
+    assert [event.step for event in events_of(pipe.getvalue()) if isinstance(event, Ended)] == [*range(40)]
+    assert pipe.n_flushes < 20
 
 
 def test_a_program_can_watch_and_command(prepared: Path) -> None:
