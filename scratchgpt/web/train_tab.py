@@ -16,7 +16,8 @@ from scratchgpt.web.jobs import Training
 from scratchgpt.web.parts import card, failures_told
 
 TICK = 1.0
-DRAW_EVERY = 2.0
+LOOK_EVERY = 1.8
+"""Seconds between two looks at logs: at every second tick."""
 ZOOM_EVERY = 0.3
 FRESH = 0.5
 """Seconds for which it will do what was read of a log."""
@@ -34,7 +35,7 @@ class TrainTab:
         """Lay out."""
         self._desk = desk
         self._drawn: Any = None  # which curves are on the page
-        self._drawn_at = 0.0
+        self._looked_at = -math.inf
         self._said: Any = None  # which notes and samples
         self._training = desk.training if desk.training and desk.training.is_over else None  # the last that was shown
         self._is_busy = False
@@ -87,7 +88,7 @@ class TrainTab:
             """Show the part that is looked at as fine as it can be."""
             part = event.args["batch"][0]
             self._zooms[column] = (part["start"] / 100, part["end"] / 100)
-            self._drawn = None
+            self._changed()
             await self._tick()
 
         chart = ui.echart(charts.options([], has_legend=has_legend)).classes("chart")
@@ -96,6 +97,7 @@ class TrainTab:
 
     def _changed(self) -> None:
         self._drawn = self._said = None
+        self._looked_at = -math.inf
 
     async def _tick(self) -> None:
         """Show what is new."""
@@ -122,7 +124,7 @@ class TrainTab:
         if beginning and not beginning.is_over:
             self._show_beginning(beginning)
             return
-        if watched is None:
+        if watched is None or time.monotonic() < self._looked_at + LOOK_EVERY:
             return
         try:
             history = self._desk.history(watched)
@@ -134,10 +136,11 @@ class TrainTab:
             if not ours or ours.is_over or ours.last:  # else its log has not begun
                 self._problem.text = str(error)
             return
+        self._looked_at = time.monotonic()
         self._show_numbers(history, ours)
         drawn = (watched, history.version, *((name, other.version) for name, other in compared.items()))
-        if drawn != self._drawn and (self._drawn is None or time.monotonic() >= self._drawn_at + DRAW_EVERY):
-            self._drawn, self._drawn_at = drawn, time.monotonic()
+        if drawn != self._drawn:
+            self._drawn = drawn
             self._draw(watched, history, compared)
 
     def _offer(self, names: list[str], chosen: str | None) -> None:
@@ -166,7 +169,7 @@ class TrainTab:
                     with panel:
                         ui.label(f"{what} are shown of a training that was started here.").classes("soft")
             return
-        self._said = (training, training.n_changes)
+        self._said, self._looked_at = (training, training.n_changes), -math.inf
         self._texts.clear()
         with self._texts:
             if not training.samples:
@@ -245,6 +248,7 @@ class TrainTab:
     def _tell(self, line: str) -> None:
         if training := self._desk.training_of(self._run.value):
             training.tell(line)
+            self._looked_at = -math.inf
 
     def _pause_or_go_on(self) -> None:
         training = self._desk.training_of(self._run.value)
