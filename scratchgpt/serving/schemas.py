@@ -1,8 +1,9 @@
 """What goes in and out, as OpenAI's API defines it: https://platform.openai.com/docs/api-reference/completions."""
 
+from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST_TEXTS = 128
 """Texts of one request: prompts times n."""
@@ -25,6 +26,15 @@ class _Strict(BaseModel):
     """Nothing is converted, and what is not known is an error."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_one_unknown(cls, given: Any) -> Any:
+        """Leave out all that is not known but the first, as of lists that are wrong."""
+        if not isinstance(given, dict):
+            return given
+        unknown = (name for name in given if name not in cls.model_fields)
+        return {name: given[name] for name in (*cls.model_fields, *islice(unknown, 1)) if name in given}
 
 
 class StreamOptions(_Strict):
@@ -56,7 +66,7 @@ class CompletionRequest(_Strict):
     repetition_penalty: float | None = Field(None, ge=1e-6, le=1e6)
     # OpenAI's that are not to be had, but may be said to be as they are anyway:
     best_of: Literal[1] | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     suffix: None = None
 
