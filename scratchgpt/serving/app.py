@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from scratchgpt import __version__
 from scratchgpt.serving.completions import Completions, Limits
 from scratchgpt.serving.engine import Engine
-from scratchgpt.serving.guard import App, Guard
+from scratchgpt.serving.guard import App, Guard, Message, Receive, Send
 from scratchgpt.serving.metrics import Metrics
 from scratchgpt.serving.problems import ApiError, tell_problems
 from scratchgpt.serving.schemas import FAILURES, STREAMED, Completion, CompletionRequest, Health, Model, Models
@@ -66,4 +66,14 @@ def guarded(engine: Engine, model_id: str, limits: Limits, *, host: str, token: 
     """Return the whole server as an ASGI application: counted, guarded, answering."""
     metrics = Metrics(engine)
     app = create_app(engine, model_id, limits, metrics)
-    return metrics.around(Guard(app, host=host, token=token, largest_body=LARGEST_BODY, open_paths=["/health"]))
+    guard = Guard(_as_get(app), host=host, token=token, largest_body=LARGEST_BODY, open_paths=["/health"])
+    return metrics.around(guard)
+
+
+def _as_get(app: App) -> App:
+    """Return the application, which answers HEAD as GET; uvicorn leaves the body out."""
+
+    async def answering(scope: Message, receive: Receive, send: Send) -> None:
+        await app({**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope, receive, send)
+
+    return answering
