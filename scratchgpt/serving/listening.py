@@ -5,13 +5,15 @@ import contextlib
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from scratchgpt.errors import UsageError
-from scratchgpt.serving.guard import App, is_loopback
+from scratchgpt.serving.guard import PATIENCE, App, is_loopback
 
 GRACE, LAST = 10, 5
 """Seconds that requests have to end when the server is told to, and then to hear that they were given up."""
@@ -67,11 +69,29 @@ def address(listener: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """One that ends well when told to: uvicorn's own raises the signal again, and breaks off requests unheard."""
+    """One that ends well when told to: uvicorn's own raises the signal again, and breaks off requests unheard.
+
+    Nor does it wait for ever for those who connect and ask nothing, or a byte at a time.
+    """
 
     def __init__(self, config: uvicorn.Config, give_up: Callable[[], None]) -> None:
         super().__init__(config)
         self._give_up, self._is_hurried = give_up, False
+        self._silent: dict[tuple[H11Protocol, RequestResponseCycle | None], float] = {}  # by their last request: since
+
+    async def on_tick(self, counter: int) -> bool:
+        """Send away those who have asked nothing for too long."""
+        now = time.monotonic()
+        self._silent = {
+            (connection, connection.cycle): self._silent.get((connection, connection.cycle), now)
+            for connection in self.server_state.connections
+            if isinstance(connection, H11Protocol)  # and no WebSocket
+            and (connection.cycle is None or connection.cycle.response_complete)
+        }
+        for (connection, _), since in self._silent.items():
+            if now - since > PATIENCE:
+                connection.transport.close()
+        return await super().on_tick(counter)
 
     def handle_exit(self, _: int, __: FrameType | None) -> None:
         """Begin to end; told so again, do not wait for what runs."""
@@ -110,7 +130,8 @@ def run(app: App, listener: socket.socket, give_up: Callable[[], None] = lambda:
     """
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        http="h11",  # the other takes headers of any size, and goes through what has come again and again
+        log_level="error",  # what strangers send wrongly they hear themselves
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE + LAST,

@@ -306,7 +306,20 @@ def test_what_cannot_be_meant_is_refused_by_name(
     assert "\n" not in error["message"]
 
 
-@pytest.mark.parametrize("changes", [{"prompt": [""] * 1000}, {"prompt": [[1.5] * 1000]}, {"stop": [""] * 1000}])
+UNKNOWN = {str(number): "" for number in range(1000)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": [""] * 1000},
+        {"prompt": [[1.5] * 1000]},
+        {"stop": [""] * 1000},
+        {"logit_bias": UNKNOWN},
+        {"stream_options": UNKNOWN},
+        UNKNOWN,
+    ],
+)
 def test_of_much_that_is_wrong_little_is_told(changes: dict[str, Any]) -> None:
     """A megabyte of it would take seconds."""
     with pytest.raises(ValidationError) as caught:
@@ -362,6 +375,22 @@ def test_ten_megabytes_are_refused_before_they_are_read(place: _Place) -> None:
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n{")
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def test_headers_without_end_are_refused(place: _Place) -> None:
+    host, port = place.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000)
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/openapi.json", "/v1/models/other", "/nothing"])
+def test_head_is_get_without_a_body(place: _Place, path: str) -> None:
+    """Load balancers ask so."""
+    got, answer = httpx.get(f"{place.address}{path}"), httpx.head(f"{place.address}{path}")
+    assert (answer.status_code, answer.content) == (got.status_code, b"")
+    assert answer.headers["content-type"] == got.headers["content-type"]
+    assert httpx.head(f"{place.address}/v1/completions").status_code == 405
 
 
 def test_foreign_names_and_pages_are_refused(place: _Place) -> None:

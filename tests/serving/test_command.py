@@ -1,10 +1,12 @@
 """`scratchgpt serve`: how it begins, whom it lets in, and how it ends."""
 
+import asyncio
 import os
 import re
 import signal
 import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import pytest
 from openai import OpenAI
 
 from scratchgpt.errors import UsageError
-from scratchgpt.serving.listening import address, listen, require_token
+from scratchgpt.serving import listening
+from scratchgpt.serving.guard import Message, Receive, Send
+from scratchgpt.serving.listening import address, listen, require_token, run
 from scratchgpt.tokenizer import CharTokenizer
 from tests.serving.world import address_of, begin, serving, write_model
 from tests.world import scratchgpt
@@ -120,6 +124,38 @@ def test_hosts_that_are_not_there() -> None:
     for host in ("203.0.113.9", "nonsense.invalid"):
         with pytest.raises(UsageError, match=f"This machine has no address {host}"):
             listen(host, 0)
+
+
+def test_who_asks_nothing_for_long_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "PATIENCE", 0.5)
+
+    async def slow(scope: Message, _: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await asyncio.sleep(1)
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"ok"})
+
+    def trickle(connection: socket.socket) -> None:
+        for _ in range(100):
+            connection.sendall(b"G")
+            time.sleep(0.1)
+
+    def talk(place: tuple[str, int]) -> None:
+        try:
+            with socket.create_connection(place, timeout=30) as silent:
+                assert silent.recv(1) == b""
+            with socket.create_connection(place, timeout=30) as trickling:
+                trickling.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b"".join(iter(lambda: trickling.recv(1), b"k")).endswith(b"\r\n\r\no")
+                with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
+                    trickle(trickling)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    with listen("127.0.0.1", 0) as listener, ThreadPoolExecutor() as pool:
+        told = pool.submit(talk, listener.getsockname())
+        run(slow, listener)
+        told.result()
 
 
 def test_without_the_extra_one_sentence(folder: Path, tmp_path: Path) -> None:
