@@ -70,8 +70,9 @@ def command(
     listening.require_token(host, token)
     folder = checkpoint.locate(model)
     name = _name(folder, is_run=model is None or folder != model)
+    place = backend.select(resolved(device or "auto"))  # before the model, which may take a while to read
     config, params, vocabulary = checkpoint.read_model(folder)  # a copy: the file may change while we serve
-    gpt = GPT(config, backend.select(resolved(device or "auto")), params)
+    gpt = GPT(config, place, params)
     listener = listening.listen(host, port)
     engine = Engine(gpt, vocabulary, n_places=batch, n_waiting=queue)
     limits = Limits(prompt_tokens=max_prompt, max_tokens=max_tokens, seconds=timeout)
