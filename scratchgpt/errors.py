@@ -40,6 +40,13 @@ class BenchmarkError(ScratchGPTError):
     """A contender of a benchmark failed, or computes something else."""
 
 
+def reason(error: Exception) -> str:
+    """Return what an error says: of the system's, what has failed and where, without a number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name nearest to `name`, or nothing if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)

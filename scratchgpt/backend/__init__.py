@@ -71,6 +71,11 @@ def resolve(device: str, *, tell: Callable[[str], None] | None = None) -> str:
         raise NoGPUError(
             f"A GPU needs CuPy, which cannot be imported ({error}): pip install 'scratchgpt[gpu]', or use --device cpu."
         ) from error
+    except OSError as error:  # it makes a folder for its kernels when it is imported
+        raise UsageError(
+            f"CuPy has no folder for its kernels ({error}); set CUPY_CACHE_DIR to one that can be written, or use "
+            "--device cpu."
+        ) from error
     cuda.require(number)
     return f"gpu:{number}"
 

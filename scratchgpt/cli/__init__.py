@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from scratchgpt import __version__
-from scratchgpt.errors import ScratchGPTError, did_you_mean
+from scratchgpt.errors import ScratchGPTError, did_you_mean, reason
 
 COMMANDS = (
     "prepare",
@@ -67,7 +67,7 @@ class _CLI(click.Group):
         except BrokenPipeError:
             raise  # the reader of our output has gone: click ends quietly
         except OSError as error:
-            raise _Failure(f"{error.strerror}: {error.filename}" if error.filename else str(error), 1) from error
+            raise _Failure(reason(error), 1) from error
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in GPU_LIBRARIES:
                 raise  # a bug of ours, which a traceback helps to find

@@ -159,6 +159,8 @@ class DataTab:
                 raise UsageError("Choose a text first, or upload one.")
             source = self._desk.inside(self._text.value)
             out = DATA / safe_name(self._name.value or source.stem)
+            if out.name in self._desk.data():
+                raise UsageError(f"{out} is there already; choose another name, or remove that folder first.")
             size = ["--vocab-size", f"{self._size.value or 1024:.0f}"] if self._kind.value == "bpe" else []
             share = f"{(self._share.value or 10) / 100:g}"
             how = [f"--{self._kind.value}", *size, "--out", str(out), "--val-fraction", share]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from scratchgpt.cli.render import PROGRESS, Pace, printable, sentence
+from scratchgpt.errors import ScratchGPTError, reason
 from scratchgpt.training.child import OWN, Condition, Run
 from scratchgpt.training.events import Event, Sampled, Saved, Started, StepDone
 
@@ -161,8 +162,8 @@ class Task:
         elif not self.is_stopped:
             try:
                 self._then(self.output)
-            except (OSError, ValueError) as error:
-                self.failure = f"The result cannot be kept: {error}"
+            except (ScratchGPTError, ValueError) as error:
+                self.failure = f"The result cannot be kept: {reason(error)}"
 
     def _hear(self) -> None:
         decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nicegui import ui
 
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import DataError, UsageError, reason
 from scratchgpt.training import logs, runs
 from scratchgpt.training.sinks import KINDS
 from scratchgpt.web.desk import RUNS, Desk
@@ -125,11 +125,14 @@ def sizes(folder: Path) -> list[str]:
 
 
 def keep(run: str, what: str, output: str) -> None:
-    """Keep a result: the last line that a command has written. Raises OSError and ValueError."""
+    """Keep a result: the last line that a command has written. Raises DataError, which says it, and ValueError."""
     result = json.loads(output.strip().rpartition("\n")[2])
     result = {"run": run, "what": what, "when": time.strftime("%Y-%m-%d %H:%M:%S"), "result": result}
-    with KEPT.open("a", encoding="utf-8", newline="\n") as file:
-        file.write(json.dumps(result) + "\n")
+    try:
+        with KEPT.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(result) + "\n")
+    except OSError as error:
+        raise DataError(f"{reason(error)}; it is {summary(result)}.") from error
 
 
 def kept() -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ class ModelTab:
             self._data = ui.select([], label="Data", on_change=self._changed)
             self._preset = ui.select(preset_names(), label="Preset", value=DEFAULT_PRESET, on_change=self._take_preset)
             self._weights = ModelChoice(desk, self._take_weights, label="Weights", none="new ones, drawn by chance")
-            self._name = ui.input("Name of the run").props('hint="left empty: one is found"')
+            self._name = ui.input("Name of the run", on_change=self._changed).props('hint="left empty: one is found"')
             self._device = ui.select(["cpu"], label="Device", value="cpu", on_change=self._device_changed)
             lanes = {0: "as many as suit"} | {number: str(number) for number in range(1, default_lanes() + 1)}
             self._lanes = ui.select(lanes, label="Lanes (processes)", value=0, on_change=self._changed)
@@ -177,9 +177,11 @@ class ModelTab:
         with self._figures:
             for name, value in figures.items():
                 with ui.element("div").classes("figure"):
-                    ui.label(value).classes("number")
+                    ui.label(value).classes("number bad" if name == "memory" and cost.shortage else "number")
                     ui.label(name).classes("soft")
-        self._command.text = shlex.join(["scratchgpt", "train", *self._arguments("runs/...")])
+        self._problem.text = cost.shortage
+        run = RUNS / (safe_name(self._name.value) if self._name.value else "...")
+        self._command.text = shlex.join(["scratchgpt", "train", *self._arguments(str(run))])
 
     def _arguments(self, run_folder: str) -> list[str]:
         """Return the options of `scratchgpt train`. Raises UsageError."""

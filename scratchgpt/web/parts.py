@@ -6,7 +6,7 @@ from typing import Any
 
 from nicegui import ui
 
-from scratchgpt.errors import ScratchGPTError
+from scratchgpt.errors import ScratchGPTError, reason
 from scratchgpt.training.checkpoint import Checkpoints
 from scratchgpt.web.desk import RUNS, Desk
 from scratchgpt.web.jobs import Task
@@ -28,13 +28,10 @@ def failures_told(where: ui.label | None = None) -> Iterator[None]:
     try:
         yield
     except (ScratchGPTError, OSError, MemoryError) as error:
-        sentence = (
-            f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
-        )
         if where:
-            where.text = sentence
+            where.text = reason(error)
         else:
-            tell_failure(sentence)
+            tell_failure(reason(error))
 
 
 def tell_failure(sentence: str) -> None:

@@ -13,7 +13,7 @@ from scratchgpt.bench import Workload
 from scratchgpt.config import RECORDS, ModelConfig, Patterns, TrainConfig, load_recipe, read_setting
 from scratchgpt.errors import UsageError
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import default_plan, expected_bytes
+from scratchgpt.model.plan import default_plan, expected_bytes, require_memory
 
 FIELDS = {
     field.name: field
@@ -36,6 +36,7 @@ class Cost(NamedTuple):
     n_bytes: int  # of memory
     n_tokens: int  # in all steps
     seconds: float | None  # roughly; None on a GPU, of which nothing was measured
+    shortage: str  # of memory, as a sentence; nothing if there is enough
 
 
 def written(value: Any) -> str:
@@ -109,8 +110,12 @@ def cost(
     if device == "cpu":
         flops = Workload(model=model, batch_size=train.batch_size).flops
         seconds = train.steps * flops / (rate * EFFICIENCY * plan.lanes)
-    n_tokens = train.steps * train.batch_size * model.block_size
-    return Cost(Layout(model).size, expected_bytes(model, plan), n_tokens, seconds)
+    n_tokens, shortage = train.steps * train.batch_size * model.block_size, ""
+    try:
+        require_memory(model, plan)
+    except MemoryError as error:
+        shortage = f"{error} A smaller n_embd, n_layer, block_size or batch_size needs less."
+    return Cost(Layout(model).size, expected_bytes(model, plan), n_tokens, seconds, shortage)
 
 
 def matrix_rate() -> float:

@@ -1,16 +1,21 @@
 """What needs no browser: names and paths, recipes as they are typed, curves of a log that grows, commands."""
 
+import errno
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from scratchgpt import backend
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.model import plan
 from tests.web.server import wait_until
 from tests.world import TEXT, make_dataset
 
@@ -108,6 +113,30 @@ def test_a_cost_grows_with_the_work() -> None:
     assert large.seconds == pytest.approx(2 * small.seconds)
     assert large.n_tokens == 2 * small.n_tokens
     assert recipe.matrix_rate() > 1e7
+
+
+def test_a_model_that_memory_cannot_hold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shortage() -> str:
+        texts = recipe.preset_texts("shakespeare-cpu")
+        return recipe.cost(*recipe.configs(texts, 65), device="cpu", precision="fp32", lanes=1, rate=1e9).shortage
+
+    monkeypatch.setattr(plan, "available_memory", lambda: 1e9)
+    assert not shortage()
+    monkeypatch.setattr(plan, "available_memory", lambda: 4e7)
+    assert re.search(r"takes about 0\.\d GB .*, and 0\.0 GB are available; .* A smaller n_embd", shortage())
+
+
+def test_a_gpu_whose_kernels_have_no_folder_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_spec(name: str, *_: object) -> None:
+        if name == "cupy":
+            raise PermissionError(errno.EACCES, "Permission denied", "/nonexistent")
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy" or name.endswith("gpu.cuda")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
+    with pytest.raises(UsageError, match="CUPY_CACHE_DIR"):
+        backend.resolve("gpu")
+    assert recipe.devices() == ["cpu"]
 
 
 def row(step: int, loss: float = 1.0) -> str:
@@ -264,6 +293,14 @@ def test_results_and_logs_are_exported(desk: Desk) -> None:
     (result,) = measure_tab.kept()
     assert measure_tab.summary(result).startswith("loss ")
     assert "--n-embd=16" in measure_tab.sizes(Path("runs/one"))
+
+
+def test_a_result_that_cannot_be_kept_is_told(desk: Desk) -> None:
+    measure_tab.KEPT.mkdir(parents=True)  # as little to be written as on a full disk
+    then = partial(measure_tab.keep, "one", "evaluation")
+    task = desk.start("measure", "bench", "--json", "--rounds=1", "--n-layer=1", "--n-embd=16", then=then)
+    wait_until(lambda: task.is_over)
+    assert re.fullmatch(r"The result cannot be kept: .*: runs.measured\.jsonl; it is .* a second.*", task.failure)
 
 
 def test_a_model_can_be_looked_into(desk: Desk) -> None:
