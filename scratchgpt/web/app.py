@@ -58,8 +58,10 @@ class Page:
             self._state = ui.label().classes("chip wide-only")
             with ui.button(icon="contrast", on_click=self._turn).props('flat round dense aria-label="Light or dark"'):
                 ui.tooltip("As the system is, dark, or light")
-        with ui.tab_panels(self._tabs, value=first, animated=False).classes("panels"):
+        with ui.tab_panels(self._tabs, value=first, animated=False).classes("panels") as panels:
             self._panels = {name: ui.tab_panel(name).classes("panel") for name in TABS}
+        panels.props("inert")  # what is typed into a page that is not connected yet would be lost
+        ui.context.client.on_connect(lambda: panels.props(remove="inert"))
         self._lay_out(first)
         self._tabs.on_value_change(self._changed)
         ui.timer(TICK, self._tick)

@@ -60,6 +60,7 @@ class ModelTab:
                 self._start = ui.button("Start training", icon="play_arrow", on_click=self._train)
                 self._command = ui.label().classes("command")
         self._take_preset()
+        self._look_at_data()
         ui.timer(TICK, self._look_at_data)
         ui.timer(0.1, self._look_at_machine, once=True)
 
@@ -131,7 +132,6 @@ class ModelTab:
         """Find out what can compute here, and how fast."""
         self._device.set_options(await asyncio.to_thread(recipe.devices))
         self._rate = await asyncio.to_thread(recipe.matrix_rate)
-        self._look_at_data()
         self._changed()
 
     def _changed(self) -> None:

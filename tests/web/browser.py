@@ -47,7 +47,7 @@ class Browser:
     def open(self, tab: str) -> None:
         """Open the page at a tab, anew."""
         self.driver.get(f"{self.address.split('?')[0]}?tab={tab}")
-        wait_until(lambda: self.texts(".part"))
+        wait_until(lambda: self.texts(".panels:not([inert]) .part"))
 
     def go(self, title: str) -> None:
         """Choose a tab."""

@@ -55,6 +55,10 @@ def test_everything_comes_from_here(server: Server) -> None:
     assert not elsewhere
 
 
+def test_nothing_can_be_typed_before_the_page_is_connected(server: Server) -> None:
+    assert '"inert":true' in ask(server, "/")[1].replace("&quot;", '"')
+
+
 def test_other_sites_are_refused(server: Server) -> None:
     here = f"http://127.0.0.1:{server.port}"
     assert ask(server, "/", {"Host": "evil.example"})[0] == 403
