@@ -214,6 +214,17 @@ def test_no_cupy_at_all(world: Path) -> None:
     assert "on cpu" in result.stdout
 
 
+def test_no_folder_for_kernels(world: Path) -> None:
+    """CuPy makes one when it is imported; a user's home may be nobody's to write into."""
+    (world / "cupy.py").write_text("raise PermissionError(13, 'Permission denied', '/nowhere')", encoding="utf-8")
+    without = {"PYTHONPATH": f"{world}:{environment()['PYTHONPATH']}"}
+    result = scratchgpt("train", "--device", "gpu", cwd=world, environment=environment() | without)
+    assert "Permission denied: '/nowhere'); set CUPY_CACHE_DIR" in refused(result, USAGE)
+    result = scratchgpt("train", "--steps", "1", *SMALL.split(), cwd=world, environment=environment() | without)
+    assert result.returncode == 0
+    assert result.stderr.startswith("Computing on the CPU. CuPy has no folder for its kernels")
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

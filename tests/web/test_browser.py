@@ -90,6 +90,9 @@ def test_from_a_text_to_a_model_that_talks(tmp_path: Path, server: Server, brows
     wait_until(lambda: browser.field("Name").get_attribute("value") == "fox")
     browser.click("Prepare")
     browser.wait_for("data/fox is ready")
+    browser.click("Prepare")
+    browser.wait_for("data/fox is there already")
+    browser.click("Close")
     browser.click("Show a sample")
     wait_until(lambda: browser.texts(".token"))
 
@@ -152,7 +155,8 @@ def test_what_is_no_text_is_refused_in_a_sentence(tmp_path: Path, server: Server
     assert not [*(server.folder / "data").glob("*.txt")]
 
 
-def test_fields_say_what_is_wrong(browser: Browser) -> None:
+def test_fields_say_what_is_wrong(server: Server, browser: Browser) -> None:
+    make_dataset(server.folder / "data", TEXT * 10)
     browser.open("model")
     browser.type("n_head", "3")
     browser.wait_for("128 is not divisible by 3")
@@ -160,6 +164,11 @@ def test_fields_say_what_is_wrong(browser: Browser) -> None:
     wait_until(lambda: not browser.has("is not divisible"))
     browser.type("learning_rate", "fast")
     browser.wait_for("learning_rate must be of type float")
+    browser.type("learning_rate", "1e-3")
+    browser.type("n_embd", "65536")
+    browser.wait_for("A smaller n_embd")
+    browser.type("Name of the run", "../größer")
+    browser.wait_for("runs/größer")
 
 
 @pytest.mark.parametrize("is_dark", [False, True])

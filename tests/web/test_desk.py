@@ -1,6 +1,5 @@
 """What needs no browser: names and paths, recipes as they are typed, curves of a log that grows, commands."""
 
-import errno
 import json
 import math
 import re
@@ -9,11 +8,9 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from scratchgpt import backend
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.model import plan
 from tests.web.server import wait_until
@@ -124,19 +121,6 @@ def test_a_model_that_memory_cannot_hold_is_told(monkeypatch: pytest.MonkeyPatch
     assert not shortage()
     monkeypatch.setattr(plan, "available_memory", lambda: 4e7)
     assert re.search(r"takes about 0\.\d GB .*, and 0\.0 GB are available; .* A smaller n_embd", shortage())
-
-
-def test_a_gpu_whose_kernels_have_no_folder_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find_spec(name: str, *_: object) -> None:
-        if name == "cupy":
-            raise PermissionError(errno.EACCES, "Permission denied", "/nonexistent")
-
-    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy" or name.endswith("gpu.cuda")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
-    with pytest.raises(UsageError, match="CUPY_CACHE_DIR"):
-        backend.resolve("gpu")
-    assert recipe.devices() == ["cpu"]
 
 
 def row(step: int, loss: float = 1.0) -> str:
