@@ -75,17 +75,24 @@ class ModelChoice:
 
 
 class Progress:
-    """How far a task is."""
+    """How far a task is, and a button that ends it."""
 
     def __init__(self) -> None:
         """Lay out, hidden."""
+        self._task: Task | None = None
         with ui.row().classes("line") as self._row:
             self._bar = ui.linear_progress(0, show_value=False).classes("grow")
             self._words = ui.label().classes("soft")
+            ui.button("Stop", icon="stop", on_click=self._stop).props("outline color=negative")
         self._row.visible = False
+
+    def _stop(self) -> None:
+        if self._task:
+            self._task.stop()
 
     def show(self, task: Task | None) -> None:
         """Show it, if it runs."""
+        self._task = task
         self._row.visible = task is not None and not task.is_over
         if task and self._row.visible:
             self._bar.props(remove="indeterminate") if task.stage else self._bar.props("indeterminate")

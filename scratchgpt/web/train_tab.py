@@ -161,6 +161,8 @@ class TrainTab:
         self._pause.text = "Resume" if is_paused else "Pause"
         self._pause.icon = "play_arrow" if is_paused else "pause"
         self._problem.text = training.failure if training else ""
+        if training and training.failure and training.run is None:
+            self._problem.text = f"The new training has not begun: {training.failure}"
         if training is None or (training, training.n_changes) == self._said:
             if training is None and self._said is None:
                 self._said = (None, 0)

@@ -56,6 +56,9 @@ def generate_and_measure(folder: Path, downloads: Path, browser: Browser) -> Non
     wait_until(lambda: len("".join(browser.texts(".output"))) > 10)
 
     browser.go("Measure")
+    browser.click("Time training")
+    browser.click("Stop")
+    wait_until(lambda: not any(text.endswith("Stop") for text in browser.texts("button")))
     browser.click("Evaluate")
     browser.wait_for("perplexity")
     browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
