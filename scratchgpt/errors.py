@@ -41,7 +41,7 @@ class BenchmarkError(ScratchGPTError):
 
 
 def reason(error: Exception) -> str:
-    """Return what an error says: of the system's, what has failed and where, without a number."""
+    """Return what an error says; for one of the system, what failed and which file, without its number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error)

@@ -73,8 +73,8 @@ def resolve(device: str, *, tell: Callable[[str], None] | None = None) -> str:
         ) from error
     except OSError as error:  # it makes a folder for its kernels when it is imported
         raise UsageError(
-            f"CuPy has no folder for its kernels ({error}); set CUPY_CACHE_DIR to one that can be written, or use "
-            "--device cpu."
+            f"CuPy cannot be imported ({error}); if it is a folder for kernels that cannot be written, set "
+            "CUPY_CACHE_DIR to one that can, or use --device cpu."
         ) from error
     cuda.require(number)
     return f"gpu:{number}"

@@ -77,7 +77,8 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, give_up: Callable[[], None]) -> None:
         super().__init__(config)
         self._give_up, self._is_hurried = give_up, False
-        self._silent: dict[tuple[H11Protocol, RequestResponseCycle | None], float] = {}  # by their last request: since
+        # After which request, and since when, a connection has been silent:
+        self._silent: dict[tuple[H11Protocol, RequestResponseCycle | None], float] = {}
 
     async def on_tick(self, counter: int) -> bool:
         """Send away those who have asked nothing for too long."""

@@ -30,7 +30,7 @@ class _Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_one_unknown(cls, given: Any) -> Any:
-        """Leave out all that is not known but the first, as of lists that are wrong."""
+        """Keep only the first unknown field: to complain of thousands would take long."""
         if not isinstance(given, dict):
             return given
         unknown = (name for name in given if name not in cls.model_fields)

@@ -84,7 +84,7 @@ class History:
         self.version = 0  # changes when the curves look different
         self.steps = 0  # that the run is to make, 0 if it does not say so
         self.changed_at = 0.0  # when the log was written to, in seconds since 1970
-        self.read_at = -math.inf  # when it was last looked at, by the monotonic clock
+        self.read_at = -math.inf  # when all of it was read, by the monotonic clock
         self._lock = threading.Lock()
         self._identity: tuple[int, bytes] | None = None  # the log's inode, which another may get, and its beginning
         self._numbers = _Numbers()
@@ -102,10 +102,11 @@ class History:
                 raise DataError(f"{self.run} has no {logs.NAME}: the run was removed, or has not begun.") from error
             if identity != self._identity or stat.st_size < self._numbers.at:  # a resumed run begins another file
                 self._begin_anew(identity)
-            self.changed_at, self.read_at, numbers = stat.st_mtime, time.monotonic(), self._numbers
+            self.changed_at, numbers = stat.st_mtime, self._numbers
             for rows, at in logs.blocks(path, numbers.at):
                 numbers.take_in(rows)
                 numbers.at = at
+            self.read_at = time.monotonic()
             if numbers.looks_different():
                 numbers.n_drawn, numbers.drawn = (len(numbers.steps), len(numbers.validation)), {}
                 self.version += 1
@@ -113,6 +114,7 @@ class History:
     def _begin_anew(self, identity: tuple[int, bytes] | None) -> None:
         self._identity, self._numbers = identity, _Numbers()
         self.steps = _steps(self.run) if identity else 0
+        self.read_at = -math.inf
         self.version += 1
 
     @property

@@ -157,13 +157,13 @@ class Task:
         for ear in ears:
             ear.join()
         exit_code = self._process.wait()
-        if exit_code and not self.is_stopped:
-            self.failure = _reason(self._complaints, exit_code)
-        elif not self.is_stopped:
+        if not exit_code:
             try:
                 self._then(self.output)
             except (ScratchGPTError, ValueError) as error:
                 self.failure = f"The result cannot be kept: {reason(error)}"
+        elif not self.is_stopped:
+            self.failure = _reason(self._complaints, exit_code)
 
     def _hear(self) -> None:
         decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)

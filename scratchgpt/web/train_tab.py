@@ -20,9 +20,10 @@ LOOK_EVERY = 1.8
 """Seconds between two looks at logs: at every second tick."""
 ZOOM_EVERY = 0.3
 FRESH = 0.5
-"""Seconds for which it will do what was read of a log."""
+"""Seconds for which a log need not be read again."""
 ALIVE = 15.0
 """Seconds after its last row for which a run of another program is taken to go on."""
+NO_RUN = "no run yet"
 SMALL = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens a second", "memory": "Memory, MB"}
 FIGURES = ("step", "loss", "validation loss", "learning rate", "gradient norm", "tokens/s", "memory")
 MOST_NOTES = 30
@@ -39,13 +40,14 @@ class TrainTab:
         self._said: Any = None  # which notes and samples
         self._training = desk.training if desk.training and desk.training.is_over else None  # the last that was shown
         self._is_busy = False
+        self._zooms: dict[str, tuple[float, float]] = {}  # which part of its width a chart shows, from 0 to 1
         with card("Run"):
             with ui.element("div").classes("pair"):
                 self._run = ui.select([], label="Watch", on_change=self._changed)
-                self._others = ui.select([], label="Compare with", multiple=True, on_change=self._changed)
+                self._others = ui.select([], label="Compare with", multiple=True, on_change=self._compare)
                 self._others.props("use-chips")
             with ui.row().classes("line"):
-                self._state = ui.label("no run yet").classes("chip").props('role="status"')
+                self._state = ui.label(NO_RUN).classes("chip").props('role="status"')
                 self._bar = ui.linear_progress(0, show_value=False).classes("grow")
                 self._bar.props("instant-feedback")  # to glide costs more than all curves
                 self._left = ui.label().classes("soft")
@@ -61,7 +63,6 @@ class TrainTab:
                 self._evaluate.props("outline")
                 self._stop.props("outline color=negative")
             self._problem = ui.label().classes("bad").props('role="status"')
-        self._zooms: dict[str, tuple[float, float]] = {}  # which part of its width a chart shows, from 0 to 1
         with card("Loss"):
             self._loss = self._lay_out_chart("loss", "Loss")
         with ui.element("div").classes("quarters"):
@@ -88,12 +89,18 @@ class TrainTab:
             """Show the part that is looked at as fine as it can be."""
             part = event.args["batch"][0]
             self._zooms[column] = (part["start"] / 100, part["end"] / 100)
-            self._changed()
+            if self._zooms[column] == (0, 1):
+                del self._zooms[column]
+            self._drawn, self._looked_at = None, -math.inf
             await self._tick()
 
         chart = ui.echart(charts.options([], has_legend=has_legend)).classes("chart")
         chart.props(f'role=img aria-label="{title} by step"')
         return chart.on("chart:datazoom", zoom, ["batch"], throttle=ZOOM_EVERY, leading_events=False)
+
+    def _compare(self) -> None:
+        self._zooms.clear()  # as a chart does that gets another number of curves
+        self._changed()
 
     def _changed(self) -> None:
         self._drawn = self._said = None
@@ -111,21 +118,18 @@ class TrainTab:
 
     async def _look(self) -> None:
         training = self._desk.training
-        names = self._desk.runs()
-        if training and training.run and (training is not self._training or not self._run.value):
-            self._training = training  # a new one is what one wants to see
-            self._offer(names, training.run.name)
-        elif names != self._run.options:
-            self._offer(names, self._run.value if self._run.value in names else None)
+        self._offer_runs(training)
         watched = self._run.value
         ours = self._desk.training_of(watched)
-        beginning = training if training and training.run is None else None
-        self._show_words(ours or beginning)
-        if beginning and not beginning.is_over:
-            self._show_beginning(beginning)
+        self._show_words(self._commanded)
+        if training and training.run is None and not training.is_over:
+            self._show_beginning(training)
             return
+        if watched is None:
+            self._state.text = NO_RUN
         if watched is None or time.monotonic() < self._looked_at + LOOK_EVERY:
             return
+        self._looked_at = time.monotonic()
         try:
             history = self._desk.history(watched)
             compared = {name: self._desk.history(name) for name in self._others.value if name != watched}
@@ -133,15 +137,26 @@ class TrainTab:
                 if each.read_at < time.monotonic() - FRESH:  # else it was read for another page
                     await asyncio.to_thread(each.refresh)
         except ScratchGPTError as error:
+            self._looked_at = -math.inf
             if not ours or ours.is_over or ours.last:  # else its log has not begun
                 self._problem.text = str(error)
             return
-        self._looked_at = time.monotonic()
+        if watched != self._run.value:  # another one was chosen meanwhile
+            return
         self._show_numbers(history, ours)
         drawn = (watched, history.version, *((name, other.version) for name, other in compared.items()))
         if drawn != self._drawn:
             self._drawn = drawn
             self._draw(watched, history, compared)
+
+    def _offer_runs(self, training: Training | None) -> None:
+        """Offer the runs that there are; a new training is what one wants to see."""
+        names = self._desk.runs()
+        if training and training.run and (training is not self._training or not self._run.value):
+            self._training = training
+            self._offer(names, training.run.name)
+        elif names != self._run.options:
+            self._offer(names, self._run.value if self._run.value in names else None)
 
     def _offer(self, names: list[str], chosen: str | None) -> None:
         if chosen is not None and chosen not in names:
@@ -188,6 +203,7 @@ class TrainTab:
         """Show nothing of another run, while one begins."""
         self._state.text = training.state
         self._bar.value, self._left.text, self._go_on.visible = 0, "", False
+        self._buttons.visible = True
         for figure in self._figures.values():
             figure.text = "–"
 
@@ -247,17 +263,23 @@ class TrainTab:
             chart.options["series"] = series
             chart.update()
 
+    @property
+    def _commanded(self) -> Training | None:
+        """Return the training of ours that is watched, or that has no folder yet."""
+        training = self._desk.training
+        return training if training and training.run is None else self._desk.training_of(self._run.value)
+
     def _tell(self, line: str) -> None:
-        if training := self._desk.training_of(self._run.value):
+        if training := self._commanded:
             training.tell(line)
             self._looked_at = -math.inf
 
     def _pause_or_go_on(self) -> None:
-        training = self._desk.training_of(self._run.value)
+        training = self._commanded
         self._tell("resume" if training and training.state == "paused" else "pause")
 
     def _ask_for_sample(self) -> None:
-        training = self._desk.training_of(self._run.value)
+        training = self._commanded
         self._tell(f"sample {json.dumps({'seed': len(training.samples) if training else 0})}")
 
     def _resume(self) -> None:

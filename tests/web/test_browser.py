@@ -59,6 +59,7 @@ def generate_and_measure(folder: Path, downloads: Path, browser: Browser) -> Non
     browser.click("Time training")
     browser.click("Stop")
     wait_until(lambda: not any(text.endswith("Stop") for text in browser.texts("button")))
+    assert not any(": training," in text for text in browser.texts(".item"))
     browser.click("Evaluate")
     browser.wait_for("perplexity")
     browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
@@ -220,6 +221,18 @@ def test_a_curve_is_finer_where_one_looks_closer(server: Server, browser: Browse
     browser.zoom_into(".chart", 20)
     wait_until(lambda: browser.n_points() > n_points)
     assert browser.shown_steps() < 30_000 / 2
+    assert not browser.complaints()
+
+
+def test_a_training_that_cannot_begin_says_why(server: Server, browser: Browser) -> None:
+    make_dataset(server.folder / "data", TEXT * 10)
+    browser.open("data")
+    start(browser, "10")
+    wait_until(lambda: browser.step() == 10)
+    browser.go("Model")
+    (server.folder / "data" / "data" / "train.bin").write_bytes(b"")
+    browser.click("Start training")
+    browser.wait_for("The new training has not begun: ")
     assert not browser.complaints()
 
 
