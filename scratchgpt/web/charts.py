@@ -78,7 +78,9 @@ def options(series: list[dict[str, Any]], *, digits: int = 4, has_legend: bool =
         "splitLine": {"lineStyle": {":color": colour("edge")}},
     }
     steps: dict[str, Any] = {"type": "value", "min": 0, "max": "dataMax", "splitLine": {"show": False}}
-    steps["axisLabel"] = axis["axisLabel"] | {"showMaxLabel": False}  # it would not fit
+    steps |= {"minInterval": 1, "axisPointer": {"label": {"precision": 0}}}
+    whole = {":formatter": "v => Math.round(v).toLocaleString('en')"}
+    steps["axisLabel"] = axis["axisLabel"] | whole | {"showMaxLabel": False}  # it would not fit
     number = f"v => v == null ? '' : Number(Number(v).toPrecision({digits})).toLocaleString('en')"
     tooltip = TOOLTIP | {"trigger": "axis", ":valueFormatter": number}
     return {

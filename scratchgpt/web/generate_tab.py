@@ -62,10 +62,11 @@ class GenerateTab:
                     with element:
                         ui.tooltip(ABOUT[field.name])
                     self._how[field.name] = element
-        with card("Text"), ui.element("div").classes("output").props('aria-live="polite"'):
-            self._said = ui.label().classes("text prompt")
-            self._text = ui.label().classes("text")
-        self._problem = ui.label().classes("bad").props('role="status"')
+        with card("Text"):
+            self._problem = ui.label().classes("bad").props('role="status"')
+            with ui.element("div").classes("output").props('aria-live="polite"'):
+                self._said = ui.label().classes("text prompt")
+                self._text = ui.label().classes("text")
         ui.timer(TICK, self._tick)
         ui.context.client.on_delete(self._stop)
 
