@@ -9,6 +9,7 @@ import math
 import operator
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -44,8 +45,8 @@ BEGINNING = 60
 CHUNK = 2**20
 """Ids of a token file looked at together."""
 
-ZIP, LEGACY = b"PK\x03\x04", bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
-"""How PyTorch's files begin, those of today and those of before 2020."""
+LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+"""How PyTorch's files of before 2020 begin; those of today are zip archives."""
 
 LAYER = re.compile(r"(?:^|\.)(?:h|layers?|blocks?)\.(\d+)\.")
 BUFFER = re.compile(r"\.attn\.(?:masked_)?bias$")
@@ -94,12 +95,21 @@ def _of_folder(path: Path, report: Report) -> list[Tensor]:
     raise UsageError(f"{path} is no run, checkpoint, model, prepared data or tokenizer; name a folder that is.")
 
 
+def _has_zipped_pickle(path: Path) -> bool:
+    """Return whether a file is an archive as PyTorch writes it, by its list of contents."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError):  # no archive, or one of a kind that nobody can read
+        return False
+
+
 def _of_file(path: Path, report: Report) -> list[Tensor]:
     """Add what a file holds; return its tensors. Raises UsageError, DataError and CheckpointError."""
     with path.open("rb") as file:
         beginning = file.read(16)
     model_files.refuse_pickles(path)
-    if beginning.startswith((ZIP, LEGACY)):
+    if beginning.startswith(LEGACY) or _has_zipped_pickle(path):
         raise CheckpointError(model_files.about_pickle(path))
     match path.suffix.lower():
         case ".safetensors":

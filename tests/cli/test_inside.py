@@ -2,12 +2,14 @@
 
 import contextlib
 import html.parser
+import io
 import json
 import math
 import os
 import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -220,6 +222,14 @@ def model_sizes(report: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report["architecture"].items() if name != "model_type"}
 
 
+def zipped(name: str) -> bytes:
+    """Return an archive with one empty file."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, b"")
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
     ("path", "content", "code", "message"),
     [
@@ -228,6 +238,9 @@ def model_sizes(report: dict[str, Any]) -> dict[str, Any]:
         ("a.pt", b"anything", FAILURE, "is a pickle: whoever opens it"),
         ("pytorch_model.bin", b"PK\x03\x04....", FAILURE, "Model.from_pretrained(F)"),
         ("old.bin", bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"), FAILURE, "old.bin is a pickle"),
+        ("torch.dat", zipped("archive/data.pkl"), FAILURE, "torch.dat is a pickle"),
+        ("other.zip", zipped("letter.txt"), USAGE, "nothing that is known"),
+        ("broken.zip", b"PK\x03\x04....", USAGE, "nothing that is known"),
         ("odd.bin", b"abc", FAILURE, "no multiple of 2 bytes"),
         ("empty.bin", b"", FAILURE, "empty or truncated"),
         ("a.json", b"{}", FAILURE, "only BPE and WordLevel"),

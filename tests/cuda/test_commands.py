@@ -203,26 +203,32 @@ def test_where_a_gpu_cannot_be_used_a_cpu_is(settings: dict[str, int], message: 
         assert result.stderr == ""
 
 
-def test_no_cupy_at_all(world: Path) -> None:
-    """A module that fails stands in for none."""
-    (world / "cupy.py").write_text("raise ModuleNotFoundError(\"No module named 'cupy'\")", encoding="utf-8")
+@pytest.mark.parametrize(
+    ("failing", "refusal", "note"),
+    [
+        (
+            "ModuleNotFoundError(\"No module named 'cupy'\")",
+            "A GPU needs CuPy, which cannot be imported (No module named 'cupy'): pip install",
+            "",
+        ),
+        (  # it makes a folder for kernels; a user's home may be nobody's to write into
+            "PermissionError(13, 'Permission denied', '/nowhere')",
+            "Permission denied: '/nowhere'); if it is a folder",
+            "Computing on the CPU. CuPy cannot be imported",
+        ),
+    ],
+)
+def test_cupy_that_cannot_be_imported(failing: str, refusal: str, note: str, world: Path) -> None:
+    """A module that fails stands in for it."""
+    (world / "cupy.py").write_text(f"raise {failing}", encoding="utf-8")
     without = {"PYTHONPATH": f"{world}:{environment()['PYTHONPATH']}"}
     result = scratchgpt("train", "--device", "gpu", cwd=world, environment=environment() | without)
-    assert "A GPU needs CuPy, which cannot be imported (No module named 'cupy'): pip install" in refused(result, USAGE)
-    result = scratchgpt("train", "--steps", "1", *SMALL.split(), cwd=world, environment=environment() | without)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "on cpu" in result.stdout
-
-
-def test_no_folder_for_kernels(world: Path) -> None:
-    """CuPy makes one when it is imported; a user's home may be nobody's to write into."""
-    (world / "cupy.py").write_text("raise PermissionError(13, 'Permission denied', '/nowhere')", encoding="utf-8")
-    without = {"PYTHONPATH": f"{world}:{environment()['PYTHONPATH']}"}
-    result = scratchgpt("train", "--device", "gpu", cwd=world, environment=environment() | without)
-    assert "Permission denied: '/nowhere'); if it is a folder" in refused(result, USAGE)
+    assert refusal in refused(result, USAGE)
     result = scratchgpt("train", "--steps", "1", *SMALL.split(), cwd=world, environment=environment() | without)
     assert result.returncode == 0
-    assert result.stderr.startswith("Computing on the CPU. CuPy cannot be imported")
+    assert result.stderr.startswith(note)
+    assert len(result.stderr.splitlines()) == bool(note)
+    assert "on cpu" in result.stdout
 
 
 @pytest.mark.parametrize(
