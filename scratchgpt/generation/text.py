@@ -29,18 +29,51 @@ def bytes_of(token: int, decode_bytes: Callable[[Sequence[int]], bytes]) -> byte
     return decode_bytes([token])
 
 
+class _Match:
+    """How much of a stop string's beginning a growing text ends with (the algorithm of Knuth, Morris and Pratt).
+
+    A character costs constant time on average, however long the string is. The table of borders grows only as far as
+    the text has matched.
+    """
+
+    def __init__(self, string: str) -> None:
+        self.string, self.length = string, 0
+        self._borders = [0, 0]  # by n: the longest proper beginning of the first n characters that also ends them
+
+    def add(self, character: str) -> bool:
+        """Return whether the string is now complete."""
+        string = self.string
+        self.length = self._extended(self.length, character)
+        if self.length == len(self._borders) and self.length < len(string):
+            self._borders.append(self._extended(self._borders[-1], string[self.length - 1]))
+        return self.length == len(string)
+
+    def _extended(self, length: int, character: str) -> int:
+        """Return the length of the longest match that ends with another character."""
+        while length and self.string[length] != character:
+            length = self._borders[length]
+        return length + (self.string[length] == character)
+
+
 class Text:
     """A text that grows token by token."""
 
     def __init__(self, vocabulary: Tokenizer, stop: Stop = NEVER) -> None:
         """Begin with nothing."""
-        self.shown = ""
+        self.n_shown = 0  # characters
         self.tokens: list[int] = []  # all but one that has ended the text
         self.log_probabilities: list[float] = []  # of these, if they are asked for
         self.end: str | None = None  # by what the text ended: "length", "token" or "string"
         self._vocabulary, self._stop = vocabulary, stop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be half a character
+        self._pieces: list[str] = []  # of what is shown
         self._held = ""
+        self._matches = [_Match(string) for string in stop.strings]
+
+    @property
+    def shown(self) -> str:
+        """The text that is sure to stand before the end."""
+        return "".join(self._pieces)
 
     def add(self, token: int, log_probability: float | None = None) -> str:
         """Return what another token adds to what can be shown: perhaps nothing, and always so after the end."""
@@ -51,7 +84,7 @@ class Text:
         self.tokens.append(token)
         if log_probability is not None:
             self.log_probabilities.append(log_probability)
-        return self._show(self._decoder.decode(bytes_of(token, self._vocabulary.decode_bytes)))
+        return self._release(self._decoder.decode(bytes_of(token, self._vocabulary.decode_bytes)))
 
     def text_of(self, token: int) -> str:
         """Return what a token stands for by itself, U+FFFD for parts of characters."""
@@ -62,31 +95,36 @@ class Text:
         return "" if self.end else self._finish("length")
 
     def _finish(self, end: str) -> str:
-        shown = self._show(self._decoder.decode(b"", final=True))
+        shown = self._release(self._decoder.decode(b"", final=True))
         if not self.end:
-            shown += self._held
-            self.shown += self._held
+            shown += self._show(self._held)
             self.end = end
         return shown
 
-    def _show(self, more: str) -> str:
-        """Return what of the text held back and of `more` is sure to stand before the end."""
-        if not self._stop.strings:  # usually so, and a server does this for every token
-            self.shown += more
-            return more
-        held = self._held + more
-        places = [held.find(string) for string in self._stop.strings if string in held]
-        if places:
-            self.end = "string"
-        n_shown = min(places, default=len(held) - self._n_doubtful(held))
-        self.shown += held[:n_shown]
-        self._held = held[n_shown:]
-        return held[:n_shown]
+    def _show(self, piece: str) -> str:
+        self._pieces.append(piece)
+        self.n_shown += len(piece)
+        return piece
 
-    def _n_doubtful(self, held: str) -> int:
-        """Return how many characters at the end may be the beginning of a string that ends the text."""
-        lengths = (n for string in self._stop.strings for n in range(1, len(string)) if held.endswith(string[:n]))
-        return max(lengths, default=0)
+    def _release(self, more: str) -> str:
+        """Show what of the text held back and of `more` is sure to stand before the end, and return it."""
+        if not self._matches:  # usually so, and a server does this for every token
+            return self._show(more)
+        held = self._held + more
+        starts = [start for match in self._matches if (start := _start(match, more, len(held))) is not None]
+        if starts:
+            self.end = "string"
+        n_shown = min(starts, default=len(held) - max(match.length for match in self._matches))
+        self._held = held[n_shown:]
+        return self._show(held[:n_shown])
+
+
+def _start(match: _Match, more: str, n_held: int) -> int | None:
+    """Return where a stop string starts in the text held back if `more`, the end of it, completes the string."""
+    for n, character in enumerate(more, 1):
+        if match.add(character):
+            return n_held - len(more) + n - len(match.string)
+    return None
 
 
 def grow(texts: Sequence[Text], draws: Iterable[Draw], *, log_probabilities: bool = False) -> Iterator[list[str]]:

@@ -140,7 +140,7 @@ class Job:
     def _hand_over(self, shown: str) -> None:
         """Give the reader text, and what is known of the tokens in it: none of what stands after the end."""
         has_ended_before = self._text.end == "string"
-        n_shown = self.wish.n_before + len(self._text.shown)
+        n_shown = self.wish.n_before + self._text.n_shown
         limit = math.inf if self._text.end and not has_ended_before else n_shown
         likely = []
         while self._likely and self._likely[0].offset < limit:

@@ -1,5 +1,7 @@
 """Text as it is made: what is shown when, and where it ends."""
 
+from typing import SupportsIndex
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,8 +30,8 @@ def test_no_half_characters() -> None:
 
 
 @given(
-    text=st.text("ab\né", max_size=12),
-    strings=st.lists(st.text("ab\né", min_size=1, max_size=4), max_size=3),
+    text=st.text("ab\né", max_size=12) | st.text("ab", max_size=40),
+    strings=st.lists(st.text("ab\né", min_size=1, max_size=4) | st.text("ab", min_size=1, max_size=12), max_size=3),
 )
 def test_a_text_ends_where_the_first_string_is_complete(text: str, strings: list[str]) -> None:
     expected, end = text, "length"
@@ -51,6 +53,27 @@ def test_text_is_held_back_only_while_it_is_doubtful() -> None:
     assert shown("a\nb", "\n\n") == ["a", "", "\nb", ""]
     assert shown("a\n", "\n\n") == ["a", "", "\n"]
     assert shown("a\n\nb", "\n\n") == ["a", "", "", "", ""]
+
+
+class _Counted(str):
+    """A stop string that counts the accesses to its characters."""
+
+    __slots__ = ("n_read",)
+    n_read: int
+
+    def __getitem__(self, key: SupportsIndex | slice) -> str:
+        self.n_read += 1
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("text", ["b" * 300, "ab" * 150, "a" + "b" * 299, ("b" * 29 + "a") * 10])
+@pytest.mark.parametrize("string", ["b" * 10**6, "ab" * 10**6, "b" * 200 + "c" * 10**6, "b" * 100, "b" * 29 + "a" * 2])
+def test_the_cost_of_a_stop_string_does_not_grow_with_its_length(text: str, string: str) -> None:
+    """At most six accesses a character: each either extends the match or shortens it."""
+    counted = _Counted(string)
+    counted.n_read = 0
+    assert "".join(shown(text, counted)) == text.partition(string)[0]
+    assert counted.n_read <= 6 * len(text)
 
 
 def test_a_token_ends_a_text() -> None:
