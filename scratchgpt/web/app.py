@@ -143,9 +143,11 @@ def build(desk: Desk, *, host: str, token: str | None) -> App:
     ui.add_css(HERE / "style.css", shared=True)
     app.on_startup(read_ahead)
     app.on_shutdown(close)
+    app.config.quasar_config["loadingBar"]["skipHijack"] = True  # uploads have a bar of their own, with a name
     application = FastAPI(openapi_url=None)
     ui.run_with(
         application,
+        language="en-US",
         dark=None,
         tailwind=False,
         show_welcome_message=False,

@@ -15,7 +15,7 @@ from scratchgpt.errors import DataError, ScratchGPTError, UsageError
 from scratchgpt.inspection.labels import label
 from scratchgpt.web.desk import DATA, TEXTS, Desk, new_text, safe_name
 from scratchgpt.web.jobs import Task
-from scratchgpt.web.parts import Progress, card, failures_told, tell_failure
+from scratchgpt.web.parts import Progress, card, failures_told, scrolling, tell_failure
 
 LARGEST_UPLOAD = 2**28
 """Bytes of a text that is uploaded; larger ones are put into the folder and pointed to."""
@@ -89,7 +89,7 @@ class DataTab:
             with card("Prepare a text", "Any UTF-8 text. Upload one, or choose one from the working folder."):
                 self._lay_out_preparing()
             with card("Prepared data"):
-                self._sets = ui.element("div").classes("stack")
+                self._sets = scrolling("Prepared data").classes("stack")
         with card("Look inside", "A stretch from anywhere in the data: each token, and its number below it."):
             self._lay_out_looking()
         self._shown: list[str] | None = None
@@ -123,7 +123,7 @@ class DataTab:
             self._share = ui.number("For validation, %", value=10, min=0.1, max=90, step=1)
         with ui.row().classes("line"):
             ui.button("Prepare", icon="auto_awesome", on_click=self._prepare)
-            self._progress = Progress()
+            self._progress = Progress("Preparing")
         self._result = ui.label().classes("result").props('role="status"')
 
     def _lay_out_looking(self) -> None:

@@ -12,7 +12,7 @@ from scratchgpt.errors import UsageError
 from scratchgpt.generation import Sampling
 from scratchgpt.web.desk import Desk
 from scratchgpt.web.jobs import Task
-from scratchgpt.web.parts import ModelChoice, card, failures_told
+from scratchgpt.web.parts import ModelChoice, card, explain, failures_told
 
 TICK = 0.15
 LONGEST_PROMPT = 100_000
@@ -59,8 +59,7 @@ class GenerateTab:
                     name = field.name.replace("_", " ")
                     element = ui.number(name, step=1 if is_whole else 0.1, precision=0 if is_whole else None)
                     element.value = getattr(usual, field.name)
-                    with element:
-                        ui.tooltip(ABOUT[field.name])
+                    explain(element, ABOUT[field.name])
                     self._how[field.name] = element
         with card("Text"):
             self._problem = ui.label().classes("bad").props('role="status"')

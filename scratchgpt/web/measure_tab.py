@@ -14,7 +14,7 @@ from scratchgpt.training import logs, runs
 from scratchgpt.training.sinks import KINDS
 from scratchgpt.web.desk import RUNS, Desk
 from scratchgpt.web.jobs import Task
-from scratchgpt.web.parts import Progress, card, failures_told
+from scratchgpt.web.parts import Progress, card, failures_told, scrolling
 
 KEPT = RUNS / "measured.jsonl"
 """Where results are kept: a JSON object a line."""
@@ -37,10 +37,10 @@ class MeasureTab:
                 ui.button("Evaluate", icon="rule", on_click=self._evaluate)
                 ui.button("Time generation", icon="timer", on_click=self._time_generation).props("outline")
                 ui.button("Time training", icon="speed", on_click=self._time_training).props("outline")
-                self._progress = Progress()
+                self._progress = Progress("Measuring")
             self._problem = ui.label().classes("bad").props('role="status"')
         with card("Results"):
-            self._results = ui.element("div").classes("stack")
+            self._results = scrolling("Results").classes("stack")
         with card("Export a run", "What it has logged, for other programs."), ui.row().classes("line buttons"):
             ui.button("JSON", icon="download", on_click=self._download)
             for kind in KINDS:

@@ -18,7 +18,7 @@ from scratchgpt.model.plan import default_lanes
 from scratchgpt.training import checkpoint
 from scratchgpt.web import recipe
 from scratchgpt.web.desk import DATA, RUNS, Desk, safe_name
-from scratchgpt.web.parts import ModelChoice, card, failures_told
+from scratchgpt.web.parts import ModelChoice, card, explain, failures_told
 
 MODEL = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_word_embeddings")
 TRAIN = ("steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "eval_every", "sample_every", "seed")
@@ -74,8 +74,7 @@ class ModelTab:
                     element: Any = ui.select(choices, label=name, **how)
                 else:
                     element = ui.input(name, **how).props("spellcheck=false autocapitalize=off")
-                with element:
-                    ui.tooltip(field.metadata["help"])
+                explain(element, field.metadata["help"])
                 self._fields[name] = element
 
     @property

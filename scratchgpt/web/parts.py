@@ -39,6 +39,21 @@ def tell_failure(sentence: str) -> None:
     ui.notify(sentence, type="negative", timeout=0, close_button="Close", multi_line=True)
 
 
+def explain(field: ui.element, sentence: str) -> None:
+    """Show what a field means: under the pointer, below the field that has the focus, and to screen readers."""
+    with field:
+        ui.tooltip(sentence)
+    field.classes("explained").props["hide-hint"] = True
+    field.props["hint"] = field.props["aria-description"] = sentence
+
+
+def scrolling(name: str) -> ui.element:
+    """Return a region that scrolls, by keyboard as well."""
+    region = ui.element("div").props("tabindex=0 role=region")
+    region.props["aria-label"] = name
+    return region
+
+
 class ModelChoice:
     """Which model to use: the last checkpoint of a run, or its best one."""
 
@@ -77,11 +92,12 @@ class ModelChoice:
 class Progress:
     """How far a task is, and a button that ends it."""
 
-    def __init__(self) -> None:
-        """Lay out, hidden."""
+    def __init__(self, name: str) -> None:
+        """Lay out, hidden; `name` is what the task is called."""
         self._task: Task | None = None
         with ui.row().classes("line") as self._row:
             self._bar = ui.linear_progress(0, show_value=False).classes("grow")
+            self._bar.props["aria-label"] = name
             self._words = ui.label().classes("soft")
             ui.button("Stop", icon="stop", on_click=self._stop).props("outline color=negative")
         self._row.visible = False

@@ -49,7 +49,7 @@ class TrainTab:
             with ui.row().classes("line"):
                 self._state = ui.label(NO_RUN).classes("chip").props('role="status"')
                 self._bar = ui.linear_progress(0, show_value=False).classes("grow")
-                self._bar.props("instant-feedback")  # to glide costs more than all curves
+                self._bar.props('aria-label="Steps done" instant-feedback')  # to glide costs more than all curves
                 self._left = ui.label().classes("soft")
             with ui.element("div").classes("figures"):
                 self._figures = {name: self._lay_out_figure(name) for name in FIGURES}
