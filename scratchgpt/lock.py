@@ -4,8 +4,9 @@ import errno
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
-from typing import Self
+from typing import IO, Any, Self
 
 from scratchgpt.errors import ScratchGPTError
 
@@ -15,31 +16,48 @@ else:
     import fcntl
 
 
+NAME = ".lock"
+HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+"""The errors of a lock that another process holds."""
+RETRIES = (0.001, 0.01, 0.1)
+"""Seconds to wait before another attempt: `is_locked` in another process holds the lock for an instant."""
+
+
 class FolderLock:
     """Held from construction to `release`."""
 
     def __init__(self, folder: Path, busy: ScratchGPTError) -> None:
         """Lock a folder that exists. Raises `busy` if somebody else holds it, and its class if it cannot be locked."""
         self._folder = folder
-        path = folder / ".lock"
+        path = folder / NAME
         try:
             self._file = path.open("w", encoding="utf-8")
         except OSError as error:
             raise type(busy)(f"Cannot write into {folder}: {error.strerror}.") from error
         try:
-            if sys.platform == "win32":
-                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock()
             is_ours = path.exists() and os.path.samestat(path.stat(), os.fstat(self._file.fileno()))
         except OSError as error:
             self._file.close()
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            if error.errno in HELD:
                 raise busy from error
             raise type(busy)(f"Cannot lock {folder}: {error.strerror}.") from error
         if not is_ours:  # whoever held it has removed the folder since the file was opened
             self._file.close()
             raise busy
+
+    def _lock(self) -> None:
+        """Lock the file. Raises OSError."""
+        for seconds in RETRIES:
+            try:
+                _try_lock(self._file)
+            except OSError as error:
+                if error.errno not in HELD:
+                    raise
+                time.sleep(seconds)
+            else:
+                return
+        _try_lock(self._file)
 
     def release(self) -> None:
         """Let others in."""
@@ -59,3 +77,25 @@ class FolderLock:
     def __exit__(self, *_: object) -> None:
         """Release."""
         self.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds the lock of a folder. This neither creates a file nor keeps a process out."""
+    try:
+        file = (folder / NAME).open("rb")
+    except OSError:
+        return False
+    with file:
+        try:
+            _try_lock(file, is_shared=True)
+        except OSError as error:
+            return error.errno in HELD
+    return False
+
+
+def _try_lock(file: IO[Any], *, is_shared: bool = False) -> None:
+    """Lock a file if no other process holds it; else raise OSError. Closing the file unlocks it."""
+    if sys.platform == "win32":  # which knows no shared locks
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -27,6 +27,16 @@ def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[float, int, float]
     }
 
 
+def tensorboard_texts(folder: Path) -> list[tuple[float, int, str]]:
+    """Read the sampled texts of event files by TensorBoard's own reader: time, step and Markdown."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reader = accumulator.EventAccumulator(str(folder))
+    reader.Reload()
+    (tag,) = reader.Tags()["tensors"]
+    events = reader.Tensors(tag)
+    return [(event.wall_time, event.step, event.tensor_proto.string_val[0].decode("utf-8")) for event in events]
+
+
 def wandb_records(path: Path) -> Iterator[Any]:
     """Yield the records of a W&B file: LevelDB's log format around W&B's own messages."""
     internal = pytest.importorskip("wandb.proto.wandb_internal_pb2")

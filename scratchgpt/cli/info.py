@@ -186,7 +186,8 @@ def _value(value: Any) -> str:
 
 def _plain(text: str) -> str:
     """Return a text that does nothing to a terminal, in ASCII where that is all it shows."""
-    from scratchgpt.cli.render import has_unicode, printable
+    from scratchgpt.cli.render import has_unicode
+    from scratchgpt.training.journal import printable
 
     return printable(text) if has_unicode() else printable(text).encode("ascii", "backslashreplace").decode("ascii")
 

@@ -41,4 +41,5 @@ def export(*, run: Path, kind: str, out: Path | None, force: bool) -> None:
             sink.write(row)
             show("Writing", 1, len(rows))
         sink.close()
-    click.echo(f"{place}: {len(rows):,} rows, to step {rows[-1]['step']:,}")
+    n_numbers = sum("event" not in row for row in rows)
+    click.echo(f"{place}: {n_numbers:,} rows, to step {rows[-1]['step']:,}")

@@ -30,6 +30,7 @@ from rich.text import Text
 
 from scratchgpt.cli.curve import ASCII_BLOCKS, BLOCKS, Curve, sparkline
 from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Resumed, Sampled, Started, StepDone, to_json
+from scratchgpt.training.journal import note, printable
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines about single steps."""
@@ -188,27 +189,6 @@ def viewing(view: str) -> Iterator[Renderer]:
             yield Live(console) if can_redraw and view != "plain" else Plain()
 
 
-def sentence(event: Event) -> str | None:
-    """Return what is worth a line of its own that stays."""
-    match event:
-        case Evaluated():
-            part = "whole validation set" if event.is_whole else "validation"
-            perplexity = f"{event.perplexity:.2f}" if event.perplexity < 1e6 else f"{event.perplexity:.1e}"
-            return (
-                f"step {event.step:,}: {part} loss {event.loss:.4f}, perplexity {perplexity}, "
-                f"accuracy {event.accuracy:.1%}"
-            )
-        case Noted():
-            return event.message
-        case _:
-            return None
-
-
-def printable(text: str) -> str:
-    """Return the text with all replaced that cannot be seen: a model may write what moves the cursor."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
-
-
 class _Lines:
     """What is worth lines of its own that stay: sentences, and samples when they are complete."""
 
@@ -218,7 +198,7 @@ class _Lines:
     def of(self, event: Event) -> str | None:
         """Return the lines that an event completes."""
         if not isinstance(event, Sampled):
-            return sentence(event)
+            return note(event) if isinstance(event, Evaluated | Noted) else None
         self._sample += event.text
         if not event.is_last or not self._sample:
             return None

@@ -41,14 +41,21 @@ def _show(summaries: list["Summary"]) -> None:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in ("run", "preset", "steps", "best loss", "trained", "device", "when"):
+    for title in ("run", "preset", "state", "steps", "best loss", "trained", "device", "when"):
         table.add_column(title, justify="right" if title in {"steps", "best loss", "trained"} else "left")
     for summary in summaries:
         steps = "?" if summary.step is None else f"{summary.step:,}"
         if summary.steps is not None:
             steps += f" of {summary.steps:,}"
         best = "" if summary.best_loss is None else f"{summary.best_loss:.4f}"
-        cells = (Path(summary.run).name, summary.preset or "", steps, best, duration(summary.seconds))
+        cells = (
+            Path(summary.run).name,
+            summary.preset or "",
+            summary.state or "",
+            steps,
+            best,
+            duration(summary.seconds),
+        )
         table.add_row(*map(Text, (*cells, summary.device or "", summary.when or "")))
     console = Console(highlight=False)
     console.width = console.width if console.is_terminal else 120

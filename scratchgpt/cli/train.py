@@ -25,7 +25,7 @@ from scratchgpt.cli.options import (
     view_options,
 )
 from scratchgpt.config import ModelConfig, Recipe, Setting, TrainConfig, load_recipe
-from scratchgpt.errors import DataError, TrainingError, UsageError
+from scratchgpt.errors import DataError, ScratchGPTError, TrainingError, UsageError, reason
 from scratchgpt.lock import FolderLock
 
 if TYPE_CHECKING:  # imported when the command runs
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.model.plan import Plan
     from scratchgpt.ops.array import Array
     from scratchgpt.training.checkpoint import Snapshot
+    from scratchgpt.training.runs import Logs
     from scratchgpt.training.trainer import Trainer
 
 DATA = Path("data")
@@ -350,6 +351,7 @@ def _train(
     from scratchgpt.cli.render import waiting
     from scratchgpt.model.plan import expected_bytes
     from scratchgpt.model.solo import Solo
+    from scratchgpt.training.events import Noted
     from scratchgpt.training.runs import Logs
 
     config, model, run = trainer.config, trainer.model, trainer.run
@@ -378,18 +380,11 @@ def _train(
         logs = Logs(trainer, preset, kinds)
     with _signals(trainer) as received:
         try:
-            with renderer:
-                renderer.show(trainer.started)
-                for event in trainer.events():
-                    for shown in (event, *logs.write(event)):
-                        renderer.show(shown)
-        except OSError:  # the terminal, a pipe or the log has gone: that must not cost any steps
-            list(trainer.save())
-            raise
+            _show(trainer, renderer, logs)
         except KeyboardInterrupt:
-            click.echo(
-                f"Ended at once; the last checkpoint is {trainer.checkpoints.pointed('last')}. Go on with: {go_on}"
-            )
+            ended = f"Ended at once; the last checkpoint is {trainer.checkpoints.pointed('last')}."
+            logs.write(Noted(ended))
+            click.echo(f"{ended} Go on with: {go_on}")
             ctx.exit(128 + signal.SIGINT)
         finally:
             logs.close(tell=lambda message: click.echo(message, err=True))
@@ -404,6 +399,25 @@ def _train(
     click.echo(
         f"Done. Checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {shlex.quote(str(run))}"
     )
+
+
+def _show(trainer: "Trainer", renderer: "Renderer", logs: "Logs") -> None:
+    """Train, log and show each event. A failure is logged before it is raised."""
+    from scratchgpt.training.events import Noted
+
+    try:
+        with renderer:
+            for event in itertools.chain([trainer.started], trainer.events()):
+                for shown in (event, *logs.write(event)):
+                    renderer.show(shown)
+    except OSError as error:  # the terminal, a pipe or the log has gone: that must not cost any steps
+        for event in trainer.save():
+            logs.write(event)
+        logs.write(Noted(f"Error: {reason(error)}"))
+        raise
+    except (ScratchGPTError, MemoryError) as error:
+        logs.write(Noted(f"Error: {error}"))
+        raise
 
 
 def _lock(run: Path) -> FolderLock:

@@ -7,10 +7,10 @@ run finds that nobody reads its events: it saves and ends.
 
 import collections
 import contextlib
-import json
+import itertools
 import queue
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,20 +21,12 @@ from textual.widgets import Footer, Static
 from textual_plotext import PlotextPlot
 
 from scratchgpt.cli.curve import Curve, heights
-from scratchgpt.cli.render import Pace, printable, sentence
-from scratchgpt.training.child import OWN, Condition, Run
-from scratchgpt.training.events import (
-    Ended,
-    Evaluated,
-    Evaluating,
-    Event,
-    Paused,
-    Resumed,
-    Sampled,
-    Saved,
-    Started,
-    StepDone,
-)
+from scratchgpt.cli.render import Pace
+from scratchgpt.errors import DataError
+from scratchgpt.training import logs
+from scratchgpt.training.child import OWN, Run
+from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Paused, Resumed, Sampled, Started, StepDone
+from scratchgpt.training.journal import Journal
 
 INTERVAL = 0.25
 """Seconds between two looks at what the run has said."""
@@ -42,9 +34,6 @@ SHARE = 0.01
 """Of one core, what all this may take on average: curves are drawn as often as that allows, ..."""
 PATIENCE = 5.0
 """... but not more seldom than this, in seconds; their numbers are in the status every second."""
-MOST_NOTES = 200
-LONGEST_TEXT = 4000
-"""Characters of samples that are kept."""
 HELP = """\
 p  pause the run, or let it go on
 g  generate text with the present weights
@@ -98,9 +87,8 @@ class Watch(App[None]):
         self._validation: tuple[list[int], list[float]] = ([], [])
         self._last_losses: collections.deque[float] = collections.deque(maxlen=10)
         self._pace = Pace()
-        self._condition = Condition()
-        self._texts = ""
-        self._notes: collections.deque[str] = collections.deque(maxlen=MOST_NOTES)
+        self._journal = Journal()
+        self._shown = 0  # the journal's version that is on the screen
         self._n_samples = 0
         self._asked_to_pause = False
         self._asked_to_quit = False
@@ -137,12 +125,11 @@ class Watch(App[None]):
                 self._end()
             elif isinstance(item, str):
                 self.said.append(item)
-                self._note(item)
+                self._journal.add_note(item)
             else:
                 self._take_in(item)
-        if any(isinstance(item, Sampled) for item in heard):
-            self.query_one("#text", Static).update(self._texts)
-            self.query_one("#samples", VerticalScroll).scroll_end(animate=False)
+        if heard:
+            self._show_words(has_new_text=any(isinstance(item, Sampled) for item in heard))
         kinds = {type(item) for item in heard}
         if kinds & {Evaluated, Paused, Ended} or (StepDone in kinds and self._may_draw()):
             self._draw()
@@ -156,61 +143,46 @@ class Watch(App[None]):
         return passed >= PATIENCE or time.process_time() - computed <= SHARE * passed
 
     def _take_in(self, event: Event) -> None:
-        """Learn from an event."""
+        """Learn from an event; when a run continues, first from its log."""
+        if isinstance(event, Started):
+            self._started = event
+            for earlier in before_start(event.run / logs.NAME):
+                self._learn(earlier)
         self._pace.see(event)
-        if line := sentence(event):
-            self._note(line)
+        self._learn(event)
+
+    def _learn(self, event: Event) -> None:
+        self._journal.see(event)
         match event:
-            case Started():
-                self._started = event
-                self._recall(event.run / "log.jsonl", event.step)
             case StepDone():
                 self._step = event
                 self._losses.add(event.step, event.loss)
                 self._last_losses.append(event.loss)
             case Evaluated() if not event.is_whole:
-                self._add_validation(event.step, event.loss)
-            case Saved():
-                self._note(f"step {event.step:,}: saved in {event.folder}")
-            case Sampled():
-                self._sample(event)
-        self._condition.see(event)
+                self._validation[0].append(event.step)
+                self._validation[1].append(event.loss)
 
-    def _recall(self, log: Path, step: int) -> None:
-        """Take in the losses before this step from the run's log, of a run that goes on."""
-        rows = log.read_bytes().splitlines() if step and log.exists() else []
-        for line in rows:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged line
-                row = json.loads(line)
-                if row["step"] <= step and "val_loss" in row and not row["val_whole"]:
-                    self._add_validation(row["step"], row["val_loss"])
-                elif row["step"] <= step and "loss" in row:
-                    self._losses.add(row["step"], row["loss"])
-
-    def _add_validation(self, step: int, loss: float) -> None:
-        self._validation[0].append(step)
-        self._validation[1].append(loss)
-
-    def _sample(self, event: Sampled) -> None:
-        """Add a piece of text to the panel, which opens."""
-        if self._condition.word != "generating":
-            self._texts += f"{self._texts and chr(10)}── step {event.step:,} ──\n"
-        self._texts = (self._texts + printable(event.text) + "\n" * event.is_last)[-LONGEST_TEXT:]
-        self.query_one("#samples").add_class("open")
-
-    def _note(self, line: str) -> None:
-        self._notes.append(printable(line))
-        self.query_one("#notes", Static).update("\n".join(self._notes))
+    def _show_words(self, *, has_new_text: bool) -> None:
+        """Show notes and texts; a new text opens its panel."""
+        if self._journal.version == self._shown:
+            return
+        self._shown = self._journal.version
+        self.query_one("#notes", Static).update("\n".join(self._journal.notes))
         self.query_one("#log", VerticalScroll).scroll_end(animate=False)
+        texts = (f"── step {step:,} ──\n{text}\n" for step, text in self._journal.texts)
+        self.query_one("#text", Static).update("\n".join(texts))
+        if has_new_text:
+            self.query_one("#samples").add_class("open")
+        self.query_one("#samples", VerticalScroll).scroll_end(animate=False)
 
     def _end(self) -> None:
         """The run has ended: so do we, if we were asked to."""
         self._has_ended = True
-        self._condition.end()
+        self._journal.condition.end()
         if self._asked_to_quit:
             self.exit()
         else:
-            self._note("The run has ended. q quits.")
+            self._journal.add_note("The run has ended. q quits.")
 
     def _draw_status(self) -> None:
         self.query_one("#status", Static).update("  ".join(self._status()))
@@ -235,7 +207,7 @@ class Watch(App[None]):
 
     def _status(self) -> Iterable[str]:
         """Return what there is to say in numbers."""
-        yield "saving, then quitting" if self._asked_to_quit else self._condition.word
+        yield "saving, then quitting" if self._asked_to_quit else self._journal.condition.word
         if self._started is None or self._step is None:
             return
         step, steps = self._step.step, self._started.steps
@@ -283,6 +255,17 @@ class Watch(App[None]):
             self._asked_to_quit = True
             self._child.tell("stop")
             self._draw_status()
+
+
+def before_start(log: Path) -> Iterator[Event]:
+    """Yield the events that a log holds from before its last start."""
+    try:
+        starts = [n for n, row in enumerate(logs.read(log)) if row and row.get("event") == "started"]
+        for row in itertools.islice(logs.read(log), max(starts, default=0)):
+            if row and (event := logs.event(row)):
+                yield event
+    except DataError:  # the log was removed; the run itself will fail
+        return
 
 
 def watch(arguments: Sequence[str]) -> int:

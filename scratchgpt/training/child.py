@@ -9,17 +9,7 @@ import threading
 from collections.abc import Sequence
 
 from scratchgpt.errors import DataError
-from scratchgpt.training.events import (
-    Ended,
-    Evaluated,
-    Evaluating,
-    Event,
-    Paused,
-    Resumed,
-    Sampled,
-    StepDone,
-    from_json,
-)
+from scratchgpt.training.events import Event, from_json
 
 OWN = (sys.executable, "-m", "scratchgpt")
 """The command line of this very installation."""
@@ -71,31 +61,3 @@ class Run:
     def exit_code(self) -> int:
         """The ended process's."""
         return self._process.wait()
-
-
-class Condition:
-    """What a run is at, in a word or two."""
-
-    def __init__(self) -> None:
-        """Nothing has been heard yet."""
-        self.word = "starting"
-        self._is_paused = False
-
-    def see(self, event: Event) -> None:
-        """Learn from an event."""
-        if isinstance(event, Paused | Resumed):
-            self._is_paused = isinstance(event, Paused)
-        match event:
-            case Evaluating():
-                self.word = f"evaluating {event.done / event.total:.0%}"
-            case Sampled(is_last=False):
-                self.word = "generating"
-            case Ended():
-                self.word = "finished" if event.is_finished else "saved"
-            case StepDone() | Evaluated() | Sampled() | Paused() | Resumed():
-                self.word = "paused" if self._is_paused else "training"
-
-    def end(self) -> None:
-        """There will be no more events."""
-        if self.word not in ("finished", "saved"):
-            self.word = "ended"

@@ -1,6 +1,11 @@
-"""The run's log: one JSON object a line, flushed at once, so that it can be read while the run goes on."""
+"""The run's log: one JSON object a line, flushed at once, so that it can be read while the run goes on.
+
+A row holds the numbers of a step or of an evaluation, or it is an event: a note, a piece of a text, a checkpoint, the
+start, the end.
+"""
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
@@ -9,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from scratchgpt.errors import DataError, TrainingError
-from scratchgpt.training.events import Evaluated, Event, StepDone
+from scratchgpt.training.events import FIELDS, Evaluated, Evaluating, Event, Sampled, StepDone, from_json, to_json
 
 NAME = "log.jsonl"
 Row = dict[str, Any]
-"""The name of each number and the number, or None for one that is not finite; "step" and "time" are in every row."""
+"""Names and values. "step" and "time" are in every row; the others are numbers, None for one that is not finite.
+
+A row with "event" is an event instead, with its kind and its fields as in `scratchgpt train --json`.
+"""
 
 STEP_COLUMNS = (
     "loss",  # nats a token
@@ -36,10 +44,14 @@ EVALUATION_COLUMNS = (
 COLUMNS = ("step", "time", *STEP_COLUMNS, *EVALUATION_COLUMNS)
 BLOCK = 2**18
 """Bytes that are read at once, about."""
+BEGINNING = 48
+"""Bytes that distinguish a log from others: they hold the first step and its time."""
+TEXT_INTERVAL = 0.5
+"""Seconds between two rows of one text: a text that grows slowly is in the log as it grows."""
 
 
 def row(event: Event) -> Row | None:
-    """Return what the log says of an event, or None if it says nothing."""
+    """Return what the log says of an event, without step and time if the event has none; None if it says nothing."""
     match event:
         case StepDone():
             memory = {"resident_mb": event.resident_bytes, "device_mb": event.device_bytes}
@@ -62,8 +74,44 @@ def row(event: Event) -> Row | None:
                 "val_targets": event.n_targets,
                 "val_whole": event.is_whole,
             }
-        case _:
+        case Evaluating():
             return None
+        case _:
+            return to_json(event)
+
+
+def event(row: Row) -> Event | None:
+    """Return the event that a row is about; None if values are missing or the kind is unknown."""
+    try:
+        if "event" in row:
+            fields = FIELDS[row["event"]]
+            return from_json({name: row[name] for name in row if name == "event" or name in fields})
+        if "val_loss" in row:
+            loss, accuracy = (_number(row[name]) for name in ("val_loss", "val_accuracy"))
+            return Evaluated(row["step"], loss, accuracy, row["val_targets"], bool(row["val_whole"]))
+        loss, rate, grad_norm, milliseconds = (
+            _number(row.get(name)) for name in ("loss", "lr", "grad_norm", "step_ms")
+        )
+        return StepDone(
+            row["step"],
+            loss,
+            rate,
+            grad_norm,
+            seconds=milliseconds / 1e3,
+            n_tokens=row.get("tokens") or 0,
+            device_bytes=_bytes(row.get("device_mb")),
+            resident_bytes=_bytes(row.get("resident_mb")),
+        )
+    except (DataError, KeyError, TypeError):
+        return None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _bytes(megabytes: float | None) -> int | None:
+    return None if megabytes is None else round(megabytes * 1e6)
 
 
 class Log:
@@ -71,6 +119,8 @@ class Log:
 
     def __init__(self, path: Path, *, step: int) -> None:
         """Open the log of a run that goes on after `step`: lines of later steps, which will come anew, are dropped."""
+        self._step = step
+        self._text, self._text_since = "", 0.0  # of a text that grows, the part that is not written yet
         try:
             if path.exists():
                 lines = path.read_bytes().splitlines(keepends=True) if step else []
@@ -82,7 +132,20 @@ class Log:
             raise TrainingError(f"Cannot continue the log {path}: {error.strerror}.") from error
 
     def write(self, event: Event) -> Row | None:
-        """Append the event's row, if it has one, with the time in seconds since 1970; return it."""
+        """Append the event's row, if it has one now, with the time in seconds since 1970; return it.
+
+        Raises OSError if numbers cannot be written. Notes and texts that cannot be written are lost: they never end a
+        run.
+        """
+        self._step = getattr(event, "step", self._step)
+        if isinstance(event, Sampled):
+            if not self._text:
+                self._text_since = time.monotonic()
+            event = dataclasses.replace(event, text=self._text + event.text)
+            is_due = event.is_last or time.monotonic() - self._text_since >= TEXT_INTERVAL
+            self._text = "" if is_due else event.text
+            if not is_due:
+                return None
         content = row(event)
         if content is None:
             return None
@@ -90,15 +153,56 @@ class Log:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in content.items()
         }
-        written = {"step": finite.pop("step"), "time": round(time.time(), 3)} | finite
-        self._file.write(json.dumps(written) + "\n")
-        self._file.flush()
+        written = {"step": finite.pop("step", self._step), "time": round(time.time(), 3)} | finite
+        try:
+            self._file.write(json.dumps(written) + "\n")
+            self._file.flush()
+        except OSError:
+            if "event" not in written:
+                raise
+            return None
         return written
 
     def close(self) -> None:
         """Close the file. What could not be written has been told of by `write`."""
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+class Follower:
+    """Reads a run's log while it grows."""
+
+    def __init__(self, run: Path) -> None:
+        """Begin before the first row."""
+        self._run = run
+        self._at = 0  # the byte where the next row begins
+        self._inode, self._beginning = -1, b""  # a new log may get the inode of an old one
+
+    def is_other(self) -> bool:
+        """Return whether this log is not the one that was read so far; then `rows` begins anew.
+
+        Raises DataError if there is no log.
+        """
+        path = self._run / NAME
+        try:
+            stat = path.stat()
+            with path.open("rb") as file:
+                beginning = file.read(BEGINNING)
+        except OSError as error:
+            self._at, self._inode = 0, -1
+            raise DataError(f"{self._run} has no {NAME}: the run was removed, or has not begun.") from error
+        is_longer = beginning.startswith(self._beginning) and stat.st_size >= self._at
+        is_other = stat.st_ino != self._inode or not is_longer  # a resumed run begins another file
+        self._inode, self._beginning = stat.st_ino, beginning
+        if is_other:
+            self._at = 0
+        return is_other
+
+    def rows(self) -> Iterator[list[Row | None]]:
+        """Yield the rows that were added since the last time, many at once, None for damaged lines."""
+        for rows, at in blocks(self._run / NAME, self._at):
+            self._at = at
+            yield rows
 
 
 def read(path: Path) -> Iterator[Row | None]:
@@ -140,11 +244,13 @@ def _value(line: bytes) -> Any:
 
 
 def _checked(value: Any) -> Row | None:
-    """Return a row in which all is a finite number or None, or None for what is no row."""
+    """Return a row in which all is a finite number or None, in events also text; None for what is no row."""
     if type(value) is not dict or type(value.get("step")) is not int or not 0 <= value["step"] < 2**63:
         return None
-    for name, number in value.items():
-        if number is not None and not (type(number) in (float, int, bool) and -1e308 <= number <= 1e308):
+    is_event = type(value.get("event")) is str
+    for name, content in value.items():
+        is_number = type(content) in (float, int, bool) and -1e308 <= content <= 1e308
+        if not is_number and not (is_event and type(content) is str):
             value[name] = None
     return value
 

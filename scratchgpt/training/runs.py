@@ -6,13 +6,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scratchgpt.errors import CheckpointError, ScratchGPTError
 from scratchgpt.files import read_json, replace_json
+from scratchgpt.lock import is_locked
 from scratchgpt.training import logs
 from scratchgpt.training.checkpoint import TRAINER, Checkpoints
 from scratchgpt.training.events import Event, Noted
+from scratchgpt.training.journal import Condition
 from scratchgpt.training.sinks import KINDS, Sinks
 from scratchgpt.training.trainer import Trainer
 
@@ -58,13 +60,34 @@ class Logs:
     def write(self, event: Event) -> list[Noted]:
         """Log an event; return what there is to say of that."""
         row = self._log.write(event)
-        return self._sinks.write(row) if row else []
+        notes = self._sinks.write(row) if row else []
+        for note in notes:
+            self._log.write(note)
+        return notes
 
     def close(self, tell: Callable[[str], None]) -> None:
         """Close all, and tell what fails."""
-        self._log.close()
         for note in self._sinks.close():
+            self._log.write(note)
             tell(note.message)
+        self._log.close()
+
+
+class State(NamedTuple):
+    """Whether a process trains a run now, and the run's state in a word or two."""
+
+    is_alive: bool
+    word: str
+
+
+def state(run: Path, condition: Condition, *, is_complete: bool) -> State:
+    """Return the state of a run, from the lock on its folder and the condition in which its log leaves it.
+
+    `is_complete` is whether all steps are made: logs of older versions do not hold the end.
+    """
+    if is_locked(run):
+        return State(is_alive=True, word=condition.word)
+    return State(is_alive=False, word="finished" if is_complete or condition.word == "finished" else "stopped")
 
 
 @dataclasses.dataclass
@@ -73,6 +96,7 @@ class Summary:
 
     run: str
     preset: str | None = None
+    state: str | None = None  # training, paused, generating, saved, finished or stopped
     step: int | None = None
     steps: int | None = None
     best_loss: float | None = None  # the lowest over the validation windows, in nats a token
@@ -130,7 +154,7 @@ def _from_checkpoint(run: Path, result: Summary) -> None:
 
 def _from_log(run: Path, result: Summary) -> None:
     milliseconds, n_damaged = 0.0, 0
-    step, best = -1, math.inf
+    step, best, condition = -1, math.inf, Condition()
     for row in logs.read(run / logs.NAME):
         if row is None:
             n_damaged += 1
@@ -140,12 +164,16 @@ def _from_log(run: Path, result: Summary) -> None:
         loss = row.get("val_loss")
         if loss is not None and not row.get("val_whole"):
             best = min(best, loss)
+        if "event" in row and (event := logs.event(row)):
+            condition.see(event)
     if n_damaged:
         result.problems.append(f"{logs.NAME} has damaged lines, {n_damaged:,} of them.")
     if step >= 0:
         result.step, result.seconds = step, milliseconds / 1e3
     if best < math.inf:
         result.best_loss = best
+    is_complete = result.step is not None and result.steps is not None and result.step >= result.steps
+    result.state = state(run, condition, is_complete=is_complete).word
 
 
 def _last_sign(run: Path) -> float:

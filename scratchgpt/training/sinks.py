@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scratchgpt.errors import TrainingError, UsageError, did_you_mean
-from scratchgpt.training.events import Noted
-from scratchgpt.training.logs import COLUMNS, EVALUATION_COLUMNS, STEP_COLUMNS, Row
+from scratchgpt.training.events import Noted, Sampled, Started
+from scratchgpt.training.logs import COLUMNS, EVALUATION_COLUMNS, STEP_COLUMNS, Row, event
 
 FLUSH_INTERVAL = 5.0
 """Seconds after which TensorBoard sees what was written."""
@@ -42,7 +42,9 @@ class CSV:
         self._writer.writeheader()
 
     def write(self, row: Row) -> None:
-        """Write a line, whole."""
+        """Write a line, whole, if the row holds numbers."""
+        if "event" in row:
+            return
         self._writer.writerow(row)
         self._file.flush()
 
@@ -60,6 +62,8 @@ class TensorBoard:
         event_pb2 = _module("tensorboard", "tensorboardX.proto.event_pb2")
         self._event = event_pb2.Event
         self._summary = _module("tensorboard", "tensorboardX.proto.summary_pb2").Summary
+        self._text_summary = _module("tensorboard", "tensorboardX.summary").text
+        self._text = ""  # the sampled text that is not complete
         folder.mkdir(parents=True, exist_ok=True)
         for old in event_files(folder):
             with contextlib.suppress(OSError):  # on Windows, if TensorBoard is reading it
@@ -71,13 +75,34 @@ class TensorBoard:
         self._last_flush = time.monotonic()
 
     def write(self, row: Row) -> None:
-        """Write a row as one event."""
-        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row).items()]
-        summary = self._summary(value=values)
+        """Write a row as one event: numbers as scalars, a sampled text as a text."""
+        if "event" in row:
+            summary = self._sample(row)
+        else:
+            values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row).items()]
+            summary = self._summary(value=values)
+        if summary is None:
+            return
         self._writer.write_event(self._event(step=row["step"], wall_time=row.get("time") or 0.0, summary=summary))
         if time.monotonic() - self._last_flush >= FLUSH_INTERVAL:
             self._writer.flush()
             self._last_flush = time.monotonic()
+
+    def _sample(self, row: Row) -> Any:
+        """Return the summary of a sampled text, None until the text is complete."""
+        match event(row):
+            case Sampled(text=piece, is_last=is_last):
+                self._text += piece
+            case Started():
+                self._text = ""  # a killed run left it
+                return None
+            case _:
+                return None
+        if not is_last or not self._text:
+            return None
+        text, self._text = self._text, ""
+        # TensorBoard shows Markdown, in which indented lines stay as they are.
+        return self._text_summary("sample", "".join(f"    {line}\n" for line in text.split("\n")))
 
     def close(self) -> None:
         """Close the file."""
@@ -100,7 +125,9 @@ class WandB:
         )
 
     def write(self, row: Row) -> None:
-        """Hand over a row, which wandb sends when it can."""
+        """Hand over a row of numbers, which wandb sends when it can."""
+        if "event" in row:
+            return
         time_of_it = {"_timestamp": row["time"]} if row.get("time") else {}  # older logs have none
         self._run.log(scalars(row) | time_of_it, step=row["step"])
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from nicegui import ui
 
-from scratchgpt.cli.render import printable
 from scratchgpt.errors import UsageError
 from scratchgpt.generation import Sampling
+from scratchgpt.training.journal import printable
 from scratchgpt.web.desk import Desk
 from scratchgpt.web.jobs import Task
 from scratchgpt.web.parts import ModelChoice, card, explain, failures_told

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from scratchgpt.errors import DataError, ScratchGPTError
 from scratchgpt.training import logs, runs
 from scratchgpt.training.curves import Curve, outline, smoothed, sparse
+from scratchgpt.training.journal import Journal
+from scratchgpt.training.runs import State
 
-BEGINNING = 48
-"""Bytes of a log that tell it from others: the first step and its time."""
 COLUMNS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory")
 NOISY = ("loss", "grad_norm", "tokens_per_s")
 """Of these the means are drawn, too."""
@@ -37,7 +37,6 @@ ALL: Span = (-math.inf, math.inf)
 class _Numbers:
     """What a log has said so far."""
 
-    at: int = 0  # the byte where the next row begins
     steps: "array[float]" = dataclasses.field(default_factory=lambda: array("d"))
     columns: "dict[str, array[float]]" = dataclasses.field(
         default_factory=lambda: {name: array("d") for name in COLUMNS}
@@ -83,37 +82,39 @@ class History:
         self.run = run
         self.version = 0  # changes when the curves look different
         self.steps = 0  # that the run is to make, 0 if it does not say so
-        self.changed_at = 0.0  # when the log was written to, in seconds since 1970
+        self.journal = Journal()  # notes and texts
+        self.state = State(is_alive=False, word="stopped")
         self.read_at = -math.inf  # when all of it was read, by the monotonic clock
         self._lock = threading.Lock()
-        self._identity: tuple[int, bytes] | None = None  # the log's inode, which another may get, and its beginning
+        self._log = logs.Follower(run)
         self._numbers = _Numbers()
 
     def refresh(self) -> None:
         """Read what has been added since the last time. Raises DataError if the run is gone."""
         with self._lock:
-            path = self.run / logs.NAME
             try:
-                stat = path.stat()
-                with path.open("rb") as file:
-                    identity = (stat.st_ino, file.read(BEGINNING))
-            except OSError as error:
-                self._begin_anew(None)
-                raise DataError(f"{self.run} has no {logs.NAME}: the run was removed, or has not begun.") from error
-            if identity != self._identity or stat.st_size < self._numbers.at:  # a resumed run begins another file
-                self._begin_anew(identity)
-            self.changed_at, numbers = stat.st_mtime, self._numbers
-            for rows, at in logs.blocks(path, numbers.at):
+                is_other = self._log.is_other()
+            except DataError:
+                self._begin_anew(0)
+                raise
+            if is_other:
+                self._begin_anew(_steps(self.run))
+            numbers = self._numbers
+            for rows in self._log.rows():
                 numbers.take_in(rows)
-                numbers.at = at
+                for row in rows:
+                    if row and ("event" in row or "val_loss" in row) and (event := logs.event(row)):
+                        self.journal.see(event)
+            is_complete = 0 < self.steps <= self.step
+            self.state = runs.state(self.run, self.journal.condition, is_complete=is_complete)
             self.read_at = time.monotonic()
             if numbers.looks_different():
                 numbers.n_drawn, numbers.drawn = (len(numbers.steps), len(numbers.validation)), {}
                 self.version += 1
 
-    def _begin_anew(self, identity: tuple[int, bytes] | None) -> None:
-        self._identity, self._numbers = identity, _Numbers()
-        self.steps = _steps(self.run) if identity else 0
+    def _begin_anew(self, steps: int) -> None:
+        self._numbers, self.journal = _Numbers(), Journal()
+        self.steps = steps
         self.read_at = -math.inf
         self.version += 1
 

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from scratchgpt.cli.render import PROGRESS, Pace, printable, sentence
+from scratchgpt.cli.render import PROGRESS, Pace
 from scratchgpt.errors import ScratchGPTError, reason
-from scratchgpt.training.child import OWN, Condition, Run
-from scratchgpt.training.events import Event, Sampled, Saved, Started, StepDone
+from scratchgpt.training.child import OWN, Run
+from scratchgpt.training.events import Evaluating, Event, Started, StepDone
+from scratchgpt.training.journal import Condition, printable
 
 BLOCK = 2**16
-MOST_NOTES = 200
-MOST_SAMPLES = 20
+MOST_COMPLAINTS = 200
 LONGEST_OUTPUT = 2 * 10**5
 """Characters of what a command says that are kept: its end."""
 KILLED = 9
@@ -29,19 +29,17 @@ END_AFTER = 60.0
 
 
 class Training:
-    """A training, and what it has said so far."""
+    """A training: its state now. Its numbers, notes and texts are in its log."""
 
     def __init__(self, *arguments: str) -> None:
         """Start `scratchgpt train` with these arguments."""
         self.started: Started | None = None
         self.last: StepDone | None = None  # step
-        self.notes: collections.deque[str] = collections.deque(maxlen=MOST_NOTES)
-        self.samples: collections.deque[tuple[int, str]] = collections.deque(maxlen=MOST_SAMPLES)
+        self.complaints: collections.deque[str] = collections.deque(maxlen=MOST_COMPLAINTS)  # its standard error
         self.failure = ""  # why it ended, if not by itself
-        self.n_changes = 0  # of notes and samples
+        self.n_changes = 0  # of what its log or `complaints` holds, except numbers of steps
         self._condition = Condition()
         self._pace = Pace()
-        self._has_sample_begun = False
         self._child = Run([*OWN, "train", *arguments, "--json", "--control"])
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
@@ -80,41 +78,23 @@ class Training:
         """Learn from all that it says."""
         while (said := self._child.heard.get()) is not None:
             if isinstance(said, str):
-                self._note(said)
+                self.complaints.append(printable(said))
             else:
                 self._take_in(said)
+            self.n_changes += not isinstance(said, StepDone | Evaluating)
         self._condition.end()
         if self._child.exit_code and self._condition.word == "ended":
-            self.failure = _reason(self.notes, self._child.exit_code)
+            self.failure = _reason(self.complaints, self._child.exit_code)
         self.n_changes += 1
 
     def _take_in(self, event: Event) -> None:
         self._pace.see(event)
-        if line := sentence(event):
-            self._note(line)
+        self._condition.see(event)
         match event:
             case Started():
                 self.started = event
             case StepDone():
                 self.last = event
-            case Saved():
-                self._note(f"step {event.step:,}: saved in {event.folder}")
-            case Sampled():
-                self._sample(event)
-        self._condition.see(event)
-
-    def _sample(self, event: Sampled) -> None:
-        """Add a piece of text to the last sample, or begin one."""
-        if self._has_sample_begun:
-            self.samples[-1] = (event.step, self.samples[-1][1] + printable(event.text))
-        else:
-            self.samples.append((event.step, printable(event.text)))
-        self._has_sample_begun = not event.is_last
-        self.n_changes += 1
-
-    def _note(self, line: str) -> None:
-        self.notes.append(printable(line))
-        self.n_changes += 1
 
 
 class Task:
@@ -130,7 +110,7 @@ class Task:
         self.failure = ""
         self.is_stopped = False
         self._then = then
-        self._complaints: collections.deque[str] = collections.deque(maxlen=MOST_NOTES)
+        self._complaints: collections.deque[str] = collections.deque(maxlen=MOST_COMPLAINTS)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
             [*OWN, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=os.environ | {PROGRESS: "json"}

@@ -171,7 +171,7 @@ def as_json(folder: Path) -> bytes:
 
     Raises ScratchGPTError.
     """
-    rows = [row for row in logs.read(folder / logs.NAME) if row]
+    rows = [row for row in logs.read(folder / logs.NAME) if row and "event" not in row]
     start = rows[0].get("time") if rows else None
     date = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(start or 0))
     content = {

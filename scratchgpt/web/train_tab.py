@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from nicegui import events, ui
@@ -21,8 +22,6 @@ LOOK_EVERY = 1.8
 ZOOM_EVERY = 0.3
 FRESH = 0.5
 """Seconds for which a log need not be read again."""
-ALIVE = 15.0
-"""Seconds after its last row for which a run of another program is taken to go on."""
 NO_RUN = "no run yet"
 SMALL = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_s": "Tokens a second", "memory": "Memory, MB"}
 FIGURES = ("step", "loss", "validation loss", "learning rate", "gradient norm", "tokens/s", "memory")
@@ -37,7 +36,8 @@ class TrainTab:
         self._desk = desk
         self._drawn: Any = None  # which curves are on the page
         self._looked_at = -math.inf
-        self._said: Any = None  # which notes and samples
+        self._heard: Any = None  # how much of a training of ours
+        self._said: Any = None  # which notes and texts are on the page
         self._training = desk.training if desk.training and desk.training.is_over else None  # the last that was shown
         self._is_busy = False
         self._zooms: dict[str, tuple[float, float]] = {}  # which part of its width a chart shows, from 0 to 1
@@ -121,21 +121,25 @@ class TrainTab:
         self._offer_runs(training)
         watched = self._run.value
         ours = self._desk.training_of(watched)
-        self._show_words(self._commanded)
+        self._show_buttons(self._commanded)
         if training and training.run is None and not training.is_over:
+            self._show_words((training, training.n_changes), training.complaints, ())
             self._show_beginning(training)
             return
+        heard = (ours, ours.n_changes if ours else 0)
+        has_news = ours is not None and heard != self._heard  # then its log holds more
+        self._heard = heard
         if watched is None:
             self._state.text = NO_RUN
-        if watched is None or time.monotonic() < self._looked_at + LOOK_EVERY:
+        if watched is None or (time.monotonic() < self._looked_at + LOOK_EVERY and not has_news):
             return
         self._looked_at = time.monotonic()
         try:
             history = self._desk.history(watched)
             compared = {name: self._desk.history(name) for name in self._others.value if name != watched}
             for each in (history, *compared.values()):
-                if each.read_at < time.monotonic() - FRESH:  # else it was read for another page
-                    await asyncio.to_thread(each.refresh)
+                if each.read_at < time.monotonic() - FRESH or (has_news and each is history):
+                    await asyncio.to_thread(each.refresh)  # unless it was just read for another page
         except ScratchGPTError as error:
             self._looked_at = -math.inf
             if not ours or ours.is_over or ours.last:  # else its log has not begun
@@ -144,6 +148,8 @@ class TrainTab:
         if watched != self._run.value:  # another one was chosen meanwhile
             return
         self._show_numbers(history, ours)
+        journal = history.journal
+        self._show_words((watched, journal, journal.version), journal.notes, journal.texts)
         drawn = (watched, history.version, *((name, other.version) for name, other in compared.items()))
         if drawn != self._drawn:
             self._drawn = drawn
@@ -167,8 +173,8 @@ class TrainTab:
         if gone:
             ui.notify(f"The run {gone} was removed.", type="warning")
 
-    def _show_words(self, training: Training | None) -> None:
-        """Show what a training of ours says, and which buttons mean something."""
+    def _show_buttons(self, training: Training | None) -> None:
+        """Show the buttons that a training of ours obeys now, and why it failed."""
         is_alive = training is not None and not training.is_over
         is_paused = is_alive and training is not None and training.state == "paused"
         for button in (self._pause, self._save, self._evaluate, self._sample, self._stop):
@@ -178,26 +184,25 @@ class TrainTab:
         self._problem.text = training.failure if training else ""
         if training and training.failure and training.run is None:
             self._problem.text = f"The new training has not begun: {training.failure}"
-        if training is None or (training, training.n_changes) == self._said:
-            if training is None and self._said is None:
-                self._said = (None, 0)
-                for panel, what in ((self._texts, "Texts"), (self._notes, "Notes")):
-                    panel.clear()
-                    with panel:
-                        ui.label(f"{what} are shown of a training that was started here.").classes("soft")
+
+    def _show_words(self, version: Any, notes: Iterable[str], texts: Iterable[tuple[int, str]]) -> None:
+        """Show notes and texts, the newest first, unless this version of them is on the page."""
+        if version == self._said:
             return
-        self._said, self._looked_at = (training, training.n_changes), -math.inf
+        self._said = version
         self._texts.clear()
         with self._texts:
-            if not training.samples:
-                ui.label("None yet: press Sample, or set sample_every.").classes("soft")
-            for step, text in reversed(training.samples):
+            for step, text in reversed([*texts]):
                 ui.label(f"step {step:,}").classes("soft")
                 ui.label(text).classes("text")
+            if not texts:
+                ui.label("No texts yet: press Sample, or set sample_every.").classes("soft")
         self._notes.clear()
         with self._notes:
-            for note in [*training.notes][: -MOST_NOTES - 1 : -1]:
+            for note in [*notes][: -MOST_NOTES - 1 : -1]:
                 ui.label(note).classes("note")
+            if not notes:
+                ui.label("No notes.").classes("soft")
 
     def _show_beginning(self, training: Training) -> None:
         """Show nothing of another run, while one begins."""
@@ -209,12 +214,15 @@ class TrainTab:
 
     def _show_numbers(self, history: History, training: Training | None) -> None:
         step, steps = history.step, history.steps
-        is_alive = training is not None and not training.is_over
-        is_elsewhere = not is_alive and step < steps and time.time() - history.changed_at < ALIVE and training is None
-        self._state.text = training.state if training and is_alive else self._state_of(step, steps, is_elsewhere)
-        self._state.classes(replace=f"chip {'alive' if is_alive or is_elsewhere else ''}")
-        self._go_on.visible = not is_alive and not is_elsewhere and step < steps
-        self._buttons.visible = is_alive or self._go_on.visible
+        is_ours = training is not None and not training.is_over
+        state = history.state
+        is_alive = is_ours or state.is_alive
+        self._state.text = f"{state.word} in another program" if is_alive else state.word
+        if training and is_ours:
+            self._state.text = training.state
+        self._state.classes(replace=f"chip {'alive' if is_alive else ''}")
+        self._go_on.visible = state.word == "stopped" and not is_alive
+        self._buttons.visible = is_ours or self._go_on.visible
         self._bar.value = step / max(steps, 1)
         self._left.text = f"{training.time_left} left" if training and training.time_left else ""
         shown = {
@@ -228,12 +236,6 @@ class TrainTab:
         }
         for name, text in shown.items():
             self._figures[name].text = text
-
-    @staticmethod
-    def _state_of(step: int, steps: int, is_elsewhere: bool) -> str:  # noqa: FBT001 - it reads well where it is used
-        if is_elsewhere:
-            return "going on in another program"
-        return "finished" if step >= steps else "stopped"
 
     def _draw(self, name: str, history: History, compared: dict[str, History]) -> None:
         last = max(its.step for its in (history, *compared.values()))
@@ -279,8 +281,8 @@ class TrainTab:
         self._tell("resume" if training and training.state == "paused" else "pause")
 
     def _ask_for_sample(self) -> None:
-        training = self._commanded
-        self._tell(f"sample {json.dumps({'seed': len(training.samples) if training else 0})}")
+        n_texts = self._desk.history(self._run.value).journal.n_texts if self._run.value else 0
+        self._tell(f"sample {json.dumps({'seed': n_texts})}")  # each another text
 
     def _resume(self) -> None:
         """Go on with a run that was stopped."""

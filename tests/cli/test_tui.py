@@ -219,7 +219,10 @@ def test_few_points_are_a_curve_too(n_points: int) -> None:
 
 def test_a_run_that_goes_on_is_drawn_from_its_beginning(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"step": n, "loss": 3.0, "lr": 1e-3} for n in range(1, 9)]
-    rows.insert(5, {"step": 5, "val_loss": 2.5, "val_whole": False})
+    rows.insert(5, {"step": 5, "val_loss": 2.5, "val_accuracy": 0.5, "val_targets": 9, "val_whole": False})
+    rows[6:6] = [{"step": 5, "event": "sampled", "text": "to "}, {"step": 5, "event": "note", "message": "so it was"}]
+    rows[8:8] = [{"step": 5, "event": "sampled", "text": "be", "is_last": True}]
+    rows[10:10] = [{"step": 6, "event": "started", "run": "r", "steps": 8, "n_parameters": 1, "device": "cpu"}]
     lines = [json.dumps(row) for row in rows]
     (tmp_path / "log.jsonl").write_text("\n".join([*lines, "[1]", '{"step": 6, "lo']), encoding="utf-8")
 
@@ -228,6 +231,8 @@ def test_a_run_that_goes_on_is_drawn_from_its_beginning(tmp_path: Path) -> None:
         await seen(pilot)
         assert app._losses.steps == [1, 2, 3, 4, 5, 6]  # noqa: SLF001
         assert app._validation == ([5], [2.5])  # noqa: SLF001
+        assert "so it was" in text_of(app, "#notes")
+        assert text_of(app, "#text") == "── step 5 ──\nto be\n"
 
     act_on(act)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,8 +18,10 @@ from rich.console import Console
 
 from scratchgpt.cli import render
 from scratchgpt.cli.curve import MOST_POINTS, Curve, heights, sparkline
+from scratchgpt.training import logs
 from scratchgpt.training.events import Ended, Evaluating, Event, Paused, Resumed, Sampled, Started, StepDone, from_json
-from tests.cli.test_commands import SMALL, log_rows
+from scratchgpt.training.journal import Journal, printable
+from tests.cli.test_commands import SMALL, log_rows, wait_until
 from tests.world import TEXT, scratchgpt
 
 
@@ -181,6 +184,64 @@ def test_a_program_can_watch_and_command(prepared: Path) -> None:
     assert b"Traceback" not in errors
 
 
+def test_notes_texts_and_the_state_of_a_run_are_in_its_folder(prepared: Path) -> None:
+    run = prepared / "runs" / "r"
+    command = [sys.executable, "-m", "scratchgpt", "train", "--run", "runs/r", "--steps", "1000000", "--json"]
+
+    def state() -> Any:
+        result = scratchgpt("runs", "--json", cwd=prepared)
+        return json.loads(result.stdout)["state"] if result.stdout else None
+
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, "--control", *SMALL], cwd=prepared, stdin=pipe, stdout=pipe, bufsize=0) as process:
+        assert process.stdin is not None
+        process.stdin.write(b'sample {"prompt": "the ", "n_tokens": 3}\nevaluate\npause\nsave\n')
+        wait_until(lambda: (run / "log.jsonl").exists() and state() == "paused")
+        os.utime(run / "log.jsonl", (0, 0))  # a pause may be long
+        assert state() == "paused"
+        process.stdin.write(b"resume\n")
+        wait_until(lambda: state() == "training")
+        process.kill()
+        process.communicate()
+    assert state() == "stopped"
+    step = int((run / "checkpoints" / "last").read_text(encoding="utf-8").removeprefix("step-"))
+    resumed = scratchgpt("train", "--resume", "runs/r", "--steps", str(step + 2), cwd=prepared)
+    assert resumed.returncode == 0, resumed.stderr
+    assert state() == "finished"
+    journal = journal_of(run)
+    (text,) = [text for _, text in journal.texts]
+    assert text.startswith("the ")
+    assert len(text) == 7
+    said = "\n".join(journal.notes)
+    for sentence in (
+        "step 0: the run starts: ",
+        ": validation loss",
+        ": paused",
+        f"step {step}: saved in runs/r/checkpoints/step-",
+        f"step {step}: the run continues: ",
+        f"step {step + 2}: finished",
+    ):
+        assert sentence in said
+
+
+def test_a_failure_is_in_the_log(prepared: Path) -> None:
+    diverging = ("--learning-rate", "1e30", "--grad-clip", "0", "--on-nan", "stop")
+    failed = scratchgpt("train", "--run", "r", "--steps", "99", *diverging, *SMALL, cwd=prepared)
+    assert failed.returncode == 1
+    last = journal_of(prepared / "r").notes[-1]
+    assert "the run has diverged" in last
+    assert last == " ".join(failed.stderr.split())
+
+
+def journal_of(run: Path) -> Journal:
+    """Return the journal in a run's log."""
+    journal = Journal()
+    for row in logs.read(run / logs.NAME):
+        if row and (event := logs.event(row)):
+            journal.see(event)
+    return journal
+
+
 def test_the_end_of_commands_ends_a_pause_and_nothing_else(prepared: Path) -> None:
     arguments = ("train", "--run", "r", "--steps", "5", "--json", "--control", *SMALL)
     result = scratchgpt(*arguments, cwd=prepared, standard_input="pause")
@@ -228,7 +289,7 @@ def test_samples_are_shown_in_lines(prepared: Path) -> None:
 
 
 def test_what_a_terminal_obeys_is_not_shown() -> None:
-    assert render.printable("To\tbe\x1b[2J\x07\r\nор нот") == "To\ufffdbe\ufffd[2J\ufffd\ufffd\nор нот"
+    assert printable("To\tbe\x1b[2J\x07\r\nор нот") == "To\ufffdbe\ufffd[2J\ufffd\ufffd\nор нот"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
 
 
 def log_rows(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    """Return the rows of numbers."""
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if "event" not in row]
 
 
 def losses(run: Path) -> list[float]:

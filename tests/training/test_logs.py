@@ -1,17 +1,33 @@
 """The log: a line an event, readable at any moment, continued where the run continues."""
 
+import dataclasses
 import json
 import math
+import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scratchgpt.errors import DataError, TrainingError
-from scratchgpt.lock import FolderLock
-from scratchgpt.training.events import Ended, Evaluated, StepDone
-from scratchgpt.training.logs import COLUMNS, Log, read
+from scratchgpt.lock import FolderLock, is_locked
+from scratchgpt.training.events import (
+    Ended,
+    Evaluated,
+    Evaluating,
+    Event,
+    Noted,
+    Paused,
+    Resumed,
+    Sampled,
+    Saved,
+    Started,
+    StepDone,
+)
+from scratchgpt.training.journal import LONGEST_TEXT, MOST_NOTES, MOST_TEXTS, Journal
+from scratchgpt.training.logs import COLUMNS, Follower, Log, event, read
 
 STEP = StepDone(
     step=3,
@@ -52,13 +68,126 @@ def test_lines_are_there_at_once(tmp_path: Path) -> None:
         "device_mb": 4.2,
     }
     log.write(EVALUATION)
-    assert log.write(Ended(3, is_finished=True)) is None
+    assert log.write(Evaluating(3, 1, 4)) is None
     _, last = rows(tmp_path / "log.jsonl")
     assert written.keys() | last.keys() == set(COLUMNS)
     assert last.pop("time") >= before - 0.001
     assert last.pop("val_perplexity") == pytest.approx(7.0, rel=1e-12)
     assert last == {"step": 3, "val_loss": math.log(7), "val_accuracy": 0.25, "val_targets": 99, "val_whole": True}
     log.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        STEP,
+        EVALUATION,
+        Started(Path("runs/a"), 3, 2000, 7, "cpu"),
+        Noted("Only 3 MB are free.\x1b[2J\ud800"),
+        Saved(3, Path("runs/a/checkpoints/step-000003")),
+        Sampled(3, "To be", is_last=True),
+        Paused(3),
+        Resumed(3),
+        Ended(3, is_finished=True, is_early=True),
+    ],
+)
+def test_each_event_is_read_as_it_was_written(said: Event, tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl", step=0)
+    log.write(Paused(3))  # a note has no step of its own: it is about the last one
+    log.write(said)
+    log.close()
+    *_, row = read(tmp_path / "log.jsonl")
+    assert row is not None
+    assert row["step"] == 3
+    found = event(row)
+    if isinstance(said, StepDone):
+        said = dataclasses.replace(said, data_seconds=0.0, resident_bytes=123_500_000)  # the log rounds
+    assert found == said
+
+
+def test_a_text_is_in_the_log_as_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 7.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    log = Log(tmp_path / "log.jsonl", step=3)
+    for piece in ("To", " be", ",", " or"):
+        log.write(Sampled(3, piece))
+        now += 0.2
+    assert [row["text"] for row in rows(tmp_path / "log.jsonl")] == ["To be, or"]
+    log.write(Sampled(3, " not"))
+    log.write(Sampled(3, "", is_last=True))
+    log.close()
+    assert [row["text"] for row in rows(tmp_path / "log.jsonl")] == ["To be, or", " not"]
+    assert read_journal(tmp_path).texts == deque([(3, "To be, or not")])
+
+
+def read_journal(run: Path) -> Journal:
+    journal = Journal()
+    for row in read(run / "log.jsonl"):
+        if row and (found := event(row)):
+            journal.see(found)
+    return journal
+
+
+def test_a_journal_keeps_the_last_notes_and_texts() -> None:
+    journal = Journal()
+    for n in range(1000):
+        journal.see(Noted(f"note {n}"))
+        journal.see(Sampled(n, "x" * 30_000))
+        journal.see(Sampled(n, f"{n}", is_last=True))
+    assert journal.n_texts == 1000
+    assert (len(journal.notes), journal.notes[-1]) == (MOST_NOTES, "note 999")
+    assert (len(journal.texts), journal.texts[-1][1][-4:]) == (MOST_TEXTS, "x999")
+    assert len(journal.texts[-1][1]) == LONGEST_TEXT
+    journal.see(Sampled(1, "torn"))
+    journal.see(Started(Path("r"), 0, 9, 1, "cpu"))
+    journal.see(Sampled(1, "whole", is_last=True))
+    assert [*journal.texts][-2:] == [(1, "torn"), (1, "whole")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_note_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl", step=0)
+    log._file.close()  # noqa: SLF001
+    log._file = Path("/dev/full").open("a", encoding="utf-8")  # noqa: SLF001, SIM115
+    assert log.write(Noted("so it was")) is None
+    assert log.write(Sampled(3, "x", is_last=True)) is None
+    with pytest.raises(OSError, match="No space left"):
+        log.write(STEP)
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "event": "unheard of", "x": "y"}',
+        '{"step": 1, "event": "note"}',
+        '{"step": 1, "event": "note", "message": [1]}',
+        '{"step": 1, "event": 7}',
+        '{"step": 1, "event": "sampled", "text": 5}',
+        '{"step": 1, "val_loss": 2.0}',
+    ],
+)
+def test_events_that_make_no_sense_are_no_events(line: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(line + "\n", encoding="utf-8")
+    (row,) = read(tmp_path / "log.jsonl")
+    assert row is not None
+    assert event(row) is None
+
+
+def test_a_log_is_followed(tmp_path: Path) -> None:
+    path, follower = tmp_path / "log.jsonl", Follower(tmp_path)
+    with pytest.raises(DataError, match="was removed, or has not begun"):
+        follower.is_other()
+    path.write_text('{"step": 1, "time": 1.5}\n{"step": 2', encoding="utf-8")
+    assert follower.is_other()
+    assert [*follower.rows()] == [[{"step": 1, "time": 1.5}]]
+    with path.open("a", encoding="utf-8") as file:
+        file.write(', "time": 2.5}\n')
+    assert not follower.is_other()
+    assert [*follower.rows()] == [[{"step": 2, "time": 2.5}]]
+    path.write_text('{"step": 1, "time": 9.5}\n{"step": 2, "time": 9.75}\n', encoding="utf-8")
+    assert follower.is_other()
+    assert [row and row["time"] for rows in follower.rows() for row in rows] == [9.5, 9.75]
 
 
 def test_numbers_that_json_does_not_know(tmp_path: Path) -> None:
@@ -105,6 +234,23 @@ def test_one_training_at_a_time(tmp_path: Path) -> None:
         FolderLock(tmp_path, busy)
     with FolderLock(tmp_path, busy):
         pass
+
+
+def test_whether_a_folder_is_locked(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path)
+    assert not [*tmp_path.iterdir()]
+    with FolderLock(tmp_path, TrainingError("busy")):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
+
+
+def test_a_look_at_a_lock_keeps_no_training_out(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    FolderLock(tmp_path, TrainingError("busy")).release()
+    look = (tmp_path / ".lock").open("rb")  # as `is_locked` does, but rather long
+    fcntl.flock(look, fcntl.LOCK_SH)
+    threading.Timer(0.03, look.close).start()
+    FolderLock(tmp_path, TrainingError("busy")).release()
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from scratchgpt.errors import TrainingError, UsageError
 from scratchgpt.training import sinks
 from scratchgpt.training.logs import COLUMNS, Row
-from tests.readers import csv_rows, tensorboard_scalars
+from tests.readers import csv_rows, tensorboard_scalars, tensorboard_texts
 
 ROWS: list[Row] = [
     {"step": 0, "time": 100.5, "val_loss": 4.0, "val_accuracy": 0.25, "val_whole": False},
@@ -70,6 +70,23 @@ def test_tensorboard(tmp_path: Path) -> None:
         write("tensorboard", tmp_path / "tb")
         assert tensorboard_scalars(tmp_path / "tb") == as_scalars(ROWS)
         assert len(list((tmp_path / "tb").iterdir())) == 1
+
+
+def test_tensorboard_shows_texts_and_leaves_out_notes(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    events: list[Row] = [
+        {"step": 0, "time": 100.0, "event": "started", "run": "r", "steps": 2, "n_parameters": 7, "device": "cpu"},
+        {"step": 2, "time": 105.0, "event": "sampled", "text": "torn"},
+        {"step": 2, "time": 105.5, "event": "started", "run": "r", "steps": 2, "n_parameters": 7, "device": "cpu"},
+        {"step": 2, "time": 106.0, "event": "sampled", "text": "To <b>\n"},
+        {"step": 2, "time": 106.5, "event": "sampled", "text": "*be*", "is_last": True},
+        {"step": 2, "time": 107.0, "event": "note", "message": "so it was"},
+    ]
+    write("tensorboard", tmp_path / "tb", [*ROWS, *events])
+    assert tensorboard_scalars(tmp_path / "tb") == as_scalars(ROWS)
+    assert tensorboard_texts(tmp_path / "tb") == [(106.5, 2, "    To <b>\n    *be*\n")]
+    write("csv", tmp_path / "log.csv", [*events, *ROWS, *events])
+    assert csv_rows(tmp_path / "log.csv") == as_cells(ROWS)
 
 
 def test_tensorboard_forgets_files_that_could_not_be_removed(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The page in a real browser: from a text to a model that talks, as a person goes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,12 +123,12 @@ def test_from_a_text_to_a_model_that_talks(tmp_path: Path, server: Server, brows
     browser.click("Close")
     browser.go("Train")
     browser.click("Stop")
-    browser.wait_for("stopped")
+    wait_until(lambda: "stopped" in browser.texts(".chip"))
     before = browser.step()
     browser.click("Go on")
     wait_until(lambda: browser.step() > before)
     browser.click("Stop")
-    browser.wait_for("stopped")
+    wait_until(lambda: "stopped" in browser.texts(".chip"))
 
     generate_and_measure(server.folder, tmp_path / "elsewhere", browser)
     assert not browser.complaints()
@@ -246,6 +248,50 @@ def test_a_run_that_is_removed_while_watched(server: Server, browser: Browser) -
     browser.wait_for("The run gone was removed.")
 
 
+def test_texts_and_notes_survive_the_server_and_come_from_terminals(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data", TEXT * 10)
+    with served(tmp_path) as server, Browser(server.address) as browser:
+        browser.size(1280, 900)
+        browser.open("data")
+        start(browser, "1000000")
+        wait_until(lambda: browser.step() > 5)
+        browser.click("Sample")
+        (text,) = wait_until(lambda: browser.texts(".texts .text"))
+        browser.click("Stop")
+        wait_until(lambda: "stopped" in browser.texts(".chip"))
+        wait_until(lambda: any(note.endswith(": stopped") for note in browser.texts(".note")))
+    settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+    train = [sys.executable, "-m", "scratchgpt", "train", "--data", "data/data", "--lanes", "1", *settings]
+    command = [*train, "--run", "runs/terminal", "--set", "steps=1000000", "--set", "sample_every=5", "--json"]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen([*command, "--control"], cwd=tmp_path, stdin=pipe, stdout=subprocess.DEVNULL) as process,
+        served(tmp_path) as server,
+        Browser(server.address) as browser,
+    ):
+        browser.size(1280, 900)
+        browser.open("train")
+        browser.choose("Watch", "data-shakespeare-cpu-1")
+        wait_until(lambda: browser.texts(".texts .text") == [text])
+        assert any(note.endswith(": stopped") for note in browser.texts(".note"))
+        browser.choose("Watch", "terminal")
+        wait_until(lambda: "training in another program" in browser.texts(".chip"))
+        wait_until(lambda: len(browser.texts(".texts .text")) > 1)
+        assert process.stdin is not None
+        process.stdin.write(b"pause\n")
+        process.stdin.flush()
+        wait_until(lambda: "paused in another program" in browser.texts(".chip"))
+        wait_until(lambda: any(note.endswith(": paused") for note in browser.texts(".note")))
+        os.utime(tmp_path / "runs" / "terminal" / "log.jsonl", (0, 0))  # a pause may be long
+        time.sleep(5)
+        assert "paused in another program" in browser.texts(".chip")
+        assert not browser.has("Go on")
+        process.kill()
+        wait_until(lambda: "stopped" in browser.texts(".chip"))
+        browser.wait_for("Go on")
+        assert not browser.complaints()
+
+
 def test_runs_of_a_terminal_are_watched_and_compared(server: Server, browser: Browser) -> None:
     make_dataset(server.folder / "data", TEXT * 10)
     sizes = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
@@ -256,7 +302,7 @@ def test_runs_of_a_terminal_are_watched_and_compared(server: Server, browser: Br
     command = [*train, "--run", "runs/meanwhile", "--set", "steps=1000000"]
     with subprocess.Popen(command, cwd=server.folder, stdout=subprocess.DEVNULL) as process:
         browser.choose("Watch", "meanwhile")
-        browser.wait_for("going on in another program")
+        browser.wait_for("training in another program")
         first = wait_until(browser.step)
         wait_until(lambda: browser.step() > first)
         assert not {"Pause", "Stop", "Go on"} & {text.split("\n")[-1] for text in browser.texts("button")}

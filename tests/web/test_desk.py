@@ -13,6 +13,7 @@ import pytest
 
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.model import plan
+from scratchgpt.training.journal import Journal
 from tests.web.server import wait_until
 from tests.world import TEXT, make_dataset
 
@@ -229,7 +230,7 @@ def test_a_second_command_or_training_is_refused(desk: Desk) -> None:
     training.tell("pause")
     wait_until(lambda: training.state == "paused")
     training.tell('sample {"n_tokens": 5}')
-    wait_until(lambda: training.samples and len(training.samples[0][1]) == 6)  # with the prompt
+    wait_until(lambda: [len(text) for _, text in journal(desk).texts] == [6])  # with the prompt
     training.tell("resume")
     wait_until(lambda: training.state == "training")
     desk.close()
@@ -239,6 +240,12 @@ def test_a_second_command_or_training_is_refused(desk: Desk) -> None:
     assert desk.training_of("one") is training
     assert desk.training_of("two") is None
     wait_until(lambda: desk.runs() == ["one"])
+
+
+def journal(desk: Desk) -> Journal:
+    history = desk.history("one")
+    history.refresh()
+    return history.journal
 
 
 @pytest.mark.usefixtures("desk")
