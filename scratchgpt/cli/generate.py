@@ -44,6 +44,9 @@ AT_ONCE = 16
 @click.option(
     "--frequency-penalty", type=float, default=0.0, help="Above 0: the same, the more often the text has them."
 )
+@click.option(
+    "--presence-penalty", type=float, default=0.0, help="Above 0: tokens that the text has are less likely, once."
+)
 @click.option("--seed", type=int, default=1337, show_default=True, help="The same seed gives the same text.")
 @click.option(
     "--samples", "n_samples", type=click.IntRange(min=1), default=1, show_default=True, help="How many texts."

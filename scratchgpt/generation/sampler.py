@@ -31,6 +31,8 @@ class Sampling:
     min_p: float | None = None  # only those at least p times as likely as the likeliest
     repetition_penalty: float = 1.0  # logits of tokens that the text has: divided by it, or multiplied if negative
     frequency_penalty: float = 0.0  # taken off a token's logit for each time that the text has it
+    presence_penalty: float = 0.0  # taken off the logit of a token that the text has, however often
+    logit_bias: tuple[tuple[int, float], ...] = ()  # ids of tokens, and what is added to their logits
     seed: int = 1337
 
     def __post_init__(self) -> None:
@@ -46,16 +48,18 @@ class Sampling:
         if not 1 / LARGEST_PENALTY <= self.repetition_penalty <= LARGEST_PENALTY:
             bounds = f"from {1 / LARGEST_PENALTY:g} to {LARGEST_PENALTY:g}"
             raise UsageError(f"The repetition penalty must be {bounds}, not {self.repetition_penalty}.")
-        if not abs(self.frequency_penalty) <= LARGEST_PENALTY:
-            bounds = f"from {-LARGEST_PENALTY:g} to {LARGEST_PENALTY:g}"
-            raise UsageError(f"The frequency penalty must be {bounds}, not {self.frequency_penalty}.")
+        added = {"frequency penalty": self.frequency_penalty, "presence penalty": self.presence_penalty}
+        added |= {f"logit bias of token {token}": bias for token, bias in self.logit_bias}
+        for name, value in added.items():
+            if not abs(value) <= LARGEST_PENALTY:
+                raise UsageError(f"The {name} must be from {-LARGEST_PENALTY:g} to {LARGEST_PENALTY:g}, not {value}.")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"The seed must be 0 or more and below 2**63, not {self.seed}.")
 
     @property
     def has_penalties(self) -> bool:
-        """Whether it matters what the text has already."""
-        return self.repetition_penalty != 1 or self.frequency_penalty != 0
+        """Whether logits change before a token is chosen."""
+        return bool(self.repetition_penalty != 1 or self.frequency_penalty or self.presence_penalty or self.logit_bias)
 
 
 class Draw(NamedTuple):
@@ -129,13 +133,26 @@ def choose(logits: Array, sampling: Sampling, uniforms: npt.ArrayLike) -> npt.ND
 
 
 class Penalties:
-    """What the texts have already, and what that takes off their logits."""
+    """Changes of logits: a bias for some tokens, and penalties for tokens that a text has.
+
+    A token j with the logit μ_j, which the text (prompt included) has c_j times, gets the logit
+
+        r(μ_j + bias_j) - c_j α_frequency - [c_j > 0] α_presence
+
+    where r divides by the repetition penalty if c_j > 0 and the logit is positive, multiplies by it if c_j > 0 and the
+    logit is negative, and changes nothing if c_j = 0. The sum is OpenAI's
+    (https://platform.openai.com/docs/api-reference/completions, frequency_penalty, presence_penalty and logit_bias),
+    r is from CTRL (https://arxiv.org/abs/1909.05858, section 4.1).
+    """
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int], shape: tuple[int, int]) -> None:
         """Begin with the prompt, for logits of this shape (B, V)."""
         self._sampling = sampling
         self._counts = np.zeros(shape)
         self._counts += np.bincount(prompt, minlength=shape[1])
+        self._bias = np.zeros(shape[1])
+        for token, bias in sampling.logit_bias:
+            self._bias[token] = bias
 
     def count(self, tokens: npt.NDArray[np.int64]) -> None:
         """Count one more token of each text (B,)."""
@@ -147,9 +164,10 @@ class Penalties:
 
     def applied(self, logits: Array) -> Array:
         """Return other logits (B, V), float64: in float32 they could become infinite."""
-        factor, wide = self._sampling.repetition_penalty, logits.astype(np.float64)
-        repeated = np.where(wide > 0, wide / factor, wide * factor)
-        return np.where(self._counts > 0, repeated, wide) - self._sampling.frequency_penalty * self._counts
+        sampling, wide, is_there = self._sampling, logits.astype(np.float64) + self._bias, self._counts > 0
+        repeated = np.where(wide > 0, wide / sampling.repetition_penalty, wide * sampling.repetition_penalty)
+        taken_off = sampling.frequency_penalty * self._counts + sampling.presence_penalty * is_there
+        return np.where(is_there, repeated, wide) - taken_off
 
 
 def draws(

@@ -24,6 +24,7 @@ ABOUT = {
     "min_p": "Only those at least p times as likely as the likeliest; empty: all.",
     "repetition_penalty": "Above 1: tokens that the text has are less likely.",
     "frequency_penalty": "Above 0: the same, the more often the text has them.",
+    "presence_penalty": "Above 0: the same, however often the text has them.",
     "seed": "The same seed gives the same text.",
 }
 
@@ -54,7 +55,7 @@ class GenerateTab:
             with card("How to choose"), ui.element("div").classes("fields"):
                 self._how: dict[str, Any] = {}
                 usual = Sampling()
-                for field in dataclasses.fields(Sampling):
+                for field in [field for field in dataclasses.fields(Sampling) if field.name in ABOUT]:
                     is_whole = int in (field.type, *typing.get_args(field.type))
                     name = field.name.replace("_", " ")
                     element = ui.number(name, step=1 if is_whole else 0.1, precision=0 if is_whole else None)

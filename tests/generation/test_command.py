@@ -184,6 +184,7 @@ def test_standard_input_that_is_closed(options: list[str], trained: Path) -> Non
         ("--min-p 2", "min-p"),
         ("--repetition-penalty 0", "repetition penalty"),
         ("--frequency-penalty inf", "frequency penalty"),
+        ("--presence-penalty inf", "presence penalty"),
     ],
 )
 def test_what_cannot_be_meant(typed: str, message: str, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.generation.sampler import Draw, Sampling, choose, draws, generate, weights
+from scratchgpt.generation.sampler import Draw, Penalties, Sampling, choose, draws, generate, weights
 from scratchgpt.model.gpt import GPT
 from tests.world import make_trainer
 
@@ -138,6 +138,9 @@ def test_log_probabilities() -> None:
         {"repetition_penalty": float("nan")},
         {"frequency_penalty": -1e10},
         {"frequency_penalty": float("nan")},
+        {"presence_penalty": 1e10},
+        {"presence_penalty": float("nan")},
+        {"logit_bias": ((1, float("inf")),)},
         {"seed": -1},
     ],
 )
@@ -225,14 +228,37 @@ def test_penalties_without_measure(model: GPT) -> None:
         assert len(set(generate(model, [1], 10, sampling))) == 10
 
 
-def test_penalties_by_hand(model: GPT) -> None:
-    prompt = [1, 2, 2]
-    sampling = Sampling(temperature=0, repetition_penalty=1.7, frequency_penalty=0.3)
-    logits = model.logits(model.hidden(np.array([prompt])))[0, -1].copy()
-    for token, count in ((1, 1), (2, 2)):
-        logits[token] = (logits[token] / 1.7 if logits[token] > 0 else logits[token] * 1.7) - 0.3 * count
-    (token,) = generate(model, prompt, 1, sampling)
-    assert token == logits.argmax()
+def test_penalties_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (2, 9)).astype(np.float32)
+    text, bias = [1, 2, 2, 5], {2: 1.5, 7: -100.0}
+    sampling = Sampling(
+        repetition_penalty=1.7, frequency_penalty=0.3, presence_penalty=0.8, logit_bias=tuple(bias.items())
+    )
+    found = Penalties(sampling, text, logits.shape).applied(logits)
+    for row, token in np.ndindex(logits.shape):
+        expected = float(logits[row, token]) + bias.get(token, 0)
+        if token in text:
+            expected = (expected / 1.7 if expected > 0 else expected * 1.7) - 0.8
+        assert abs(found[row, token] - (expected - 0.3 * text.count(token))) <= 1e-12
+
+
+def test_penalties_that_are_off_change_no_bit() -> None:
+    """Texts with the older two penalties are those that they were before there were the others."""
+    logits, text = np.random.default_rng(0).normal(0, 3, (2, 9)).astype(np.float32), [1, 2, 2, 5]
+    sampling = Sampling(repetition_penalty=1.7, frequency_penalty=0.3)
+    wide, counts = logits.astype(np.float64), np.bincount(text, minlength=9)
+    before = np.where(counts > 0, np.where(wide > 0, wide / 1.7, wide * 1.7), wide) - 0.3 * counts
+    assert np.array_equal(Penalties(sampling, text, logits.shape).applied(logits), before)
+
+
+def test_a_bias_forbids_and_forces_tokens(model: GPT) -> None:
+    free = list(generate(model, [1], 20, Sampling(temperature=1)))
+    banned = tuple((token, -100.0) for token in set(free))
+    assert not set(free) & set(generate(model, [1], 20, Sampling(temperature=1, logit_bias=banned)))
+    assert set(generate(model, [1], 20, Sampling(temperature=1, logit_bias=((7, 100.0),)))) == {7}
+    once = list(generate(model, [1], 20, Sampling(temperature=0, presence_penalty=1e6)))
+    assert len({1, *once}) == 21
 
 
 def test_text_comes_as_it_is_made(model: GPT) -> None:
