@@ -16,6 +16,7 @@ loaded into the table, for a token's bytes alone do not tell that merging gives 
 More in docs/bpe-arrays.md.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 
@@ -50,8 +51,8 @@ _OWN_LOW, _OWN_HIGH = np.ascontiguousarray(_OWN.T)
 _LENGTH = np.arange(SHORT + 2, dtype=np.uint64) << np.uint64(56)
 
 
-class ArrayEncoder:
-    """The way from UTF-8 to ids and back for one vocabulary. It remembers pieces: give each thread its own."""
+class ArrayEncoder(threading.local):
+    """The way from UTF-8 to ids and back for one vocabulary. It remembers pieces, for each thread its own."""
 
     def __init__(self, token_bytes: Sequence[bytes], byte_ids: npt.ArrayLike, merges: npt.ArrayLike) -> None:
         """Take each token's bytes by id, the id of each byte (256,), and of each merge in order three ids (M, 3).

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import random
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -213,6 +215,16 @@ def test_memory_is_bounded() -> None:
             assert encoder._table.n_keys <= encoder._table.size * 3 // 4  # noqa: SLF001
             assert len(encoder._long) <= bpe_arrays.MOST_LONG + bpe_arrays.MOST_PIECES  # noqa: SLF001
             assert len(encoder._pool) <= 2 * (bpe_arrays.MOST_POOLED + bpe_arrays.CHUNK)  # noqa: SLF001
+
+
+def test_threads_may_share_an_encoder() -> None:
+    """A server encodes short prompts in one thread and long ones in another."""
+    rng, shared = random.Random(0), plain().arrays()  # noqa: S311
+    texts = [" ".join("".join(rng.choices("thecats", k=9)) for _ in range(3000)).encode() for _ in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(shared.encode_bytes, texts))
+    for text, ids in zip(texts, found, strict=True):
+        assert np.array_equal(ids, plain().arrays().encode_bytes(text))
 
 
 @given(text=texts.filter(bool))
