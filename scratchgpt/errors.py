@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST_COMPARED = 100
+"""Characters of a name that may be a misspelt one."""
+
 
 class ScratchGPTError(Exception):
     """Something failed; the message is a sentence for the person at the keyboard."""
@@ -47,7 +50,11 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the known name nearest to `name`, or nothing if none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return `` (did you mean 'x'?)`` for the known name nearest to `name`, or nothing if none is near.
+
+    `cutoff` is how much of both must be the same, from 0 to 1. A long name is near to none: to compare it would take
+    long.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff) if len(name) <= LONGEST_COMPARED else []
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -34,6 +34,7 @@ FOREIGN = {
     "nicegui": {"web"},
     "prometheus_client": {"serving"},
     "pydantic": {"serving"},
+    "pydantic_core": {"serving"},
     "starlette": {"serving", "web"},
     "uvicorn": {"serving"},
     "cupy": {"backend"},

@@ -3,18 +3,39 @@
 import contextlib
 from collections.abc import AsyncIterator
 from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi import FastAPI, Path, Request
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 
 from scratchgpt import __version__
+from scratchgpt.serving import front
+from scratchgpt.serving.bodies import Reader
 from scratchgpt.serving.completions import Completions, Limits
 from scratchgpt.serving.engine import Engine
 from scratchgpt.serving.guard import App, Guard, Message, Receive, Send
 from scratchgpt.serving.metrics import Metrics
 from scratchgpt.serving.problems import ApiError, tell_problems
-from scratchgpt.serving.schemas import FAILURES, STREAMED, Completion, CompletionRequest, Health, Model, Models
+from scratchgpt.serving.schemas import (
+    FAILURES,
+    LONGEST_NAME,
+    STREAMED,
+    Completion,
+    CompletionRequest,
+    Decoded,
+    DetokenizeRequest,
+    Health,
+    Model,
+    Models,
+    TokenizeRequest,
+    TokenizerInfo,
+    Tokens,
+    Version,
+    takes,
+)
+from scratchgpt.serving.served import Served
 
 LARGEST_BODY = 2**20
 """Bytes of a request."""
@@ -30,28 +51,29 @@ def create_app(engine: Engine, model_id: str, limits: Limits, metrics: Metrics) 
         yield
         engine.close()
 
-    app = FastAPI(title="scratchgpt", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="scratchgpt",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the address, however long it is
+        lifespan=lifespan,
+    )
     tell_problems(app)
-    api = Completions(engine, model_id, limits)
+    served = Served(model_id, engine.config, engine.vocabulary)
+    completions = Completions(engine, served, limits)
+    _describe(app, served)
 
-    @app.get("/v1/models", responses=FAILURES)
-    async def list_models() -> Models:
-        return Models(data=[api.model])
-
-    @app.get("/v1/models/{model}", responses=FAILURES)
-    async def retrieve_model(model: str) -> Model:
-        api.require_model(model)
-        return api.model
-
-    @app.post("/v1/completions", response_model=Completion, responses=FAILURES | STREAMED)
-    async def complete(asked: CompletionRequest, request: Request) -> Response:
-        return await api.complete(asked, request)
+    @app.post("/v1/completions", response_model=Completion, responses=FAILURES | STREAMED, **takes(CompletionRequest))
+    async def complete(request: Request) -> Response:
+        return await completions.complete(request)
 
     @app.post("/v1/chat/completions", include_in_schema=False)
     async def chat() -> None:
         raise ApiError(HTTPStatus.NOT_FOUND, NO_CHAT, code="unsupported")
 
     @app.get("/health")
+    @app.get("/v1/health", include_in_schema=False)
     async def health() -> Health:
         return Health()
 
@@ -62,11 +84,49 @@ def create_app(engine: Engine, model_id: str, limits: Limits, metrics: Metrics) 
     return app
 
 
+def _describe(app: FastAPI, served: Served) -> None:
+    """Add the paths that need a model's name, sizes and vocabulary alone."""
+    reader = Reader()
+
+    @app.get("/", response_class=HTMLResponse)
+    async def show_front(request: Request) -> str:
+        return front.page(served.model, str(request.base_url).rstrip("/"))
+
+    @app.get("/v1/models", responses=FAILURES)
+    async def list_models() -> Models:
+        return Models(data=[served.model])
+
+    @app.get("/v1/models/{model}", responses=FAILURES)
+    async def retrieve_model(model: Annotated[str, Path(max_length=LONGEST_NAME)]) -> Model:
+        served.require(model)
+        return served.model
+
+    @app.post("/tokenize", response_model=Tokens, responses=FAILURES, **takes(TokenizeRequest))
+    async def tokenize(request: Request) -> Response:
+        return await reader.read(request, TokenizeRequest, lambda asked: _json(served.tokenize(asked)))
+
+    @app.post("/detokenize", response_model=Decoded, responses=FAILURES, **takes(DetokenizeRequest))
+    async def detokenize(request: Request) -> Response:
+        return await reader.read(request, DetokenizeRequest, lambda asked: _json(served.detokenize(asked)))
+
+    @app.get("/tokenizer_info")
+    async def show_tokenizer() -> TokenizerInfo:
+        return served.tokenizer_info
+
+    @app.get("/version")
+    async def show_version() -> Version:
+        return Version(version=__version__)
+
+
+def _json(content: BaseModel) -> Response:
+    return Response(content.model_dump_json(), media_type="application/json")
+
+
 def guarded(engine: Engine, model_id: str, limits: Limits, *, host: str, token: str | None) -> App:
     """Return the whole server as an ASGI application: counted, guarded, answering."""
     metrics = Metrics(engine)
     app = create_app(engine, model_id, limits, metrics)
-    guard = Guard(_as_get(app), host=host, token=token, largest_body=LARGEST_BODY, open_paths=["/health"])
+    guard = Guard(_as_get(app), host=host, token=token, largest_body=LARGEST_BODY, open_paths=["/health", "/v1/health"])
     return metrics.around(guard)
 
 

@@ -1,4 +1,4 @@
-"""A request for completions: what is asked is checked, what is made is told, whole or in pieces."""
+"""Answering requests for completions, whole or in pieces."""
 
 import asyncio
 import contextlib
@@ -8,18 +8,18 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from scratchgpt.errors import UsageError
-from scratchgpt.generation import Sampling, Stop, default_prompt
+from scratchgpt.generation import Sampling, Stop
+from scratchgpt.serving.bodies import Aside, Reader
 from scratchgpt.serving.engine import BusyError, ClosedError, Engine, Job, Likely, Wish
-from scratchgpt.serving.problems import ApiError, bad, problem_of
-from scratchgpt.serving.schemas import MOST_TEXTS, Choice, Completion, CompletionRequest, Logprobs, Model, Usage
+from scratchgpt.serving.problems import bad, problem_of
+from scratchgpt.serving.schemas import MOST_TEXTS, Choice, Completion, CompletionRequest, Logprobs, Usage
+from scratchgpt.serving.served import Served
 from scratchgpt.tokenizer.base import end_of_text
 
 USUAL_TOKENS = 16
@@ -28,9 +28,17 @@ USUAL_TOKENS = 16
 PAUSE = 0.04
 """Seconds between the pieces of a stream: what a fast model makes meanwhile goes out as one."""
 
-LONG_BODY, LONG_ANSWER = 2**13, 1000
-"""Bytes and tokens from which a request is understood, and an answer written, in a thread of its own: others would wait
-for it. What is shorter is done sooner than a thread is begun."""
+LONG_ANSWER = 1000
+"""Tokens from which an answer is written in a thread of its own: other requests would wait for it."""
+
+LONGEST_PIECE = 2**16
+"""Characters of a stream that are sent before other requests have their turn."""
+
+MOST_LIKELY = 2**19
+"""Log-probabilities in an answer: 200 MB of memory until it is sent."""
+
+MOST_ECHOED = 2**22
+"""Characters of prompts in an answer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,24 +76,16 @@ class _News:
 
 
 class Completions:
-    """What answers requests."""
+    """Answers requests for completions."""
 
-    def __init__(self, engine: Engine, model_id: str, limits: Limits) -> None:
-        """Answer with an engine's model under this name."""
-        self._engine, self._limits = engine, limits
-        self.model = Model(id=model_id, created=int(time.time()))
+    def __init__(self, engine: Engine, served: Served, limits: Limits) -> None:
+        """Answer with an engine's texts."""
+        self._engine, self._served, self._limits = engine, served, limits
+        self._reader, self._writer = Reader(), Aside("writer")
 
-    def require_model(self, name: str) -> None:
-        """Raise an error if another model is meant than this one."""
-        if name != self.model.id:
-            message = f"There is no model {name!r} here; this server has {self.model.id!r}."
-            raise ApiError(HTTPStatus.NOT_FOUND, message, code="model_not_found", param="model")
-
-    async def complete(self, asked: CompletionRequest, request: Request) -> Response:
+    async def complete(self, request: Request) -> Response:
         """Answer a request for completions."""
-        self.require_model(asked.model)
-        is_long = len(await request.body()) > LONG_BODY
-        prompts, wishes = await asyncio.to_thread(self._wishes, asked) if is_long else self._wishes(asked)
+        asked, prompts, wishes = await self._reader.read(request, CompletionRequest, self._wishes)
         news = _News()
 
         def tell(job: Job) -> None:
@@ -96,90 +96,107 @@ class Completions:
             jobs = self._engine.submit(wishes, tell)
         except (BusyError, ClosedError) as error:
             raise problem_of(error) from error
-        answer = _Answer(asked, prompts, jobs, news, self._engine)
+        answer = _Answer(asked, prompts, jobs, news, self._engine, self._writer)
         return _Events(answer) if asked.stream else await answer.whole(request)
 
-    def _wishes(self, asked: CompletionRequest) -> tuple[list[_Prompt], list[Wish]]:
-        """Return what is to be made, prompt by prompt. Raises an error that names the field."""
+    def _wishes(self, asked: CompletionRequest) -> tuple[CompletionRequest, list[_Prompt], list[Wish]]:
+        """Return a request with its prompts and texts, prompt by prompt. Raises an error that names the field."""
+        self._served.require(asked.model)
         prompts, n = self._prompts(asked.prompt), asked.n or 1
-        most = min(MOST_TEXTS, self._engine.n_places + self._engine.n_waiting)
-        if len(prompts) * n > most:
-            raise bad(f"{len(prompts)} prompts with n = {n} are more than {most} texts.", "n")
         n_tokens = USUAL_TOKENS if asked.max_tokens is None else asked.max_tokens
-        if n_tokens > self._limits.max_tokens:
-            raise bad(f"max_tokens is {n_tokens:,}, and at most {self._limits.max_tokens:,} here.", "max_tokens")
-        if asked.stream_options and not asked.stream:
-            raise bad("stream_options goes with stream = true.", "stream_options")
-        has_echo = bool(asked.echo) and asked.logprobs is not None
-        longest = max(len(prompt.ids) for prompt in prompts)
-        if has_echo and longest > self._engine.block_size:
-            block_size = self._engine.block_size
-            message = f"The prompt has {longest:,} tokens; with echo and logprobs it may have {block_size:,}."
-            raise bad(message, "prompt", "context_length_exceeded")
-        sampling = _sampling(asked)
-        stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+        self._require_size(asked, prompts, n_tokens)
+        sampling = self._sampling(asked)
+        strings = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+        end = None if asked.ignore_eos else end_of_text(self._served.vocabulary)
         wishes = [
             Wish(
                 prompt=prompt.ids,
                 n_tokens=n_tokens,
                 sampling=sampling,
                 number=number,
-                stop=Stop(stop, end_of_text(self._engine.vocabulary)),
+                stop=Stop([string for string in strings if string], end),
                 n_top=asked.logprobs,
-                has_echo=has_echo,
+                has_echo=bool(asked.echo) and asked.logprobs is not None,
                 n_before=len(prompt.text),
                 seconds=self._limits.seconds,
             )
             for prompt in prompts
             for number in range(n)
         ]
-        return prompts, wishes
+        return asked, prompts, wishes
 
-    def _prompts(self, given: str | list[str] | list[int] | list[list[int]] | None) -> list[_Prompt]:
-        """Return the prompts in both forms. Raises an error if one is too long or cannot be said."""
-        if given is None:
-            given = default_prompt(self._engine.vocabulary)
-        several = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
-        prompts = [self._prompt(one) for one in several]
+    def _require_size(self, asked: CompletionRequest, prompts: Sequence[_Prompt], n_tokens: int) -> None:
+        """Raise an error that names the field if a request would take too much time or memory."""
+        n, block_size = asked.n or 1, self._served.block_size
+        most = min(MOST_TEXTS, self._engine.n_places + self._engine.n_waiting)
+        if len(prompts) * n > most:
+            raise bad(f"{len(prompts)} prompts with n = {n} are more than {most} texts.", "n")
+        if asked.best_of not in {None, n}:
+            raise bad(f"best_of is {asked.best_of}, and must be n = {n}: no text is left out here.", "best_of")
+        if n_tokens > self._limits.max_tokens:
+            raise bad(f"max_tokens is {n_tokens:,}, and at most {self._limits.max_tokens:,} here.", "max_tokens")
+        if asked.stream_options and not asked.stream:
+            raise bad("stream_options goes with stream = true.", "stream_options")
+        n_echoed = n * sum(len(prompt.text) for prompt in prompts) if asked.echo else 0
+        if n_echoed > MOST_ECHOED:
+            raise bad(f"The prompts repeated would be {n_echoed:,} characters; at most {MOST_ECHOED:,}.", "echo")
+        if asked.logprobs is None:
+            return
         longest = max(len(prompt.ids) for prompt in prompts)
-        if longest > self._limits.prompt_tokens:
-            message = f"The prompt has {longest:,} tokens, and may have {self._limits.prompt_tokens:,}."
+        if asked.echo and longest > block_size:
+            message = f"The prompt has {longest:,} tokens; with echo and logprobs it may have {block_size:,}."
             raise bad(message, "prompt", "context_length_exceeded")
-        return prompts
+        n_scored = n * sum(n_tokens + (len(prompt.ids) if asked.echo else 0) for prompt in prompts)
+        if n_scored * (asked.logprobs + 1) > MOST_LIKELY:
+            message = f"{n_scored:,} tokens with logprobs = {asked.logprobs} are more than {MOST_LIKELY:,} numbers."
+            raise bad(message, "logprobs")
+
+    def _prompts(self, given: str | list[str] | list[int | None] | list[list[int | None]] | None) -> list[_Prompt]:
+        """Return the prompts as texts and as ids. Raises an error if one is too long or not of the vocabulary."""
+        several = given if isinstance(given, list) and isinstance(given[0], str | list) else [given]
+        return [self._prompt(one) for one in several]
 
     def _prompt(self, given: Any) -> _Prompt:
-        """Return one prompt in both forms. Raises an error if the vocabulary cannot say it."""
-        vocabulary = self._engine.vocabulary
-        if not isinstance(given, str):
-            if max(given) >= vocabulary.vocab_size:
-                raise bad(f"There is no token {max(given)}; the vocabulary has {vocabulary.vocab_size:,}.", "prompt")
-            return _Prompt(vocabulary.decode(given), tuple(given))
-        try:
-            return _Prompt(given, tuple(vocabulary.encode(given).tolist()))
-        except UsageError as error:
-            raise bad(str(error), "prompt") from error
+        """Return one prompt as text and as ids. Raises an error if it is too long or not of the vocabulary."""
+        is_text = not isinstance(given, list)
+        text = given or self._served.beginning
+        ids = self._served.encoded(text, "prompt").tolist() if is_text else self._served.with_beginning(given)
+        if len(ids) > self._limits.prompt_tokens:
+            message = f"The prompt has {len(ids):,} tokens, and may have {self._limits.prompt_tokens:,}."
+            raise bad(message, "prompt", "context_length_exceeded")
+        return _Prompt(text if is_text else self._served.decoded(ids, "prompt"), tuple(ids))
 
-
-def _sampling(asked: CompletionRequest) -> Sampling:
-    """Return how to choose, with OpenAI's defaults."""
-    return Sampling(
-        temperature=1.0 if asked.temperature is None else asked.temperature,
-        top_k=asked.top_k,
-        top_p=sys.float_info.min if asked.top_p == 0 else asked.top_p,  # OpenAI's may be 0: only the likeliest
-        min_p=asked.min_p,
-        repetition_penalty=1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
-        frequency_penalty=asked.frequency_penalty or 0.0,
-        seed=secrets.randbelow(2**63) if asked.seed is None else asked.seed % 2**63,  # OpenAI's may be negative
-    )
+    def _sampling(self, asked: CompletionRequest) -> Sampling:
+        """Return how to choose, with OpenAI's defaults. Raises an error for a bias of a token that is not there."""
+        biases = {int(token): bias for token, bias in (asked.logit_bias or {}).items()}
+        self._served.require_tokens(biases, "logit_bias")
+        return Sampling(
+            temperature=1.0 if asked.temperature is None else asked.temperature,
+            top_k=None if asked.top_k in {0, -1} else asked.top_k,
+            top_p=sys.float_info.min if asked.top_p == 0 else asked.top_p,  # OpenAI's may be 0: only the likeliest
+            min_p=asked.min_p,
+            repetition_penalty=1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
+            frequency_penalty=asked.frequency_penalty or 0.0,
+            presence_penalty=asked.presence_penalty or 0.0,
+            logit_bias=tuple(biases.items()),
+            seed=secrets.randbelow(2**63) if asked.seed is None else asked.seed % 2**63,  # OpenAI's may be negative
+        )
 
 
 class _Answer:
     """What becomes of one request."""
 
     def __init__(
-        self, asked: CompletionRequest, prompts: Sequence[_Prompt], jobs: list[Job], news: _News, engine: Engine
+        self,
+        asked: CompletionRequest,
+        prompts: Sequence[_Prompt],
+        jobs: list[Job],
+        news: _News,
+        engine: Engine,
+        writer: Aside,
     ) -> None:
-        self._asked, self._prompts, self._jobs, self._news, self._engine = asked, prompts, jobs, news, engine
+        self._asked, self._prompts, self._jobs = asked, prompts, jobs
+        self._news, self._engine, self._writer = news, engine, writer
         self._id, self._created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
 
     def cancel(self) -> None:
@@ -200,13 +217,19 @@ class _Answer:
         for job in self._jobs:
             if job.error:
                 raise problem_of(job.error) from job.error
-        is_long = sum(job.n_made for job in self._jobs) > LONG_ANSWER
-        return await asyncio.to_thread(self._written) if is_long else self._written()
-
-    def _written(self) -> Response:
-        choices = [self._choice(index, *job.take(), is_first=True, end=job.end) for index, job in enumerate(self._jobs)]
-        content = self._completion(choices, usage=self._usage()).model_dump_json()
+        usage = self._usage()
+        is_long = usage.total_tokens > LONG_ANSWER
+        content = await self._writer.do(self._written, usage) if is_long else self._written(usage)
         return Response(content, media_type="application/json")
+
+    def _written(self, usage: Usage) -> bytes:
+        """Return the answer's JSON. Its choices are written one by one: Python runs no other thread meanwhile."""
+        choices = [
+            self._choice(index, *job.take(), is_first=True, end=job.end).model_dump_json()
+            for index, job in enumerate(self._jobs)
+        ]
+        before, after = self._completion([], usage).model_dump_json().split('"choices":[]')
+        return f'{before}"choices":[{",".join(choices)}]{after}'.encode()
 
     async def _watch(self, request: Request) -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -215,12 +238,12 @@ class _Answer:
 
     async def pieces(self) -> AsyncIterator[str]:
         """Yield events, as they come."""
-        is_told = bool(self._asked.stream_options and self._asked.stream_options.include_usage)
+        is_told = bool(self._asked.stream_options and self._asked.stream_options.get("include_usage"))
         unsaid = None if is_told else {"usage"}
         left, begun = dict(enumerate(self._jobs)), set[int]()
         while left:
             await self._news.wait()
-            events: list[str] = []
+            events, n_characters = list[str](), 0
             for index, job in list(left.items()):
                 end = job.end  # before taking: after the end there is nothing new
                 text, likely = job.take()
@@ -231,8 +254,13 @@ class _Answer:
                     choice = self._choice(index, text, likely, is_first=index not in begun, end=end)
                     begun.add(index)
                     events.append(_event(self._completion([choice]).model_dump_json(exclude=unsaid)))
+                    n_characters += len(events[-1])
                 if end:
                     del left[index]
+                if n_characters > LONGEST_PIECE:  # of a client that has not read for long
+                    yield "".join(events)
+                    events, n_characters = [], 0
+                    await asyncio.sleep(0)
             yield "".join(events)
             if left:
                 await asyncio.sleep(PAUSE)

@@ -188,7 +188,7 @@ class Engine:
         """Make room for `n_places` texts that are computed together, and for `n_waiting` that wait."""
         self.vocabulary, self.n_places, self.n_waiting = vocabulary, n_places, n_waiting
         self.n_prompt_tokens, self.n_tokens_made, self.n_steps = 0, 0, 0
-        self._model, self.block_size = model, model.config.block_size
+        self._model, self.config, self.block_size = model, model.config, model.config.block_size
         self._cache = RaggedCache(model, n_places)
         self._running: list[_Running] = []  # by place
         self._waiting: deque[Job] = deque()

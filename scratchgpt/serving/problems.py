@@ -9,10 +9,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from scratchgpt.errors import ScratchGPTError, did_you_mean
+from scratchgpt.errors import ScratchGPTError
 from scratchgpt.serving.engine import BusyError, ClosedError, LateError
 from scratchgpt.serving.guard import error_content
-from scratchgpt.serving.schemas import FORMS, UNSUPPORTED, CompletionRequest
+from scratchgpt.serving.schemas import FORMS, UNSUPPORTED
+
+LONGEST_QUOTE = 80
+"""Characters of what was sent that a message repeats."""
 
 
 class ApiError(Exception):
@@ -26,6 +29,12 @@ class ApiError(Exception):
         self.status = status
         self.content = error_content(status, message, code=code, param=param)
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def cut(text: str) -> str:
+    """Return a text that was sent as a message may quote it: in quotes, printable, and cut if it is long."""
+    quoted = repr(text[:LONGEST_QUOTE])
+    return quoted if len(quoted) <= LONGEST_QUOTE else f"{quoted[:LONGEST_QUOTE]}...'"
 
 
 def bad(message: str, param: str | None, code: str | None = None) -> ApiError:
@@ -47,25 +56,17 @@ def problem_of(error: Exception) -> ApiError:
             return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message, x_should_retry="false")
 
 
-def _invalid(error: Mapping[str, Any]) -> ApiError:
+def invalid(error: Mapping[str, Any]) -> ApiError:
     """Return what is wrong with a request, given the first thing that pydantic found."""
-    place = [str(part) for part in error["loc"][1:]]
-    field, name, code = place[0] if place else None, ".".join(place), None
-    if error["type"] == "json_invalid":
-        field, message = None, f"The body is not valid JSON: {error['ctx']['error']}."
-    elif field is None:
-        message = "The body must be a JSON object, sent as application/json."
-    elif error["type"] == "missing":
-        message = f"{name} is missing."
-    elif field in UNSUPPORTED:
+    field, code = str(error["loc"][0]), None
+    if field in UNSUPPORTED:
         message, code = f"This server does not support {field}; leave it out.", "unsupported_parameter"
-    elif error["type"] == "extra_forbidden":
-        near = did_you_mean(field, CompletionRequest.model_fields) if len(place) == 1 else ""
-        message, code = f"There is no field {name!r}{near}.", "unknown_parameter"
     elif field in FORMS:
         message = f"{field} must be {FORMS[field]}."
+    elif error["type"] == "missing":
+        message = f"{field} is missing."
     else:
-        message = f"{name}: {error['msg']}."
+        message = f"{field}: {error['msg']}."
     return bad(message, field, code)
 
 
@@ -78,7 +79,8 @@ def tell_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def tell_invalid(request: Request, error: RequestValidationError) -> Response:
-        return await tell(request, _invalid(error.errors()[0]))
+        first = error.errors()[0]  # of a path's parameter; bodies.py reads bodies
+        return await tell(request, invalid(first | {"loc": first["loc"][1:]}))
 
     @app.exception_handler(HTTPException)
     async def tell_refused(_: Request, error: HTTPException) -> Response:

@@ -37,8 +37,11 @@ class Tokenizer(Protocol):
     def __contains__(self, token: str) -> bool:
         """Tell whether this is a token."""
 
-    def encode(self, text: str) -> npt.NDArray[np.uint32]:
-        """Return the ids (N,) of a text. Raises UsageError naming what is not in the vocabulary."""
+    def encode(self, text: str, *, special: bool = False) -> npt.NDArray[np.uint32]:
+        """Return the ids (N,) of a text. Raises UsageError naming what is not in the vocabulary.
+
+        With `special`, the names of special tokens become those tokens; otherwise they are text like any other.
+        """
 
     def encode_batch(self, texts: Sequence[str]) -> Sequence[npt.NDArray[np.uint32]]:
         """Return the ids (N,) of each text. Raises UsageError as `encode` does."""

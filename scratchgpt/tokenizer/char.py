@@ -39,7 +39,7 @@ class CharTokenizer:
         """Tell whether this character is in the vocabulary."""
         return len(token) == 1 and token in self.characters
 
-    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+    def encode(self, text: str, *, special: bool = False) -> npt.NDArray[np.uint32]:  # noqa: ARG002 - there are none
         """Return the id of each character (N,). Raises UsageError naming the first that is not known."""
         points = code_points(text)
         ids = np.full(len(points), UNKNOWN)

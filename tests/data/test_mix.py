@@ -33,7 +33,7 @@ class Bytes:
         """Tell whether this is a token."""
         return len(token.encode("utf-8")) == 1 or token == END_OF_TEXT
 
-    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+    def encode(self, text: str, *, special: bool = False) -> npt.NDArray[np.uint32]:  # noqa: ARG002
         """Return the bytes."""
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.uint32)
 
@@ -58,7 +58,7 @@ class Bytes:
 class Words(Bytes):
     """Tokens that depend on what stands together: a word's length, or a character that is no letter."""
 
-    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+    def encode(self, text: str, *, special: bool = False) -> npt.NDArray[np.uint32]:  # noqa: ARG002
         """Return the ids."""
         spaced = "".join(c if c.isalpha() else f"\0{ord(c) % 100 + 100}\0" for c in text).split("\0")
         return np.array([len(word) if word.isalpha() else int(word) for word in spaced if word], np.uint32)

@@ -42,8 +42,8 @@ def test_whatever_the_document_allows_or_not(mode: GenerationMode, address: str)
     operations = [found.ok() for found in schema.get_all_operations()]
     assert {operation.path for operation in operations} >= {"/v1/models", "/v1/completions", "/health", "/metrics"}
     for operation in operations:
-        if mode.is_negative and operation.path != "/v1/completions":
-            continue  # nothing can be wrong in a request that has no parameters
+        if mode.is_negative and not operation.body:
+            continue  # nothing can be wrong in a request that has no body
         cases = operation.as_strategy(generation_mode=mode)
 
         @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
