@@ -31,6 +31,7 @@ FOREIGN = {
     "textual": {"cli"},
     "textual_plotext": {"cli"},
     "fastapi": {"serving", "web"},
+    "h11": {"serving"},
     "nicegui": {"web"},
     "prometheus_client": {"serving"},
     "pydantic": {"serving"},

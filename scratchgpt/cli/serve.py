@@ -16,7 +16,14 @@ from scratchgpt.errors import UsageError
     "--token",
     envvar="SCRATCHGPT_TOKEN",
     show_envvar=True,
-    help="What clients must give as their API key. Other users of this machine can see options.",
+    help="What clients must give as their API key: 16 characters or more. Other users of this machine can see options.",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A site whose pages may use the server, as http://localhost:3000. Repeatable.",
 )
 @click.option(
     "--batch", type=click.IntRange(1, 1024), default=16, show_default=True, help="Texts that are made together."
@@ -42,6 +49,7 @@ def command(
     host: str,
     port: int,
     token: str | None,
+    origins: tuple[str, ...],
     batch: int,
     queue: int,
     max_prompt: int,
@@ -57,9 +65,11 @@ def command(
     client.completions.create(model="NAME", prompt="To be", max_tokens=100)
     """  # noqa: D301 - \b is click's mark for lines that are not to be wrapped
     try:
-        from scratchgpt.serving import listening
+        from scratchgpt.serving import listening, server
         from scratchgpt.serving.app import guarded
         from scratchgpt.serving.completions import Limits
+        from scratchgpt.serving.origins import allowed_origin
+        from scratchgpt.serving.tokens import Login
     except ImportError as error:
         raise UsageError(f"Serving needs more packages ({error}): pip install 'scratchgpt[web]'.") from error
     from scratchgpt import backend
@@ -68,6 +78,8 @@ def command(
     from scratchgpt.training import checkpoint
 
     listening.require_token(host, token)
+    login = None if token is None else Login(token)
+    allowed = [allowed_origin(origin) for origin in origins]
     folder = checkpoint.locate(model)
     name = _name(folder, is_run=model is None or folder != model)
     place = backend.select(resolved(device or "auto"))  # before the model, which may take a while to read
@@ -77,7 +89,7 @@ def command(
     engine = Engine(gpt, vocabulary, n_places=batch, n_waiting=queue)
     limits = Limits(prompt_tokens=max_prompt, max_tokens=max_tokens, seconds=timeout)
     click.echo(f"Serving {name} at {listening.address(listener)}/v1; Ctrl-C ends it.")
-    listening.run(guarded(engine, name, limits, host=host, token=token), listener, engine.close)
+    server.run(guarded(engine, name, limits, host=host, login=login, origins=allowed), listener, engine.close)
 
 
 def _name(folder: Path, *, is_run: bool) -> str:

@@ -16,7 +16,7 @@ PORT = 8070
     "--token",
     envvar="SCRATCHGPT_TOKEN",
     show_envvar=True,
-    help="What clients must give as their API key. Other users of this machine can see options.",
+    help="What the page asks for: 16 characters or more. Other users of this machine can see options.",
 )
 @click.option("--open/--no-open", "is_opened", default=True, help="Whether to open the page in a browser.")
 def command(*, host: str, port: int, token: str | None, is_opened: bool) -> None:
@@ -26,16 +26,19 @@ def command(*, host: str, port: int, token: str | None, is_opened: bool) -> None
     save and end.
     """
     try:
-        from scratchgpt.serving import listening
+        from scratchgpt.serving import listening, server
+        from scratchgpt.serving.tokens import Login
         from scratchgpt.web.app import build
         from scratchgpt.web.desk import Desk
     except ImportError as error:
         raise UsageError(f"The page needs another package ({error}): pip install 'scratchgpt[web]'.") from error
     listening.require_token(host, token)
     with listening.listen(host, port) as listener:
-        address = listening.address(listener) + (f"/?token={token}" if token else "/")
-        application = build(Desk(), host=host, token=token)
-        click.echo(f"{address} is the page; Ctrl-C ends it.")
+        login = None if token is None else Login(token, listener.getsockname()[1])
+        desk = Desk()
+        application = build(desk, host=host, login=login)
+        address = f"{listening.address(listener)}/"
+        click.echo(f"{address} is the page{', which asks for the token' if login else ''}; Ctrl-C ends it.")
         if is_opened:
-            webbrowser.open(address)
-        listening.run(application, listener)
+            webbrowser.open(f"{address}?ticket={login.ticket()}" if login else address)
+        server.run(application, listener, is_saving=lambda: desk.is_saving)

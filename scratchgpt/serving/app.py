@@ -1,7 +1,7 @@
 """The server: OpenAI's paths in front of an engine."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from http import HTTPStatus
 from typing import Annotated
 
@@ -12,10 +12,11 @@ from pydantic import BaseModel
 
 from scratchgpt import __version__
 from scratchgpt.serving import front
+from scratchgpt.serving.answers import App, Message, Receive, Send
 from scratchgpt.serving.bodies import Reader
 from scratchgpt.serving.completions import Completions, Limits
 from scratchgpt.serving.engine import Engine
-from scratchgpt.serving.guard import App, Guard, Message, Receive, Send
+from scratchgpt.serving.guard import Guard
 from scratchgpt.serving.metrics import Metrics
 from scratchgpt.serving.problems import ApiError, tell_problems
 from scratchgpt.serving.schemas import (
@@ -36,9 +37,13 @@ from scratchgpt.serving.schemas import (
     takes,
 )
 from scratchgpt.serving.served import Served
+from scratchgpt.serving.tokens import Login
 
 LARGEST_BODY = 2**20
 """Bytes of a request."""
+
+OPEN_PATHS = ("/health", "/v1/health")
+"""These need no token."""
 
 NO_CHAT = "This model continues texts and was not trained to chat; use /v1/completions."
 
@@ -122,11 +127,15 @@ def _json(content: BaseModel) -> Response:
     return Response(content.model_dump_json(), media_type="application/json")
 
 
-def guarded(engine: Engine, model_id: str, limits: Limits, *, host: str, token: str | None) -> App:
+def guarded(
+    engine: Engine, model_id: str, limits: Limits, *, host: str, login: Login | None = None, origins: Iterable[str] = ()
+) -> App:
     """Return the whole server as an ASGI application: counted, guarded, answering."""
     metrics = Metrics(engine)
     app = create_app(engine, model_id, limits, metrics)
-    guard = Guard(_as_get(app), host=host, token=token, largest_body=LARGEST_BODY, open_paths=["/health", "/v1/health"])
+    guard = Guard(
+        _as_get(app), host=host, login=login, origins=origins, largest_body=LARGEST_BODY, open_paths=OPEN_PATHS
+    )
     return metrics.around(guard)
 
 

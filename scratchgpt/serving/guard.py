@@ -1,56 +1,54 @@
 """Who may talk to a server on this machine: what stands before every request and every WebSocket.
 
-A page from anywhere, open in the user's browser, can send requests to loopback. It cannot help telling on itself: its
-Origin is not the server (cross-site), or the Host that it believes to talk to is not (DNS rebinding). Both are refused.
+A page from anywhere, open in the user's browser, can send requests to loopback. Its browser gives it away: by the
+Origin or Sec-Fetch-Site (cross-site), or by the Host that it believes to talk to (DNS rebinding). All are refused.
 """
 
 import asyncio
-import contextlib
-import hmac
-import ipaddress
-import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
-from typing import Any, NamedTuple
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
-"""ASGI, which all Python web servers and toolkits speak."""
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
-LINGER = 5.0
-"""Seconds for which the rest of a refused request is read, and dropped: who is still sending does not hear us."""
+from scratchgpt.serving.answers import App, Message, Receive, Send, values
+from scratchgpt.serving.log import failure, log
+from scratchgpt.serving.origins import is_loopback, name_of, opens_a_page, place_of
+from scratchgpt.serving.refusals import Refusal, refuse, secured, with_our_errors
+from scratchgpt.serving.tokens import Login, login_page
 
 PATIENCE, SLOWEST = 30.0, 10_000
-"""Seconds that a body may take, and the bytes that gain it another one."""
+"""Seconds in which a body must arrive, and the bytes for which it gets another second."""
+
+PREFLIGHT_SECONDS = 3600
 
 
-class _Refusal(NamedTuple):
-    status: HTTPStatus
-    code: str
-    message: str
-    headers: Iterable[tuple[bytes, bytes]] = ()
-
-
-_TOO_SLOW = _Refusal(
+_TOO_SLOW = Refusal(
     HTTPStatus.REQUEST_TIMEOUT,
     "request_too_slow",
-    "The request came too slowly; send it again, and at once.",
+    "The request arrived too slowly; send it again, faster.",
     [(b"connection", b"close"), (b"x-should-retry", b"false")],
 )
+_TWO_LENGTHS = Refusal(
+    HTTPStatus.BAD_REQUEST,
+    "two_lengths",
+    "The request has a Content-Length and a Transfer-Encoding; send one of them.",
+    [(b"connection", b"close")],
+)
+_FAILED = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "server_failed", "The server failed; its terminal shows why.")
 
 
 class Guard:
     """An ASGI application that passes on to another what is allowed, and refuses the rest.
 
-    * The Host must be this machine's own name for itself, where the server is bound to loopback.
-    * The Origin, if there is one, must be the server itself.
-    * The token must come with it, if there is one: as `Authorization: Bearer TOKEN`; or, where a `cookie` is named, as
-      that, which a GET with `?token=TOKEN` is given.
-    * The body may have `largest_body` bytes; who sends more is told so before all is read. It must not take for ever.
+    * The Host must be a name of this machine for itself, if the server is bound to loopback.
+    * The Origin, if there is one, must be the server itself or one of `origins`.
+    * Other sites may link to the server, but not use it in any other way, as Sec-Fetch-Site says.
+    * A session or the token must come with the request, if there is a `login`.
+    * The body may have `largest_body` bytes, and must arrive in time.
+
+    Every answer carries the security headers. Every error is ours: a page for browsers, else JSON in OpenAI's form.
     """
 
     def __init__(
@@ -59,76 +57,95 @@ class Guard:
         *,
         host: str,
         largest_body: int,
-        token: str | None = None,
-        cookie: str | None = None,
+        login: Login | None = None,
+        origins: Iterable[str] = (),
         open_paths: Iterable[str] = (),
     ) -> None:
         """Stand before `app`, which is bound to `host`. `open_paths` need no token."""
         self._app, self._is_local, self._largest_body = app, is_loopback(host), largest_body
-        self._token, self._cookie, self._open_paths = token, cookie, frozenset(open_paths)
+        self._login, self._origins, self._open_paths = login, frozenset(origins), frozenset(open_paths)
+        self._for_origins = CORSMiddleware(
+            self._check_token,
+            allow_origins=list(self._origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=["retry-after", "x-should-retry"],
+            max_age=PREFLIGHT_SECONDS,
+        )
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer, as ASGI asks for it."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self._call(self._app, scope, receive, send)
             return
-        refusal = self._refusal(scope)
-        if refusal is None and scope["type"] == "http":
-            await self._pass_on(scope, receive, send)
-        elif refusal is None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            await _refuse(refusal, receive, send)
+        if scope["type"] == "http":
+            send = secured(send)
+        if refusal := self._refusal(scope):
+            await refuse(scope, refusal, receive, send)
+        elif self._origins.intersection(values(scope, "origin")):
+            await self._for_origins(scope, receive, send)
         else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": refusal.message})
+            await self._check_token(scope, receive, send)
 
-    def _refusal(self, scope: Message) -> _Refusal | None:
-        """Return why a request cannot be allowed, or None."""
-        hosts, origins = _headers(scope, "host"), _headers(scope, "origin")
-        if len(hosts) != 1 or (self._is_local and not is_loopback(_name(hosts[0]))):
+    def _refusal(self, scope: Message) -> Refusal | None:
+        """Return why a request cannot be allowed, whatever its token is, or None."""
+        hosts, origins = values(scope, "host"), values(scope, "origin")
+        if len(hosts) != 1 or (self._is_local and not is_loopback(name_of(hosts[0]))):
             message = "This server answers to localhost and 127.0.0.1 only; the request's Host is another."
-            return _Refusal(HTTPStatus.FORBIDDEN, "wrong_host", message)
-        if any(_place(origin) != hosts[0].lower() for origin in origins):
+            return Refusal(HTTPStatus.FORBIDDEN, "wrong_host", message)
+        if any(place_of(origin) != hosts[0].lower() and origin not in self._origins for origin in origins):
             message = "Pages of other sites may not use this server; the request's Origin is another than its Host."
-            return _Refusal(HTTPStatus.FORBIDDEN, "wrong_origin", message)
-        if self._token is not None and scope["path"] not in self._open_paths and not self._has_token(scope):
-            return self._without_token(scope, self._token)
-        sizes = _headers(scope, "content-length")
+            return Refusal(HTTPStatus.FORBIDDEN, "wrong_origin", message)
+        is_own = set(values(scope, "sec-fetch-site")) <= {"same-origin", "none"}
+        if not (is_own or self._origins.intersection(origins) or opens_a_page(scope)):
+            message = "Pages of other sites may link to this server, but not use it in any other way."
+            return Refusal(HTTPStatus.FORBIDDEN, "wrong_site", message)
+        sizes = values(scope, "content-length")
+        if sizes and values(scope, "transfer-encoding"):
+            return _TWO_LENGTHS
         if any(size.isdecimal() and int(size[:20]) > self._largest_body for size in sizes):
             return self._too_large()
         return None
 
-    def _has_token(self, scope: Message) -> bool:
-        given = [header[7:].strip() for header in _headers(scope, "authorization") if header[:7].lower() == "bearer "]
-        if self._cookie:
-            for header in _headers(scope, "cookie"):
-                with contextlib.suppress(CookieError):
-                    given += [morsel.value for name, morsel in SimpleCookie(header).items() if name == self._cookie]
-        return any(self._is_token(value) for value in given)
-
-    def _is_token(self, value: str) -> bool:
-        """Compare in a time that tells nothing about where the first difference is."""
-        return hmac.compare_digest(value.encode("latin-1", "replace"), (self._token or "").encode("latin-1"))
-
-    def _without_token(self, scope: Message, token: str) -> _Refusal:
-        """Return what a request without the token hears: one whose address has it gets the cookie and is sent on."""
-        asked = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [])
-        if self._cookie and scope.get("method") == "GET" and any(self._is_token(value) for value in asked):
-            cookie = f"{self._cookie}={token}; Path=/; HttpOnly; SameSite=Strict"
-            here = "/" + quote(scope["path"].lstrip("/"))  # two slashes would lead to another server
-            to = [(b"location", here.encode("ascii")), (b"set-cookie", cookie.encode("ascii"))]
-            return _Refusal(HTTPStatus.SEE_OTHER, "token_taken", "The token was taken.", to)
-        message = "This server needs its token: send the header `Authorization: Bearer TOKEN`."
-        headers = [(b"www-authenticate", b"Bearer")]
-        return _Refusal(HTTPStatus.UNAUTHORIZED, "invalid_api_key", message, headers)
-
-    def _too_large(self) -> _Refusal:
+    def _too_large(self) -> Refusal:
         message = f"The request is too large; this server takes at most {self._largest_body:,} bytes."
-        return _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request_too_large", message)
+        return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request_too_large", message)
 
-    async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Let the application answer, but for a body that turns out to be too large, or comes too slowly."""
+    async def _check_token(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass on a request that has the token, or needs none; let browsers log in."""
+        login, refusal = self._login, None
+        if login is None or scope["path"] in self._open_paths:
+            pass
+        elif login.cookie_name and scope.get("method") == "POST" and scope["path"] == "/login":
+            await self._pass_on(self._log_in, scope, receive, send)
+            return
+        elif login.cookie_name and (given := _tickets(scope)):
+            refusal = _see_first_page(scope, login.cookie if any(map(login.takes, given)) else None)
+        elif not await login.lets_in(scope):
+            refusal = _log_in_first(scope, login)
+        if refusal:
+            await refuse(scope, refusal, receive, send)
+        elif scope["type"] == "http":
+            await self._pass_on(self._ask, scope, receive, send)
+        else:
+            await self._call(self._app, scope, receive, send)
+
+    async def _ask(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Let the application answer, with errors in the form of ours."""
+        await self._app(scope, receive, with_our_errors(scope, send))
+
+    async def _log_in(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer the login page's form."""
+        assert self._login  # noqa: S101 - or nobody would be here
+        if await self._login.is_right_form(scope, receive):
+            refusal = _see_first_page(scope, self._login.cookie)
+        else:
+            refusal = _log_in_first(scope, self._login, "This is not the token.")
+        await refuse(scope, refusal, _nothing_more, send)
+
+    async def _pass_on(self, app: App, scope: Message, receive: Receive, send: Send) -> None:
+        """Let an application answer, unless the body turns out to be too large, or comes too slowly."""
         n_bytes, is_whole, has_begun, is_refused = 0, False, False, False
         start = asyncio.get_running_loop().time()
 
@@ -146,7 +163,7 @@ class Guard:
                 refusal = _TOO_SLOW
             if not (is_refused or has_begun):
                 is_refused = True
-                await _refuse(refusal, receive, send)
+                await refuse(scope, refusal, receive, send)
             return {"type": "http.disconnect"}
 
         async def unless_refused(message: Message) -> None:
@@ -155,55 +172,52 @@ class Guard:
             if not is_refused:
                 await send(message)
 
-        await self._app(scope, counted, unless_refused)
+        has_failed = not await self._call(app, scope, counted, unless_refused)
+        if has_failed and not (has_begun or is_refused):
+            await refuse(scope, _FAILED, receive, send)
+
+    @staticmethod
+    async def _call(app: App, scope: Message, receive: Receive, send: Send) -> bool:
+        """Call an application; log a failure, and return whether there was none."""
+        try:
+            await app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - a server goes on
+            if not _is_disconnect(error):
+                log.error("%s", failure(error))
+            return False
+        return True
 
 
-def error_content(status: int, message: str, *, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """Return an error in OpenAI's form."""
-    kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+async def _nothing_more() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether this name or address reaches nobody but this machine."""
-    try:
-        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _is_disconnect(error: BaseException) -> bool:
+    """Return whether an exception only means that the client has gone."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_disconnect, error.exceptions))
+    return isinstance(error, ClientDisconnect | ConnectionError)
 
 
-def _place(origin: str) -> str | None:
-    """Return the host and port of an origin, None if there are none."""
-    try:
-        return urlsplit(origin).netloc.lower() or None
-    except ValueError:
-        return None
+def _tickets(scope: Message) -> list[str]:
+    """Return the tickets in the address of a page."""
+    is_page = scope.get("method") == "GET" and scope["path"] == "/"
+    return parse_qs(scope["query_string"].decode("latin-1")).get("ticket", []) if is_page else []
 
 
-def _name(host: str) -> str:
-    """Return a Host header without its port; nothing if it is more than that."""
-    try:
-        return "" if set(host) & set("@/?#") else urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+def _see_first_page(scope: Message, cookie: bytes | None) -> Refusal:
+    """Send a browser to the first page, with the query that it has besides a ticket, and perhaps a cookie."""
+    kept = b"&".join(part for part in scope["query_string"].split(b"&") if not part.startswith(b"ticket="))
+    headers = [(b"location", b"/?" + kept if kept else b"/")] + ([(b"set-cookie", cookie)] if cookie else [])
+    return Refusal(HTTPStatus.SEE_OTHER, "see_other", "See the first page.", headers)
 
 
-def _headers(scope: Message, name: str) -> list[str]:
-    return [value.decode("latin-1") for key, value in scope["headers"] if key.decode("latin-1").lower() == name]
-
-
-async def _refuse(refusal: _Refusal, receive: Receive, send: Send) -> None:
-    """Say why; then read on for a while, for the connection would break before a client that sends had heard it."""
-    content = json.dumps(error_content(refusal.status, refusal.message, code=refusal.code)).encode("utf-8")
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(content)).encode("ascii")),
-        *refusal.headers,
-    ]
-    await send({"type": "http.response.start", "status": refusal.status.value, "headers": headers})
-    await send({"type": "http.response.body", "body": content, "more_body": True})
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LINGER):
-            while (await receive()).get("more_body"):
-                pass
-    await send({"type": "http.response.body", "body": b""})
+def _log_in_first(scope: Message, login: Login, error: str = "") -> Refusal:
+    """Refuse a request without the token; a browser can log in, where there are sessions."""
+    message = "This server needs its token: send the header `Authorization: Bearer TOKEN`."
+    if login.cookie_name is None:
+        return Refusal(HTTPStatus.UNAUTHORIZED, "invalid_api_key", message, [(b"www-authenticate", b"Bearer")])
+    # With no-referrer, browsers send the form with the Origin "null".
+    headers = [(b"www-authenticate", b"Bearer"), (b"referrer-policy", b"same-origin")]
+    page = login_page(scope["query_string"].decode("latin-1"), error)
+    return Refusal(HTTPStatus.UNAUTHORIZED, "invalid_api_key", message, headers, page)

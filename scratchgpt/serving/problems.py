@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from scratchgpt.errors import ScratchGPTError
+from scratchgpt.serving.answers import error_content
 from scratchgpt.serving.engine import BusyError, ClosedError, LateError
-from scratchgpt.serving.guard import error_content
 from scratchgpt.serving.schemas import FORMS, UNSUPPORTED
 
 LONGEST_QUOTE = 80

@@ -1,25 +1,32 @@
 """The page: a header, tabs that are laid out when they are first opened, and the server that shows them."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from nicegui import app, core, events, run, ui
-from starlette.requests import ClientDisconnect
+from starlette.middleware.gzip import GZipMiddleware
 
-from scratchgpt.serving.guard import App, Guard, Message, Receive, Send
+from scratchgpt.serving.answers import App
+from scratchgpt.serving.guard import Guard
+from scratchgpt.serving.tokens import Login
 from scratchgpt.web.data_tab import LARGEST_UPLOAD, DataTab
 from scratchgpt.web.desk import Desk
+from scratchgpt.web.front import Front, ignore_nonsense
 from scratchgpt.web.generate_tab import GenerateTab
 from scratchgpt.web.inside_tab import InsideTab
+from scratchgpt.web.jobs import END_AFTER
 from scratchgpt.web.measure_tab import MeasureTab
 from scratchgpt.web.model_tab import ModelTab
 from scratchgpt.web.train_tab import TrainTab
 
-COOKIE = "scratchgpt"
 ROOM = 2**20
 """Bytes of a request besides an uploaded file."""
+SAVING = f"""\
+The training saves and ends, within {END_AFTER:.0f} seconds. Ctrl-C again ends the page now; the training still saves.
+"""
 HERE = Path(__file__).parent
 TABS = {
     "data": ("Data", "description"),
@@ -125,7 +132,7 @@ class Page:
         self._state.visible = bool(words)
 
 
-def build(desk: Desk, *, host: str, token: str | None) -> App:
+def build(desk: Desk, *, host: str, login: Login | None) -> App:
     """Return the application, guarded."""
     run.process_pool_start_method = "spawn"
     core.sio.eio.cors_allowed_origins = []  # the guard decides
@@ -138,6 +145,8 @@ def build(desk: Desk, *, host: str, token: str | None) -> App:
         await asyncio.to_thread(desk.read_ahead)
 
     async def close() -> None:
+        if desk.is_saving:
+            sys.stderr.write(SAVING)
         await asyncio.to_thread(desk.close)
 
     ui.add_css(HERE / "style.css", shared=True)
@@ -154,16 +163,13 @@ def build(desk: Desk, *, host: str, token: str | None) -> App:
         reconnect_timeout=10,
         binding_refresh_interval=None,  # nothing is bound to what would have to be looked at again and again
         message_history_length=100,
+        gzip_middleware_factory=None,  # the front reads the page before it is compressed
     )
+    app.config.socket_io_js_transports = ["websocket"]
 
-    async def answer(scope: Message, receive: Receive, send: Send) -> None:
-        """Answer as ASGI asks for it; nobody is there to hear that a browser has gone in the middle of an upload."""
-        try:
-            await application(scope, receive, send)
-        except* ClientDisconnect:
-            pass
-
-    return Guard(answer, host=host, largest_body=LARGEST_UPLOAD + ROOM, token=token, cookie=COOKIE)
+    ignore_nonsense()
+    front = GZipMiddleware(Front(application))
+    return Guard(front, host=host, largest_body=LARGEST_UPLOAD + ROOM, login=login)
 
 
 FAVICON = (

@@ -94,6 +94,11 @@ class Desk:
         except (ValueError, OSError) as error:  # a ValueError also for a zero byte
             raise UsageError(f"{str(path)!r:.80} is not inside the working folder, {self.root}.") from error
 
+    @property
+    def is_saving(self) -> bool:
+        """Whether there is a training, which `close` has to wait for."""
+        return self.training is not None and not self.training.is_over
+
     def close(self) -> None:
         """Have the training save and end; end all else."""
         for task in self.tasks.values():

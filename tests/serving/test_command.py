@@ -18,9 +18,10 @@ import pytest
 from openai import OpenAI
 
 from scratchgpt.errors import UsageError
-from scratchgpt.serving import listening
-from scratchgpt.serving.guard import Message, Receive, Send
-from scratchgpt.serving.listening import address, listen, require_token, run
+from scratchgpt.serving import server
+from scratchgpt.serving.answers import Message, Receive, Send
+from scratchgpt.serving.listening import address, listen, require_token
+from scratchgpt.serving.server import run
 from scratchgpt.tokenizer import CharTokenizer
 from tests.serving.world import address_of, begin, serving, write_model
 from tests.world import scratchgpt
@@ -98,13 +99,10 @@ def test_the_token_of_the_environment(folder: Path) -> None:
 
 def test_others_are_let_in_with_a_token_only(folder: Path, tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.168.1.7", "box.example"):  # noqa: S104
-        with pytest.raises(UsageError, match="needs a token: set the environment's SCRATCHGPT_TOKEN"):
+        with pytest.raises(UsageError, match="needs a token: set SCRATCHGPT_TOKEN"):
             require_token(host, None)
         require_token(host, TOKEN)
     require_token("localhost", None)
-    for token in ("", "two words", "n\u00e4", "a\nb"):
-        with pytest.raises(UsageError, match="printable ASCII"):
-            require_token("127.0.0.1", token)
     result = scratchgpt("serve", folder, "--host", "0.0.0.0", cwd=tmp_path)  # noqa: S104
     assert (result.returncode, result.stdout) == (2, "")
     assert "needs a token" in result.stderr
@@ -128,7 +126,7 @@ def test_hosts_that_are_not_there() -> None:
 
 
 def test_who_asks_nothing_for_long_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "PATIENCE", 0.5)
+    monkeypatch.setattr(server, "PATIENCE", 0.5)
 
     async def slow(scope: Message, _: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -16,6 +16,7 @@ from tests.web.server import Server, served, wait_until
 from tests.world import scratchgpt
 
 pytest.importorskip("nicegui")
+TOKEN = "a-token-of-tests"  # noqa: S105
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - with a token
 SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
 UPGRADE = {
@@ -74,12 +75,15 @@ def test_another_host_needs_a_token(tmp_path: Path) -> None:
     process = scratchgpt("web", "--host", EVERYWHERE, "--no-open", cwd=tmp_path)
     assert process.returncode == 2
     assert "needs a token" in process.stderr
-    with served(tmp_path, "--host", EVERYWHERE, environment={"SCRATCHGPT_TOKEN": "secret"}) as server:
+    with served(tmp_path, "--host", EVERYWHERE, environment={"SCRATCHGPT_TOKEN": TOKEN}) as server:
         assert ask(server, "/")[0] == 401
         assert ask(server, SOCKET, UPGRADE)[0] == 403
-        status, _, headers = ask(server, "/?token=secret")
-        assert status == 303
+        form = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
+        assert ask(server, "/login", form, method="POST", body="token=wrong")[0] == 401
+        status, _, headers = ask(server, "/login?tab=model", form, method="POST", body=f"token={TOKEN}")
+        assert (status, headers["location"]) == (303, "/?tab=model")
         cookie = {"Cookie": headers["set-cookie"].partition(";")[0]}
+        assert TOKEN not in cookie["Cookie"]
         assert ask(server, "/", cookie)[0] == 200
         assert ask(server, SOCKET, UPGRADE | cookie)[0] == 101
 

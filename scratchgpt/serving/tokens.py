@@ -1,0 +1,158 @@
+"""The token: requests carry it, browsers get a cookie for it, and guessing it takes too long.
+
+A session is a cookie that is derived from the token, slowly: it outlives a restart of the server, it is not the token,
+and whoever guesses tokens gains nothing by trying cookies instead. Browsers keep one cookie jar for all ports of a
+host, so the cookie's name has the port.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import html
+import secrets
+import time
+from collections.abc import Iterator
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs
+from weakref import WeakValueDictionary
+
+from scratchgpt.errors import UsageError
+from scratchgpt.serving.answers import Message, Receive, html_page, values
+
+SHORTEST = 16
+"""Characters of a token."""
+
+LONGEST_FORM = 4096
+"""Bytes."""
+
+PAUSE = 0.1
+"""Seconds for which an address may not try another token after a wrong one."""
+
+TICKET_SECONDS = 60
+ROUNDS = 200_000
+"""Of hashing, from the token to the cookie: about 0.1 s."""
+
+
+def require_token(token: str) -> None:
+    """Raise UsageError if a token is too short, or if no header can carry it."""
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise UsageError("The token must be of printable ASCII characters, without spaces.")
+    if len(token) < SHORTEST:
+        raise UsageError(
+            f"The token has {len(token)} characters and needs at least {SHORTEST}; a random one is "
+            f"{secrets.token_urlsafe(24)}"
+        )
+
+
+class Peer:
+    """What a server remembers of a connection."""
+
+    def __init__(self) -> None:
+        """Begin with a client that has shown no token."""
+        self.knows_token = False
+        self.waiting: asyncio.Task[object] | None = None
+
+    def leave(self) -> None:
+        """Stop waiting: the client has gone."""
+        if self.waiting:
+            self.waiting.cancel()
+
+
+class Login:
+    """Decides who has the token."""
+
+    def __init__(self, token: str, port: int | None = None) -> None:
+        """Take the token; with the server's port, browsers may log in.
+
+        Raises UsageError for a token that is too short.
+        """
+        require_token(token)
+        self._token = token
+        self.cookie_name = f"scratchgpt-{port}" if port is not None else None
+        salt = f"scratchgpt session {port}".encode("ascii")
+        self._session = hashlib.pbkdf2_hmac("sha256", token.encode("ascii"), salt, ROUNDS).hex()
+        self._tickets: dict[str, float] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def cookie(self) -> bytes:
+        """Return the header's value that begins a session."""
+        return f"{self.cookie_name}={self._session}; Path=/; HttpOnly; SameSite=Lax".encode("ascii")
+
+    async def lets_in(self, scope: Message) -> bool:
+        """Return whether a request belongs to a session, or carries the token."""
+        given = [header[7:].strip() for header in values(scope, "authorization") if header[:7].lower() == "bearer "]
+        return self._has_session(scope) or (bool(given) and await self.is_right(scope, given[0]))
+
+    def _has_session(self, scope: Message) -> bool:
+        if self.cookie_name is None:
+            return False
+        given: list[str] = []
+        for header in values(scope, "cookie"):
+            with contextlib.suppress(CookieError):
+                given += [morsel.value for name, morsel in SimpleCookie(header).items() if name == self.cookie_name]
+        return any(_are_equal(value, self._session) for value in given)
+
+    async def is_right(self, scope: Message, given: str) -> bool:
+        """Return whether this is the token.
+
+        Each address tries one token at a time, in turn, and loses PAUSE seconds with a wrong one. So guessing is slow,
+        and the right token passes after those that wait in front of it: at most as many as there are connections.
+        """
+        peer: Peer = scope.get("state", {}).get("peer") or Peer()
+        if peer.knows_token:
+            return _are_equal(given, self._token)
+        address = (scope.get("client") or ("",))[0]
+        with _waiting(peer):
+            async with self._turns.setdefault(address, asyncio.Lock()):
+                peer.knows_token = _are_equal(given, self._token)
+                if not peer.knows_token:
+                    await asyncio.sleep(PAUSE)
+        return peer.knows_token
+
+    def ticket(self) -> str:
+        """Return a new ticket, with which a browser can begin a session once, and soon."""
+        ticket = secrets.token_urlsafe(24)
+        self._tickets[ticket] = time.monotonic() + TICKET_SECONDS
+        return ticket
+
+    def takes(self, ticket: str) -> bool:
+        """Return whether a ticket is good; it is so once."""
+        return self._tickets.pop(ticket, 0) > time.monotonic()
+
+    async def is_right_form(self, scope: Message, receive: Receive) -> bool:
+        """Return whether the body of a request is the login page's form with the token."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = (body + message.get("body", b""))[:LONGEST_FORM], message.get("more_body", False)
+        given = parse_qs(body.decode("latin-1")).get("token", [""])[0]
+        return await self.is_right(scope, given.strip())
+
+
+def login_page(query: str, error: str = "") -> bytes:
+    """Return the page that asks for the token; it keeps the query of the address."""
+    why = f'<p class="error" role="alert">{html.escape(error)}</p>\n' if error else ""
+    return html_page(
+        "scratchgpt: log in",
+        "<p>This page needs the token with which its server was started: SCRATCHGPT_TOKEN, or --token.</p>\n"
+        f'{why}<form method="post" action="/login?{html.escape(query)}">\n<label for="token">Token</label>\n'
+        '<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>\n'
+        "<button>Log in</button>\n</form>",
+    )
+
+
+@contextlib.contextmanager
+def _waiting(peer: Peer) -> Iterator[None]:
+    """Within this context, the end of the connection ends the wait."""
+    peer.waiting = asyncio.current_task()
+    try:
+        yield
+    finally:
+        peer.waiting = None
+
+
+def _are_equal(given: str, expected: str) -> bool:
+    """Compare in a time that does not depend on where the first difference is."""
+    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8"))
