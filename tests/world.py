@@ -106,3 +106,11 @@ def scratchgpt(
         check=False,
         timeout=120,
     )
+
+
+def small_run(folder: Path, name: str, **settings: int) -> None:
+    """Train a run of this name in `folder`, with the data that `make_dataset` has put into its folder data."""
+    sizes = {"block_size": 16, "n_layer": 1, "n_embd": 16, "batch_size": 4, "eval_every": 20, "steps": 60} | settings
+    words = [word for size in sizes.items() for word in ("--set", "{}={}".format(*size))]
+    done = scratchgpt("train", "--data", "data/data", "--run", f"runs/{name}", "--lanes", "1", *words, cwd=folder)
+    assert not done.returncode, done.stderr

@@ -36,12 +36,16 @@ def read(run: Path, against: str) -> Curves:
         if "loss" in row:
             milliseconds = row.get("step_ms") or 0.0
             seconds += milliseconds / 1e3
-            # Logs of older versions have no tokens.
-            tokens += row.get("tokens") or round((row.get("tokens_per_s") or 0.0) * milliseconds / 1e3)
+            tokens += tokens_of(row)
             training.append(({"steps": row["step"], "tokens": tokens, "time": seconds}[against], row["loss"]))
         elif "val_loss" in row and not row.get("val_whole"):
             validation.append(({"steps": row["step"], "tokens": tokens, "time": seconds}[against], row["val_loss"]))
     return Curves(_curve(training), _curve(validation))
+
+
+def tokens_of(row: logs.Row) -> int:
+    """Return how many tokens a step computed; logs of older versions only say how many a second."""
+    return row.get("tokens") or round((row.get("tokens_per_s") or 0.0) * (row.get("step_ms") or 0.0) / 1e3)
 
 
 def _curve(points: list[tuple[float, float | None]]) -> Curve:

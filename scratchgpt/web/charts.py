@@ -1,104 +1,75 @@
-"""How curves look: options for ECharts. Colours come from the page, which may be light or dark."""
+"""Pictures on the page, which picture.js draws in the page's colours: curves of runs, and where a head looks."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from nicegui import ui
 
 from scratchgpt.web.history import Points
 
-COLOURS = ("#4c7dff", "#f0883e", "#2da44e", "#bf5af2", "#e5484d", "#12a594")
-"""For runs that are compared."""
-MOST_DOTS = 60
-FAINT = 0.25
+N_SHADES = 6
+"""Colours that style.css names --curve-1, --curve-2, ..."""
 
 
-def colour(name: str) -> str:
-    """Return JavaScript for a colour that the page's style sheet names."""
-    return f"getComputedStyle(document.body).getPropertyValue('--{name}')"
+class Curve(NamedTuple):
+    """A curve of one run."""
+
+    number: int  # of the run among those that are compared, from 1: it stands at the curve's end
+    run: str  # its name, "" if there is no other
+    what: str  # "training", "validation", "each step", or "" in a chart of one kind of curve
+    points: Points
+
+    def options(self) -> dict[str, Any]:
+        """Return what picture.js needs to know."""
+        return self._asdict() | {"shade": (self.number - 1) % N_SHADES + 1}
+
+    def summary(self) -> str:
+        """Return its values for people who do not see it, nothing if there are none."""
+        values = self.points[:, 1]
+        values = values[np.isfinite(values)]
+        name = ", ".join(filter(None, (self.run, self.what)))
+        return (
+            f"{name}: starts at {values[0]:.4g}, ends at {values[-1]:.4g}, lowest {values.min():.4g}."
+            if len(values) and self.what != "each step"
+            else ""
+        )
 
 
-TOOLTIP = {
-    "renderMode": "richText",  # drawn, so that no name can be HTML
-    "confine": True,
-    ":backgroundColor": colour("card"),
-    ":borderColor": colour("edge"),
-    "textStyle": {":color": colour("ink"), "fontSize": 12},
-}
-SHADES = "['--card', '--heat-1', '--heat-2', '--heat-3'].map(n => getComputedStyle(document.body).getPropertyValue(n))"
-"""From nothing to all."""
+class Picture(ui.echart, component="picture.js"):
+    """A chart; it sends "zoom" with the part of its width, from 0 to 1, that a person wants to see."""
 
+    def __init__(self) -> None:
+        """Begin without a picture."""
+        super().__init__({})
+        self.classes("chart").props("role=img")
+        self.describe("Nothing is drawn yet")
 
-def line(
-    name: str, points: Points, shade: str, *, width: float = 2, has_dots: bool = False, **style: Any
-) -> dict[str, Any]:
-    """Return a curve; with dots it shows each of its points, unless these are many."""
-    return {
-        "type": "line",
-        "name": name,
-        "data": points,
-        "lineStyle": style | {"width": width, "color": shade},
-        "itemStyle": {"color": shade, "opacity": style.get("opacity", 1)},
-        "symbol": "circle",
-        "symbolSize": 6,
-        "showSymbol": has_dots and len(points) <= MOST_DOTS,
-    }
+    def describe(self, words: str) -> None:
+        """Say what the picture shows, to people who do not see it."""
+        self.props["aria-label"] = words
 
+    def show_curves(
+        self,
+        title: str,
+        curves: Sequence[Curve],
+        *,
+        x: str = "step",
+        span: tuple[float, float] = (0, 1),
+        is_logarithmic: bool = False,
+        is_large: bool = False,
+    ) -> None:
+        """Show curves over `x`, within a part of its width."""
+        self.describe(" ".join([f"{title} by {x}.", *filter(None, (curve.summary() for curve in curves))]))
+        self.options["curves"] = [curve.options() for curve in curves]
+        self.options.update({"x": x, "span": span, "isLogarithmic": is_logarithmic, "isLarge": is_large})
+        self.update()
 
-def heat_map(weights: npt.NDArray[Any] | None = None, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a picture of weights (T, T) from 0 to 1, NaN for none; `names` are of rows and columns."""
-    weights = np.empty((0, 0)) if weights is None else weights
-    rows, columns = np.nonzero(np.isfinite(weights))
-    of_cells = weights[rows, columns]
-    cells = np.stack([columns, rows, np.sqrt(of_cells), of_cells], axis=1).astype(np.float32)  # roots: small ones show
-    axis: dict[str, Any] = {
-        "type": "category",
-        "data": [*names],
-        "axisLabel": {":color": colour("soft"), "fontFamily": "monospace"},
-        "axisTick": {"show": False},
-        "axisLine": {"show": False},
-    }
-    return {
-        "animation": False,
-        "grid": {"left": 4, "right": 4, "top": 4, "bottom": 4, "containLabel": True},
-        "xAxis": axis | {"position": "top", "axisLabel": axis["axisLabel"] | {"rotate": 90}},
-        "yAxis": axis | {"inverse": True},
-        "tooltip": TOOLTIP | {"trigger": "item", ":formatter": "p => (100 * p.value[3]).toFixed(1) + '%'"},
-        "visualMap": {"show": False, "min": 0, "max": 1, "dimension": 2, "inRange": {":color": SHADES}},
-        "series": [{"type": "heatmap", "data": cells}],
-    }
-
-
-def options(series: list[dict[str, Any]], *, digits: int = 4, has_legend: bool = True) -> dict[str, Any]:
-    """Return a chart of some curves over steps."""
-    axis: dict[str, Any] = {
-        "axisLabel": {":color": colour("soft"), "hideOverlap": True},
-        "axisLine": {"lineStyle": {":color": colour("edge")}},
-        "splitLine": {"lineStyle": {":color": colour("edge")}},
-    }
-    steps: dict[str, Any] = {"type": "value", "min": 0, "max": "dataMax", "splitLine": {"show": False}}
-    steps |= {"minInterval": 1, "axisPointer": {"label": {"precision": 0}}}
-    whole = {":formatter": "v => Math.round(v).toLocaleString('en')"}
-    steps["axisLabel"] = axis["axisLabel"] | whole | {"showMaxLabel": False}  # it would not fit
-    number = f"v => v == null ? '' : Number(Number(v).toPrecision({digits})).toLocaleString('en')"
-    tooltip = TOOLTIP | {"trigger": "axis", ":valueFormatter": number}
-    return {
-        "animation": False,
-        "grid": {"left": 4, "right": 16, "top": 34 if has_legend else 14, "bottom": 4, "containLabel": True},
-        "legend": {
-            "show": has_legend,
-            "type": "scroll",
-            "top": 0,
-            "left": 0,
-            "icon": "roundRect",
-            "itemWidth": 16,
-            "itemHeight": 4,
-            "textStyle": {":color": colour("soft")},
-        },
-        "tooltip": tooltip,
-        "xAxis": axis | steps,
-        "yAxis": axis | {"type": "value", "scale": True},
-        "dataZoom": [{"type": "inside", "zoomOnMouseWheel": "ctrl", "moveOnMouseWheel": False}],
-        "series": series,
-    }
+    def show_map(self, weights: npt.NDArray[Any], labels: Sequence[str], words: str) -> None:
+        """Show weights (T, T) from 0 to 1, NaN for none; `labels` are of rows and columns."""
+        self.describe(words)
+        self.options.clear()
+        self.options.update({"labels": [*labels], "weights": weights.astype(np.float32)})
+        self.style(f"--cells: {len(labels)}")
+        self.update()

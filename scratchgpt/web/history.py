@@ -6,17 +6,18 @@ import threading
 import time
 from array import array
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.errors import DataError, ScratchGPTError
 from scratchgpt.training import logs, runs
-from scratchgpt.training.curves import Curve, outline, smoothed, sparse
+from scratchgpt.training.curves import Curve, outline, smoothed, sparse, tokens_of
 from scratchgpt.training.journal import Journal
 from scratchgpt.training.runs import State
 
-COLUMNS = ("loss", "lr", "grad_norm", "tokens_per_s", "memory")
+COLUMNS = ("loss", "lr", "grad_norm", "tokens_per_s", "step_ms", "tokens", "memory")
 NOISY = ("loss", "grad_norm", "tokens_per_s")
 """Of these the means are drawn, too."""
 LARGE, SMALL = 500, 120
@@ -28,8 +29,10 @@ NOTICEABLE = 200
 
 Points = npt.NDArray[np.float32]
 """(N, 2): steps and values, NaN for none. As an array they are written for a page in a tenth of a list's time."""
+Axis = Literal["step", "tokens", "time"]
+"""What curves are drawn over; time is that of training steps alone, in seconds."""
 Span = tuple[float, float]
-"""From one step to another."""
+"""From one place on an axis to another."""
 ALL: Span = (-math.inf, math.inf)
 
 
@@ -42,15 +45,16 @@ class _Numbers:
         default_factory=lambda: {name: array("d") for name in COLUMNS}
     )
     validation: list[tuple[int, float]] = dataclasses.field(default_factory=list)
-    drawn: dict[str, Points] = dataclasses.field(default_factory=dict)
+    drawn: dict[tuple[str, Axis, int], Points] = dataclasses.field(default_factory=dict)
     n_drawn: tuple[int, int] = (0, 0)  # steps and evaluations, then
 
     def take_in(self, rows: list[logs.Row | None]) -> None:
         """Add rows."""
         steps = [row for row in rows if row and "loss" in row]
         self.steps.extend(row["step"] for row in steps)
-        for name in COLUMNS[:-1]:
+        for name in COLUMNS[:-2]:
             self.columns[name].extend(_number(row.get(name)) for row in steps)
+        self.columns["tokens"].extend(map(tokens_of, steps))
         self.columns["memory"].extend(_number(row.get("device_mb") or row.get("resident_mb")) for row in steps)
         evaluations = (row for row in rows if row and row.get("val_loss") is not None and not row.get("val_whole"))
         self.validation.extend((row["step"], row["val_loss"]) for row in evaluations)
@@ -60,15 +64,26 @@ class _Numbers:
         n_steps, n_evaluations = self.n_drawn
         return len(self.steps) > n_steps * (1 + 1 / NOTICEABLE) or len(self.validation) > n_evaluations
 
-    def thinned(self, column: str, span: Span) -> Points:
-        """Return a curve as it is drawn: its part between two steps, and those before and behind, each thinned."""
+    def places(self, axis: Axis) -> npt.NDArray[np.float64]:
+        """Return where on an axis each step is."""
+        if axis == "step":
+            return np.array(self.steps)
+        each = np.array(self.columns["tokens"] if axis == "tokens" else self.columns["step_ms"])
+        return np.cumsum(np.nan_to_num(each)) / (1 if axis == "tokens" else 1e3)
+
+    def thinned(self, column: str, axis: Axis, smoothing: int, span: Span) -> Points:
+        """Return a curve as it is drawn: its part within `span`, and those before and behind, each thinned."""
+        x = self.places(axis)
         if column == "validation":
-            return np.array(self.validation, np.float32).reshape(-1, 2)
+            steps, losses = np.array(self.validation, np.float64).reshape(-1, 2).T
+            if axis != "step":  # where the last step before it ended
+                steps = np.append(0.0, x)[np.searchsorted(np.array(self.steps), steps, side="right")]
+            return np.stack([steps, losses], axis=1).astype(np.float32)
         stretches = LARGE if column.endswith("loss") else SMALL
-        curve = Curve(np.array(self.steps), np.array(self.columns[column.removeprefix("mean ")]))
+        curve = Curve(x, np.array(self.columns[column.removeprefix("mean ")]))
         thin = outline if column in NOISY else sparse
         if column.startswith("mean "):
-            curve = smoothed(curve, max(1, len(curve.x) // SMOOTHED_PART))
+            curve = smoothed(curve, max(1, len(curve.x) // smoothing))
         low, high = np.searchsorted(curve.x, span)
         parts = [Curve(curve.x[part], curve.y[part]) for part in (slice(low), slice(low, high), slice(high, None))]
         return np.concatenate([np.stack(thin(part, stretches), axis=1) for part in parts]).astype(np.float32)
@@ -81,7 +96,7 @@ class History:
         """Begin with nothing read."""
         self.run = run
         self.version = 0  # changes when the curves look different
-        self.steps = 0  # that the run is to make, 0 if it does not say so
+        self.settings: dict[str, Any] = {}  # of its model and its recipe, as far as it says them
         self.journal = Journal()  # notes and texts
         self.state = State(is_alive=False, word="stopped")
         self.read_at = -math.inf  # when all of it was read, by the monotonic clock
@@ -95,10 +110,10 @@ class History:
             try:
                 is_other = self._log.is_other()
             except DataError:
-                self._begin_anew(0)
+                self._begin_anew({})
                 raise
             if is_other:
-                self._begin_anew(_steps(self.run))
+                self._begin_anew(_settings(self.run))
             numbers = self._numbers
             for rows in self._log.rows():
                 numbers.take_in(rows)
@@ -112,9 +127,9 @@ class History:
                 numbers.n_drawn, numbers.drawn = (len(numbers.steps), len(numbers.validation)), {}
                 self.version += 1
 
-    def _begin_anew(self, steps: int) -> None:
+    def _begin_anew(self, settings: dict[str, Any]) -> None:
         self._numbers, self.journal = _Numbers(), Journal()
-        self.steps = steps
+        self.settings = settings
         self.read_at = -math.inf
         self.version += 1
 
@@ -122,6 +137,17 @@ class History:
     def step(self) -> int:
         """Return the last step that is logged."""
         return int(self._numbers.steps[-1]) if self._numbers.steps else 0
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps the run is to make, 0 if it does not say so."""
+        steps = self.settings.get("steps")
+        return steps if isinstance(steps, int) else 0
+
+    def width(self, axis: Axis) -> float:
+        """Return where on an axis the run is now."""
+        places = self._numbers.places(axis)
+        return float(places[-1]) if len(places) else 0.0
 
     def last(self, column: str) -> float:
         """Return the last number of a column, NaN if there is none."""
@@ -133,26 +159,32 @@ class History:
         """Return the last loss over the validation windows, NaN if there is none."""
         return self._numbers.validation[-1][1] if self._numbers.validation else np.nan
 
-    def points(self, column: str, span: Span = ALL) -> Points:
+    @property
+    def best_validation(self) -> tuple[int, float]:
+        """Return the lowest loss over the validation windows and its step, NaN if there is none."""
+        return min(self._numbers.validation, key=lambda at: at[1], default=(0, np.nan))
+
+    def points(self, column: str, span: Span = ALL, *, axis: Axis = "step", smoothing: int = SMOOTHED_PART) -> Points:
         """Return a curve as it is drawn: a column, its running mean as "mean loss", or "validation".
 
-        `span` is what the picture shows of it.
+        `span` is what the picture shows of `axis`. Means are taken over one part in `smoothing` of the run.
         """
         with self._lock:
-            drawn = self._numbers.drawn
+            drawn, key = self._numbers.drawn, (column, axis, smoothing)
             if span != ALL:
-                return self._numbers.thinned(column, span)
-            if column not in drawn:
-                drawn[column] = self._numbers.thinned(column, ALL)
-            return drawn[column]
+                return self._numbers.thinned(*key, span)
+            if key not in drawn:
+                drawn[key] = self._numbers.thinned(*key, ALL)
+            return drawn[key]
 
 
-def _steps(run: Path) -> int:
-    """Return how many steps a run is to make, 0 if it does not say so."""
+def _settings(run: Path) -> dict[str, Any]:
+    """Return the settings of a run's model and recipe, nothing if it does not say them."""
     try:
-        return int(runs.description(run)["train"]["steps"])
-    except (ScratchGPTError, KeyError, TypeError, ValueError):
-        return 0
+        about = runs.description(run)
+        return {**about["model"], **about["train"]}
+    except (ScratchGPTError, KeyError, TypeError):
+        return {}
 
 
 def _number(value: float | None) -> float:

@@ -18,12 +18,14 @@ from scratchgpt.tokenizer import Tokenizer
 from scratchgpt.training import checkpoint
 from scratchgpt.web import charts
 from scratchgpt.web.desk import Desk
-from scratchgpt.web.parts import ModelChoice, card, failures_told
+from scratchgpt.web.parts import ModelChoice, card, failures_told, scrolling
 
 MOST_TOKENS = 64
 """Whose attention is drawn: the last ones of a text."""
 LONGEST_TEXT = 2000
 N_NEXT = 10
+N_STRONGEST = 5
+"""Pairs of tokens that are named in words."""
 PAUSE = 0.4
 """Seconds without a key after which the text is looked at."""
 EXAMPLE = "First Citizen:\nBefore we proceed any further, hear me speak."
@@ -73,45 +75,59 @@ class InsideTab:
                 self._text = ui.textarea("Text", value=EXAMPLE, on_change=self._look).classes("wide")
                 self._text.props(f'autogrow maxlength={LONGEST_TEXT} debounce={PAUSE * 1000:.0f} input-class="text"')
                 self._problem = ui.label().classes("bad").props('role="status"')
-            with card("What comes next", "The likeliest tokens after the text."):
+            with card("What comes next", "The likeliest tokens after the text.") as following:
                 self._next = ui.element("div").classes("bars")
         with card(
             "Surprise", f"How little each token was expected, in bits; the colour is strongest from {STRONGEST}."
-        ):
+        ) as surprise:
             self._losses = ui.element("div").classes("tokens")
         with card(
             "Attention",
             f"Each row is a token, and shows at which ones before it the head looks; the last {MOST_TOKENS}.",
-        ):
+        ) as attention:
             with ui.element("div").classes("fields"):
-                self._layer = ui.select([0], label="Layer", value=0, on_change=self._draw)
-                self._head = ui.select([0], label="Head", value=0, on_change=self._draw)
-            self._map = ui.echart(charts.heat_map()).classes("chart square")
-            self._map.props('role=img aria-label="Where the head looks"')
+                self._layer = ui.select({}, label="Layer", on_change=self._draw)
+                self._head = ui.select({}, label="Head", on_change=self._draw)
+            with scrolling("Attention map").classes("map"):
+                self._map = charts.Picture().classes("square")
+        self._pictures = (following, surprise, attention)
+        self._show(None)
 
     async def _look(self) -> None:
         """Look at the text, unless a later one is there already."""
         self._n_asked += 1
         number = self._n_asked
         async with self._desk.looking:
-            if number != self._n_asked or not self._model.value or not self._text.value:
+            if number != self._n_asked:
                 return
-            self._problem.text = ""
+            seen, self._problem.text = None, self._missing()
             with failures_told(self._problem):
-                model = self._desk.inside(self._model.value)
-                seen = await asyncio.to_thread(look, model, self._text.value[:LONGEST_TEXT])
-                if number == self._n_asked:
-                    self._show(seen)
+                if self._model.value and self._text.value:
+                    model = self._desk.inside(self._model.value)
+                    seen = await asyncio.to_thread(look, model, self._text.value[:LONGEST_TEXT])
+            if number == self._n_asked:
+                self._show(seen)
 
-    def _show(self, seen: Seen) -> None:
-        self._seen = None  # until such a layer and such a head are chosen as there are
+    def _missing(self) -> str:
+        """Return what there must be before there is something to see."""
+        if not self._model.value:
+            return "There is no trained model yet; start a training in the tab Model."
+        return "" if self._text.value else "Type a text to see what the model makes of it."
+
+    def _show(self, seen: Seen | None) -> None:
+        """Show what a model makes of the text, or no pictures at all."""
+        self._seen = None  # until a layer and a head are chosen that exist
+        for picture in self._pictures:
+            picture.visible = seen is not None
+        if seen is None:
+            return
         self._next.clear()
         with self._next:
             for text, part in seen.following:
                 with ui.element("div").classes("bar-row"):
                     ui.label(text).classes("piece")
                     ui.element("div").classes("bar-back").style(f"--part: {part:.4f}")
-                    ui.label(f"{part:.1%}").classes("soft")
+                    ui.label(percent(part)).classes("soft")
         self._losses.clear()
         with self._losses:
             for text, bits in zip(seen.labels, [None, *(seen.losses / np.log(2)).tolist()], strict=True):
@@ -120,14 +136,34 @@ class InsideTab:
                     ui.label(text).classes("piece")
                     ui.label("" if bits is None else f"{bits:.2f}").classes("number")
         n_layers, n_heads = seen.maps.shape[:2]
-        self._layer.set_options([*range(n_layers)], value=min(self._layer.value or 0, n_layers - 1))
-        self._head.set_options([*range(n_heads)], value=min(self._head.value or 0, n_heads - 1))
+        self._layer.set_options(places(n_layers), value=min(self._layer.value or 0, n_layers - 1))
+        self._head.set_options(places(n_heads), value=min(self._head.value or 0, n_heads - 1))
         self._seen = seen
         self._draw()
 
     def _draw(self) -> None:
         """Draw one head's map."""
         if self._seen:
-            weights = self._seen.maps[self._layer.value, self._head.value]
-            self._map.options.update(charts.heat_map(weights, self._seen.labels[-len(weights) :]))
-            self._map.update()
+            layer, head = self._layer.value or 0, self._head.value or 0
+            weights = self._seen.maps[layer, head]
+            labels = self._seen.labels[-len(weights) :]
+            words = f"Layer {layer}, head {head}. The strongest: {strongest(weights, labels)}."
+            self._map.show_map(weights, labels, words)
+
+
+def places(n: int) -> dict[int, str]:
+    """Return the numbers of layers or heads, as files count them, and how each is offered."""
+    ends = {n - 1: "the last", 0: "the first" if n > 1 else "the only one"}
+    return {number: f"{number}, {ends[number]}" if number in ends else str(number) for number in range(n)}
+
+
+def percent(part: float) -> str:
+    """Return a part of 1; what is small is never shown as nothing."""
+    return f"{part:.1%}" if part >= 0.0005 or not part else "< 0.1%"
+
+
+def strongest(weights: npt.NDArray[Any], labels: list[str]) -> str:
+    """Return in words where a head looks most."""
+    order = np.argsort(np.nan_to_num(weights), axis=None)[: -N_STRONGEST - 1 : -1]
+    pairs = (divmod(int(place), len(labels)) for place in order)
+    return "; ".join(f"{labels[at]} looks at {labels[to]}, {percent(weights[at, to])}" for at, to in pairs)

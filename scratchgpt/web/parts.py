@@ -1,6 +1,7 @@
 """Pieces that several tabs are made of. Whatever comes from data is shown as text, never as HTML."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,13 +14,13 @@ from scratchgpt.web.jobs import Task
 
 
 @contextlib.contextmanager
-def card(title: str, about: str = "") -> Iterator[None]:
+def card(title: str, about: str = "") -> Iterator[ui.element]:
     """Lay out a part of a tab, under its title."""
-    with ui.element("section").classes("part"):
+    with ui.element("section").classes("part") as part:
         ui.label(title).classes("title").props('role="heading" aria-level="2"')
         if about:
             ui.label(about).classes("soft")
-        yield
+        yield part
 
 
 @contextlib.contextmanager
@@ -37,6 +38,11 @@ def failures_told(where: ui.label | None = None) -> Iterator[None]:
 def tell_failure(sentence: str) -> None:
     """Show a sentence about what has failed, until it is put away."""
     ui.notify(sentence, type="negative", timeout=0, close_button="Close", multi_line=True)
+
+
+def number(value: float, form: str) -> str:
+    """Return a number in this form, a dash if there is none."""
+    return format(value, form) if math.isfinite(value) else "–"
 
 
 def explain(field: ui.element, sentence: str) -> None:

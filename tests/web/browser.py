@@ -166,17 +166,35 @@ class Browser:
             chain.scroll_from_origin(chart, 0, -120).pause(0.15)  # a chart takes ten a second
         chain.key_up("\ue009").perform()
 
+    def hover(self, selector: str, x: int, y: int) -> None:
+        """Move the mouse over an element, this far from its middle."""
+        element = self.driver.find_element("css selector", selector)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        ActionChains(self.driver).move_to_element_with_offset(element, x, y).perform()
+
+    def drag(self, selector: str, start: int, end: int) -> None:
+        """Drag the mouse across an element, from so far beside its middle to so far."""
+        self.hover(selector, start, 0)
+        chain = ActionChains(self.driver).click_and_hold()
+        for _ in range(2):
+            chain.move_by_offset((end - start) // 2, 0)
+        chain.release().perform()
+
     def colour_of_chart(self) -> str:
         """Return the colour of the numbers at the first chart, nothing while there is none."""
         return str(self._of_chart("xAxis[0].axisLabel.color") or "")
 
     def _of_chart(self, option: str) -> Any:
         """Return what the first chart has as an option, None while there is no chart."""
+        return self.of_chart(".chart", f"getOption().{option}")
+
+    def of_chart(self, selector: str, question: str) -> Any:
+        """Return what ECharts answers about a chart, None while nothing is drawn."""
         ask = (
-            "const done = arguments[0]; import('nicegui-echart').then(({echarts}) => "
-            f"done(echarts.getInstanceByDom(document.querySelector('.chart'))?.getOption().{option}))"
+            "const [selector, done] = arguments; import('nicegui-echart').then(({echarts}) => "
+            f"echarts.getInstanceByDom(document.querySelector(selector)).{question}).then(done, () => done(null))"
         )
-        return self.driver.execute_async_script(ask)
+        return self.driver.execute_async_script(ask, selector)
 
     def picture(self, path: Path) -> None:
         """Take a picture of the whole page, as wide as the window."""

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from importlib.resources import files
@@ -14,10 +12,11 @@ import pytest
 
 from tests.web.browser import Browser
 from tests.web.server import served, wait_until
-from tests.world import TEXT, make_dataset
+from tests.world import TEXT, make_dataset, small_run
 
 pytest.importorskip("nicegui")
 pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python, of the extra dev")
+from scratchgpt.web import charts
 
 pytestmark = pytest.mark.slow
 
@@ -31,11 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a working folder with data, and two runs of which one has a long name."""
     folder = tmp_path_factory.mktemp("full")
     make_dataset(folder / "data", TEXT * 10)
-    sizes = {"block_size": 16, "n_layer": 1, "n_embd": 16, "batch_size": 4, "eval_every": 20, "steps": 60}
-    for run in ("first", "a-long-name-that-somebody-chose-with-care-and-that-does-not-fit"):
-        settings = [word for name, value in sizes.items() for word in ("--set", f"{name}={value}")]
-        train = [sys.executable, "-m", "scratchgpt", "train", "--data", "data/data", "--run", f"runs/{run}"]
-        subprocess.run([*train, "--lanes", "1", *settings], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    for name in ("first", "a-long-name-that-somebody-chose-with-care-and-that-does-not-fit"):
+        small_run(folder, name)
     return folder
 
 
@@ -132,3 +128,14 @@ def test_settings_are_explained_without_a_mouse(browser: Browser) -> None:
         browser.driver.execute_script("arguments[0].focus()", browser.field(name))
         browser.wait_for(words)
         assert words in browser.field(name).get_attribute("aria-description")
+
+
+def test_curves_can_be_told_from_their_card() -> None:
+    style = Path(charts.__file__).with_name("style.css").read_text(encoding="utf-8")
+    for scheme in (style[: style.index("body.body--dark")], style[style.index("body.body--dark") :]):
+        colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", scheme))
+        curves = [colours[f"curve-{number}"] for number in range(1, charts.N_SHADES + 1)]
+        assert len({*curves}) == charts.N_SHADES
+        for text in (*curves, colours["ink"], colours["soft"], colours["brand"], colours["bad"], colours["good"]):
+            for behind in ("card", "page", "tint"):
+                assert contrast(text, colours[behind]) >= (4.5 if text not in curves or behind == "card" else 3)

@@ -125,7 +125,7 @@ def test_from_a_text_to_a_model_that_talks(tmp_path: Path, server: Server, brows
     browser.click("Stop")
     wait_until(lambda: "stopped" in browser.texts(".chip"))
     before = browser.step()
-    browser.click("Go on")
+    browser.click("Continue from checkpoint")
     wait_until(lambda: browser.step() > before)
     browser.click("Stop")
     wait_until(lambda: "stopped" in browser.texts(".chip"))
@@ -186,7 +186,10 @@ def test_a_narrow_window_is_enough(browser: Browser, *, is_dark: bool) -> None:
     assert not browser.complaints()
 
 
-def test_charts_follow_the_system_into_the_dark(browser: Browser) -> None:
+def test_charts_follow_the_system_into_the_dark(server: Server, browser: Browser) -> None:
+    run = server.folder / "runs" / "run"
+    run.mkdir(parents=True)
+    (run / "log.jsonl").write_text('{"step": 1, "time": 0.0, "loss": 1.5}\n', encoding="utf-8")
     browser.open("train")
     light = wait_until(browser.colour_of_chart)
     browser.size(1280, 900, is_dark=True)
@@ -285,10 +288,10 @@ def test_texts_and_notes_survive_the_server_and_come_from_terminals(tmp_path: Pa
         os.utime(tmp_path / "runs" / "terminal" / "log.jsonl", (0, 0))  # a pause may be long
         time.sleep(5)
         assert "paused in another program" in browser.texts(".chip")
-        assert not browser.has("Go on")
+        assert not browser.has("Continue from checkpoint")
         process.kill()
         wait_until(lambda: "stopped" in browser.texts(".chip"))
-        browser.wait_for("Go on")
+        browser.wait_for("Continue from checkpoint")
         assert not browser.complaints()
 
 
@@ -305,7 +308,9 @@ def test_runs_of_a_terminal_are_watched_and_compared(server: Server, browser: Br
         browser.wait_for("training in another program")
         first = wait_until(browser.step)
         wait_until(lambda: browser.step() > first)
-        assert not {"Pause", "Stop", "Go on"} & {text.split("\n")[-1] for text in browser.texts("button")}
+        assert not {"Pause", "Stop", "Continue from checkpoint"} & {
+            text.split("\n")[-1] for text in browser.texts("button")
+        }
         process.terminate()
     n_points = wait_until(browser.n_points)
     browser.choose("Compare with", "before")
