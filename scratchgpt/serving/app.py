@@ -66,8 +66,9 @@ def create_app(engine: Engine, model_id: str, limits: Limits, metrics: Metrics) 
     )
     tell_problems(app)
     served = Served(model_id, engine.config, engine.vocabulary)
-    completions = Completions(engine, served, limits)
-    _describe(app, served)
+    reader = Reader()
+    completions = Completions(engine, served, limits, reader)
+    _describe(app, served, reader)
 
     @app.post("/v1/completions", response_model=Completion, responses=FAILURES | STREAMED, **takes(CompletionRequest))
     async def complete(request: Request) -> Response:
@@ -89,9 +90,8 @@ def create_app(engine: Engine, model_id: str, limits: Limits, metrics: Metrics) 
     return app
 
 
-def _describe(app: FastAPI, served: Served) -> None:
+def _describe(app: FastAPI, served: Served, reader: Reader) -> None:
     """Add the paths that need a model's name, sizes and vocabulary alone."""
-    reader = Reader()
 
     @app.get("/", response_class=HTMLResponse)
     async def show_front(request: Request) -> str:

@@ -78,10 +78,10 @@ class _News:
 class Completions:
     """Answers requests for completions."""
 
-    def __init__(self, engine: Engine, served: Served, limits: Limits) -> None:
+    def __init__(self, engine: Engine, served: Served, limits: Limits, reader: Reader) -> None:
         """Answer with an engine's texts."""
         self._engine, self._served, self._limits = engine, served, limits
-        self._reader, self._writer = Reader(), Aside("writer")
+        self._reader, self._writer = reader, Aside("writer")
 
     async def complete(self, request: Request) -> Response:
         """Answer a request for completions."""
