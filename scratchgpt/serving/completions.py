@@ -34,8 +34,8 @@ LONG_ANSWER = 1000
 LONGEST_PIECE = 2**16
 """Characters of a stream that are sent before other requests have their turn."""
 
-MOST_LIKELY = 2**19
-"""Log-probabilities in an answer: 200 MB of memory until it is sent."""
+MOST_LIKELY = 2**18
+"""Log-probabilities in an answer. Until it is sent, Python looks at all of them each time it collects garbage."""
 
 MOST_ECHOED = 2**22
 """Characters of prompts in an answer."""
