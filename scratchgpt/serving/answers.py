@@ -69,6 +69,14 @@ def html_page(title: str, body: str) -> bytes:
     ).encode("utf-8", "replace")
 
 
+SENTENCES: dict[int, str] = {
+    HTTPStatus.NOT_FOUND: "There is nothing at this address.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take requests of this method.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The server is busy; try again in a moment.",
+}
+"""What an error means, if the application says nothing about it."""
+
+
 def phrase(status: int) -> str:
     """Return what a status is called; some servers have their own, as 499 for a client that has gone."""
     return HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Error {status}"

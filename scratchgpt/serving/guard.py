@@ -79,8 +79,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._call(self._app, scope, receive, send)
             return
-        if scope["type"] == "http":
-            send = secured(send)
+        send = secured(send)
         if refusal := self._refusal(scope):
             await refuse(scope, refusal, receive, send)
         elif self._origins.intersection(values(scope, "origin")):

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from scratchgpt.serving.answers import (
+    SENTENCES,
     Headers,
     Message,
     Receive,
@@ -35,29 +36,32 @@ class Refusal(NamedTuple):
 
 async def refuse(scope: Message, refusal: Refusal, receive: Receive, send: Send) -> None:
     """Send the reason; then read on for a while, or the connection breaks before the client has read the answer."""
-    if scope["type"] != "http":
-        await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": refusal.message})
-        return
     content = error_content(refusal.status, refusal.message, code=refusal.code)
-    kind, body = _our_error(scope, refusal.status, json.dumps(content).encode("utf-8"))
+    media, body = _our_error(scope, refusal.status, json.dumps(content).encode("utf-8"))
     if wants_html(scope) and refusal.page:
         body = refusal.page
-    headers = [*_content_headers(kind, body), *refusal.headers]
-    await send({"type": "http.response.start", "status": refusal.status.value, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    headers = [*_content_headers(media, body), *refusal.headers]
+    kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+    await send({"type": f"{kind}.start", "status": refusal.status.value, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body, "more_body": True})
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LINGER):
             while (await receive()).get("more_body"):
                 pass
-    await send({"type": "http.response.body", "body": b""})
+    await send({"type": f"{kind}.body", "body": b""})
 
 
 def secured(send: Send) -> Send:
-    """Return a `send` that adds the security headers."""
+    """Return a `send` that adds the security headers, and refuses a WebSocket with them."""
+    is_open = False
 
     async def secure(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        nonlocal is_open
+        is_open = is_open or message["type"] == "websocket.accept"
+        if message["type"] == "websocket.close" and not is_open:
+            await secure({"type": "websocket.http.response.start", "status": HTTPStatus.FORBIDDEN.value})
+            message = {"type": "websocket.http.response.body", "body": b""}
+        if message["type"].endswith("http.response.start"):
             message = {**message, "headers": with_security_headers(message.get("headers", ()))}
         await send(message)
 
@@ -90,7 +94,7 @@ def with_our_errors(scope: Message, send: Send) -> Send:
 
 def _our_error(scope: Message, status: int, body: bytes) -> tuple[bytes, bytes]:
     """Return the type and the body of an error, given the JSON that the application has for it, if any."""
-    content = error_content(status, f"{phrase(status)}.")
+    content = error_content(status, SENTENCES.get(status, f"{phrase(status)}."))
     with contextlib.suppress(ValueError, KeyError, TypeError):
         given = json.loads(body)
         if isinstance(given["error"]["message"], str):

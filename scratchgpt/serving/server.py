@@ -96,7 +96,23 @@ class _Connection(H11Protocol):
         with contextlib.suppress(h11.LocalProtocolError):
             super().shutdown()
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        headers = dict(self.headers)
+        if (
+            event.method == b"GET"
+            and headers.get(b"sec-websocket-version") == b"13"
+            and b"sec-websocket-key" in headers
+        ):
+            super().handle_websocket_upgrade(event)
+            # websockets is stricter than h11; uvicorn would answer nothing, and keep the connection.
+            if getattr(self.transport.get_protocol(), "handshake_initiated", True):
+                return
+        self.send_400_response("This is not how a WebSocket begins.")
+
     def send_400_response(self, msg: str) -> None:
+        if self.cycle:
+            self.cycle.disconnected = True  # the application's answer would come too late
+            self.cycle.message_event.set()
         body = json.dumps(error_content(HTTPStatus.BAD_REQUEST, msg, code="bad_request")).encode("utf-8")
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
         reason = HTTPStatus.BAD_REQUEST.phrase.encode("ascii")

@@ -45,13 +45,16 @@ class Front:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif method not in KNOWN or not KNOWN[method].fullmatch(scope["path"]):
-            await _answer(send, 404)
+            await _answer(scope, send, 404)
+        elif scope["type"] == "websocket":
+            with contextlib.suppress(Exception):  # engineio raises ValueError and the like for nonsense
+                await self._app(scope, receive, send)
         elif scope["path"] != "/":
             await self._app(scope, receive, send)
         elif method == "HEAD":  # a page is built for those who look at it
-            await _answer(send, 200, (b"content-type", b"text/html; charset=utf-8"))
+            await _answer(scope, send, 200, (b"content-type", b"text/html; charset=utf-8"))
         elif self._n_waiting >= MOST_WAITING:
-            await _answer(send, 503, (b"retry-after", b"2"))
+            await _answer(scope, send, 503, (b"retry-after", b"2"))
         else:
             await self._show(scope, receive, send)
 
@@ -120,7 +123,8 @@ def _unconnected() -> list[Client]:
     return sorted((page for page in pages if not page._delete_tasks), key=lambda page: page.created)  # noqa: SLF001
 
 
-async def _answer(send: Send, status: int, *headers: tuple[bytes, bytes]) -> None:
+async def _answer(scope: Message, send: Send, status: int, *headers: tuple[bytes, bytes]) -> None:
     """Send an answer without a body; the guard adds one to an error."""
-    await send({"type": "http.response.start", "status": status, "headers": list(headers)})
-    await send({"type": "http.response.body", "body": b""})
+    kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+    await send({"type": f"{kind}.start", "status": status, "headers": list(headers)})
+    await send({"type": f"{kind}.body", "body": b""})

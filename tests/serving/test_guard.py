@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from scratchgpt.errors import UsageError
 from scratchgpt.serving import guard, refusals
-from scratchgpt.serving.answers import App, Message, Receive, Send
+from scratchgpt.serving.answers import SECURITY_HEADERS, App, Message, Receive, Send
 from scratchgpt.serving.guard import Guard
-from scratchgpt.serving.origins import is_loopback
+from scratchgpt.serving.origins import allowed_origin, is_loopback
 from scratchgpt.serving.tokens import Login
 
 TOKEN = "a-token-of-tests"  # noqa: S105
@@ -64,7 +65,7 @@ def ask(
         "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
     }
     asyncio.run(guarded(scope, receive or receive_parts, send))
-    assert kind != "http" or receive or not parts, (
+    assert kind != "http" or receive or not any(part["body"] for part in parts), (
         "all that was sent is read, or the connection would break before the answer is heard"
     )
     return sent
@@ -120,7 +121,7 @@ def test_pages_of_other_origins_do_not(origin: str, kind: str) -> None:
     if kind == "http":
         assert (status(sent), code(sent)) == (403, "wrong_origin")
     else:
-        assert [message["type"] for message in sent] == ["websocket.close"]
+        assert (sent[0]["type"], sent[0]["status"]) == ("websocket.http.response.start", 403)
 
 
 def test_a_websocket_of_the_own_page_passes() -> None:
@@ -200,6 +201,149 @@ def test_who_has_sent_all_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
     parts: list[Message] = [{"type": "http.request", "body": b"all"}]
     assert status(ask([("host", "localhost")], app=wait_for_the_end, receive=receive)) == 200
+
+
+NAVIGATION = {"mode": "navigate", "dest": "document"}
+
+
+@pytest.mark.parametrize(
+    ("method", "fetched", "expected"),
+    [
+        ("GET", {"site": "none"}, 200),
+        ("GET", {"site": "same-origin", "mode": "cors", "dest": "empty"}, 200),
+        ("GET", {"site": "cross-site"} | NAVIGATION, 200),
+        ("GET", {"site": "same-site"} | NAVIGATION, 200),
+        ("POST", {"site": "cross-site"} | NAVIGATION, 403),
+        ("HEAD", {"site": "cross-site"} | NAVIGATION, 403),
+        ("GET", {"site": "cross-site", "mode": "navigate", "dest": "iframe"}, 403),
+        ("GET", {"site": "cross-site", "mode": "navigate", "dest": "object"}, 403),
+        ("GET", {"site": "cross-site", "mode": "no-cors", "dest": "image"}, 403),
+        ("GET", {"site": "cross-site", "mode": "cors", "dest": "document"}, 403),
+        ("GET", {"site": "same-site", "mode": "no-cors", "dest": "script"}, 403),
+        ("GET", {"site": "cross-site"}, 403),
+        ("GET", {"site": "something-new"}, 403),
+        ("GET", {"site": ""}, 403),
+    ],
+)
+def test_other_sites_may_link_but_not_use(method: str, fetched: dict[str, str], expected: int) -> None:
+    headers = [("host", "localhost"), *((f"sec-fetch-{name}", value) for name, value in fetched.items())]
+    sent = ask(headers, method=method)
+    assert status(sent) == expected
+    if expected != 200:
+        assert code(sent) == "wrong_site"
+        assert ask(headers, method=method, kind="websocket")[0]["status"] == 403
+
+
+SITE = "http://site.example:3000"
+
+
+def test_a_site_that_is_named_may_use_the_server() -> None:
+    headers = [("host", "localhost"), ("origin", SITE), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors")]
+    asks = [("access-control-request-method", "POST"), ("access-control-request-headers", "authorization, x-any")]
+    private = [("access-control-request-private-network", "true")]
+    settings: dict[str, Any] = {"login": LOGIN, "origins": [SITE]}
+    sent = ask(headers + asks + private, method="OPTIONS", **settings)
+    allowed = {name: value.decode("ascii") for name, value in sent[0]["headers"]}
+    assert status(sent) == 200, "the token does not come with a preflight"
+    assert allowed[b"access-control-allow-origin"] == SITE
+    assert allowed[b"access-control-allow-headers"] == "authorization, x-any"
+    assert allowed[b"access-control-allow-private-network"] == "true"
+    assert int(allowed[b"access-control-max-age"]) > 0
+    assert "POST" in allowed[b"access-control-allow-methods"]
+    assert "Origin" in allowed[b"vary"]
+    for token, expected in ((f"Bearer {TOKEN}", 200), ("Bearer another", 401)):
+        sent = ask([*headers, ("authorization", token)], method="POST", **settings)
+        assert status(sent) == expected
+        answer = dict(sent[0]["headers"])
+        assert answer[b"access-control-allow-origin"] == SITE.encode("ascii"), "the page can read why"
+        assert b"retry-after" in answer[b"access-control-expose-headers"]
+        assert b"Origin" in answer[b"vary"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://site.example", "https://site.example:3000", "http://evil.example", "null", "*"]
+)
+def test_a_site_that_is_not_named_may_not(origin: str) -> None:
+    for method in ("OPTIONS", "POST", "GET"):
+        asks = [("access-control-request-method", "POST")] if method == "OPTIONS" else []
+        sent = ask([("host", "localhost"), ("origin", origin), *asks], method=method, origins=[SITE])
+        assert (status(sent), code(sent)) == (403, "wrong_origin")
+        assert b"access-control-allow-origin" not in dict(sent[0]["headers"])
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("HTTP://LocalHost:3000/", "http://localhost:3000"),
+        ("https://site.example:443", "https://site.example"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("http://site.example:443", "http://site.example:443"),
+    ],
+)
+def test_origins_as_browsers_send_them(text: str, origin: str) -> None:
+    assert allowed_origin(text) == origin
+
+
+NO_ORIGINS = (
+    " * null localhost:3000 //localhost file:///a.html ftp://a http:// http://:80 http://a/b http://a?b http://a# "
+    "http://u@a http://a:99999 http://a:0 http://a: http://[ http://*.a http://m\u00fcller.example http://a,http://b"
+)
+
+
+@pytest.mark.parametrize("text", [*NO_ORIGINS.split(" "), " http://a", "http://a\n"])
+def test_what_is_no_origin(text: str) -> None:
+    with pytest.raises(UsageError, match="is not an origin; name each one"):
+        allowed_origin(text)
+
+
+async def fail(*_: object) -> None:
+    """Fail as an application with a bug does."""
+    raise ValueError("\x1b[2J")
+
+
+async def nothing_here(_: Message, __: Receive, send: Send) -> None:
+    """Answer as a toolkit does, in its own words."""
+    await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/html")]})
+    await send({"type": "http.response.body", "body": b"<title>NiceGUI</title>HTTPException"})
+
+
+ERRORS: list[tuple[int, dict[str, Any]]] = [
+    (200, {"headers": []}),
+    (401, {"headers": [], "login": LOGIN}),
+    (401, {"headers": [], "login": Login(TOKEN, 8070)}),
+    (403, {"headers": [("origin", "http://evil.example")]}),
+    (403, {"headers": [("sec-fetch-site", "cross-site")]}),
+    (404, {"headers": [], "app": nothing_here}),
+    (413, {"headers": [("content-length", "1000")]}),
+    (413, {"headers": [], "body": [b"x" * 1000]}),
+    (400, {"headers": [("content-length", "1"), ("transfer-encoding", "chunked")]}),
+    (500, {"headers": [], "app": fail}),
+]
+
+
+@pytest.mark.parametrize(("expected", "settings"), ERRORS)
+@pytest.mark.parametrize("accept", ["text/html,*/*;q=0.8", "*/*", None])
+def test_every_answer_is_ours_and_secured(expected: int, settings: dict[str, Any], accept: str | None) -> None:
+    settings = dict(settings)
+    headers = [("host", "localhost"), *settings.pop("headers")] + ([("accept", accept)] if accept else [])
+    sent = ask(headers, **settings)
+    answer = dict(sent[0]["headers"])
+    assert status(sent) == expected
+    assert set(SECURITY_HEADERS) <= set(answer)
+    assert b"frame-ancestors 'none'" in answer[b"content-security-policy"]
+    if expected == 200:
+        return
+    body = b"".join(message.get("body", b"") for message in sent).decode("utf-8")
+    assert int(answer[b"content-length"]) == len(body)
+    assert "NiceGUI" not in body
+    assert "\x1b" not in body
+    if accept and "html" in accept:
+        assert answer[b"content-type"].startswith(b"text/html")
+        assert 'href="/"' in body or 'type="password"' in body
+        assert "<script" not in body
+    else:
+        assert json.loads(body)["error"]["message"]
 
 
 def test_what_is_loopback() -> None:

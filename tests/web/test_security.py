@@ -77,7 +77,7 @@ def test_another_host_needs_a_token(tmp_path: Path) -> None:
     assert "needs a token" in process.stderr
     with served(tmp_path, "--host", EVERYWHERE, environment={"SCRATCHGPT_TOKEN": TOKEN}) as server:
         assert ask(server, "/")[0] == 401
-        assert ask(server, SOCKET, UPGRADE)[0] == 403
+        assert ask(server, SOCKET, UPGRADE)[0] == 401
         form = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
         assert ask(server, "/login", form, method="POST", body="token=wrong")[0] == 401
         status, _, headers = ask(server, "/login?tab=model", form, method="POST", body=f"token={TOKEN}")
