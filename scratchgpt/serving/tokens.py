@@ -137,7 +137,9 @@ def login_page(query: str, error: str = "") -> bytes:
     return html_page(
         "scratchgpt: log in",
         "<p>This page needs the token with which its server was started: SCRATCHGPT_TOKEN, or --token.</p>\n"
-        f'{why}<form method="post" action="/login?{html.escape(query)}">\n<label for="token">Token</label>\n'
+        f'{why}<form method="post" action="/login?{html.escape(query)}">\n'
+        '<input name="username" value="scratchgpt" autocomplete="username" hidden>\n'
+        '<label for="token">Token</label>\n'
         '<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>\n'
         "<button>Log in</button>\n</form>",
     )

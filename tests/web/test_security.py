@@ -1,5 +1,6 @@
 """Who may use the page, and what an upload may do."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -15,7 +16,7 @@ import pytest
 from tests.web.server import Server, served, wait_until
 from tests.world import scratchgpt
 
-pytest.importorskip("nicegui")
+nicegui = pytest.importorskip("nicegui")
 TOKEN = "a-token-of-tests"  # noqa: S105
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - with a token
 SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
@@ -69,6 +70,138 @@ def test_other_sites_are_refused(server: Server) -> None:
     assert ask(server, SOCKET, UPGRADE | {"Origin": "http://evil.example"})[0] == 403
     assert ask(server, SOCKET, UPGRADE | {"Host": "evil.example"})[0] == 403
     assert "Access-Control-Allow-Origin" not in ask(server, SOCKET.replace("websocket", "polling"))[2]
+
+
+NICEGUI = "/_nicegui"
+STRANGE = [
+    ("GET", "/%1b]0;x%07%1b[2J"),
+    ("GET", "/train"),
+    ("GET", "/docs"),
+    ("GET", "/login"),
+    ("GET", "//evil.example"),
+    ("GET", f"{NICEGUI}/x/static/nicegui.js"),
+    ("GET", f"{NICEGUI}/{nicegui.__version__}/libraries/nope"),
+    ("GET", f"{NICEGUI}/{nicegui.__version__}/components/%1b[2J"),
+    ("GET", f"{NICEGUI}/{nicegui.__version__}/static/../../nicegui.py"),
+    ("GET", f"{NICEGUI}/{nicegui.__version__}/static/%2e%2e/nicegui.py"),
+    ("GET", f"{NICEGUI}/{nicegui.__version__}/dynamic_resources/x"),
+    ("GET", "/_nicegui_ws/socket.io/?EIO=4&transport=polling"),
+    ("POST", "/_nicegui_ws/socket.io/?EIO=4&transport=polling"),
+    ("POST", "/"),
+    ("PUT", "/"),
+    ("OPTIONS", "/"),
+    ("BREW", "/"),
+    ("POST", f"{NICEGUI}/client/x/upload/1"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), STRANGE)
+@pytest.mark.parametrize("accept", ["text/html", "*/*"])
+def test_what_the_page_does_not_need_is_not_there(server: Server, method: str, path: str, accept: str) -> None:
+    status, text, headers = ask(server, path, {"Accept": accept}, method=method)
+    assert status == 404
+    assert "There is nothing at this address." in text
+    assert ('href="/"' in text) == (accept == "text/html")
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_is_secured_as_far_as_nicegui_allows(server: Server) -> None:
+    _, page, headers = ask(server, "/")
+    policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["connect-src"] == policy["form-action"] == "'self'"
+    scripts = policy["script-src"].split()
+    assert "'unsafe-inline'" not in scripts
+    assert len([source for source in scripts if source.startswith("'sha256-")]) == len(
+        re.findall("<script[^>]*>.", page)
+    )
+    assert {"x-frame-options", "referrer-policy", "cross-origin-opener-policy"} <= set(headers)
+    assert headers["cache-control"] == "no-store"
+    assert ask(server, "/", method="HEAD")[:2] == (200, "")
+
+
+def frame(code: int, data: bytes, *, flags: int = 0x80, is_masked: bool = True, length: int | None = None) -> bytes:
+    """Return a frame of a WebSocket, with whatever is wrong with it."""
+    n = len(data) if length is None else length
+    size = bytes([n]) if n < 126 else b"\x7e" + n.to_bytes(2, "big") if n < 2**16 else b"\x7f" + n.to_bytes(8, "big")
+    size = bytes([size[0] | (0x80 if is_masked else 0)]) + size[1:]
+    return bytes([flags | code]) + size + (bytes(4) + data if is_masked else data)  # zeros mask nothing
+
+
+ESCAPE = r"\u001b]0;x\u0007\u001b[2J"
+FRAMES = [
+    [frame(1, b"\xff\xfe\x1b[31m")],
+    [frame(2, b"\x00\x1b[2J")],
+    [frame(1, b"hi", is_masked=False)],
+    [frame(1, b"hi", flags=0xC0)],
+    [frame(3, b"hi")],
+    [frame(1, b"hi", length=2**40)],
+    [frame(8, b"\x00")],
+    [frame(9, b"x" * 200)],
+    [frame(0, b"x")],
+]
+WORDS = (
+    '"CLIENT"',
+    '{"client_id":[]}',
+    '{"client_id":"CLIENT","id":"%s","listener_id":1,"args":["%s"],"request_id":[]}',
+    '{"client_id":"CLIENT","tab_id":{},"document_id":[],"next_message_id":"%s"}',
+    '{"client_id":"CLIENT","level":"error","message":"%s"}',
+    "[" * 50_000 + "]" * 50_000,
+)
+EVENTS = ("event", "handshake", "javascript_response", "ack", "log", "nope")
+MESSAGES = [
+    *(
+        "",
+        "5",
+        "0{}",
+        "3probe",
+        "41",
+        "42[]",
+        "42{}",
+        '42{"a":1}',
+        "42" + "9" * 50,
+        '42/nope,["event"]',
+        '45999-["event"]',
+    ),
+    *(
+        "9\x1b[2J",
+        "x\x1b[2J",
+        "4z\x1b[2J",
+        "40/\x1b[2J,",
+        '42["event",{\x1b[2J',
+        '451-["ack",{"_placeholder":true,"num":0}]',
+    ),
+    *(f'42["{event}"{words}]' for event in EVENTS for words in ("", ",null", ",{}", ",1,2,3")),
+    *(f'42["{event}",{words}]' for event in EVENTS for words in WORDS),
+    '42["event","' + "x" * 1_500_000 + '"]',
+]
+
+
+def test_nonsense_on_a_websocket_leaves_no_trace(tmp_path: Path) -> None:
+    with served(tmp_path) as server:  # which must write nothing
+        found = re.search(r"[\w-]{36}", ask(server, "/?tab=data")[1].partition("client_id")[2])
+        assert found
+        joined = f"&implicit_handshake=true&client_id={found[0]}&tab_id=%1b&document_id=d&next_message_id=%1b"
+        texts = [message.replace("CLIENT", found[0]).replace("%s", ESCAPE).encode("utf-8") for message in MESSAGES]
+        for frames in FRAMES + [[frame(1, b"40"), frame(1, text)] for text in texts]:
+            for query in ("", joined):
+                with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+                    head = {"Host": f"127.0.0.1:{server.port}"} | UPGRADE
+                    lines = [
+                        f"GET {SOCKET}{query} HTTP/1.1",
+                        *(f"{name}: {value}" for name, value in head.items()),
+                        "",
+                        "",
+                    ]
+                    connection.sendall("\r\n".join(lines).encode("ascii"))
+                    assert b" 101 " in connection.recv(100)
+                    with contextlib.suppress(OSError):  # it was closed
+                        connection.sendall(b"".join(frames))
+                        connection.shutdown(socket.SHUT_WR)
+                        while connection.recv(2**16):
+                            pass
+        assert ask(server, "/")[0] == 200
 
 
 def test_another_host_needs_a_token(tmp_path: Path) -> None:
