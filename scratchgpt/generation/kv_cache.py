@@ -1,7 +1,7 @@
 """Text token by token: what earlier positions have computed is kept. Derivation: kv_cache.md."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,10 @@ LARGEST_SUM, SMALLEST_SUM = 1e12, 1e-12
 TILE = 64
 """Tokens whose logits a CPU computes at once for several texts. OpenBLAS takes the head's matrix as it lies only if the
 product is small; else it copies it first, to read it in another order, and takes twice as long (V = 50,257)."""
+
+
+PART_BYTES = 2**18
+"""Of activations on which a CPU works several times in a row: they stay in the cache of a core."""
 
 
 class Projection(NamedTuple):
@@ -74,17 +78,21 @@ class KVCache:
         self._is_one_row = xp is np and B == 1
         self._dot_rows = np.vecdot if xp is np else _dot_rows  # CuPy has no vecdot
         self._qkv, self._logits = empty(B, 3 * C), empty(B, config.vocab_size)
-        self._hidden, self._scratch = empty(B, 4 * C), empty(B, 4 * C)
-        self._scores, self._sums = empty(B * H * T), empty(L, B, H, 1, 1)
+        self._hidden = empty(B, 4 * C)
+        n_rows = max(1, PART_BYTES // self._hidden[0].nbytes) if xp is np else B
+        scratch = empty(min(n_rows, B), 4 * C)
+        parts = [self._hidden[start : start + n_rows] for start in range(0, B, n_rows)]
+        self._gelu_parts = [(part, scratch[: len(part)]) for part in parts]
+        self._scores, self._sums = empty(B * H * T), xp.ones((L, B, H, 1, 1), dtype)
         self._mean, self._ones = xp.full(C, 1 / C, dtype), xp.ones((T, 1), dtype)
         # Numbers as arrays (): NumPy takes half a microsecond to make one of a number.
         numbers = (EPSILON * C, 1 / math.sqrt(D), 1.0, -2 * SCALE, -2 * SCALE * CUBIC)
         self._epsilon, self._scale, self._one, self._linear, self._cubic = (xp.full((), x, dtype) for x in numbers)
         self._number = empty()
         # The same memory, seen as attention sees it.
-        self._queries = self._qkv[:, :C].reshape(B, H, D, 1)
-        self._new_keys_values = self._qkv[:, C:].reshape(B, 2, H, D).transpose(1, 0, 2, 3)
-        self._results = self._heads.reshape(B, H, 1, D)
+        self._queries: Array = self._qkv[:, :C].reshape(B, H, D, 1)
+        self._new_keys_values: Array = self._qkv[:, C:].reshape(B, 2, H, D).transpose(1, 0, 2, 3)
+        self._results: Array = self._heads.reshape(B, H, 1, D)
 
         tree = model.masters
         cache = empty(L, 2, B, H, T, D) if memory is None else memory
@@ -125,10 +133,7 @@ class KVCache:
     def step(self, tokens: npt.NDArray[np.int64]) -> Array:
         """Append tokens (B,), for which there must be room; return the logits (B, V) as `prefill` does."""
         moved = self._xp.asarray(tokens, dtype="int64")
-        self._compute(moved)
-        if not (self._needs_maxima or (self._sums.max() < LARGEST_SUM and self._sums.min() > SMALLEST_SUM)):
-            self._needs_maxima = True
-            self._compute(moved)  # again: everything is overwritten
+        self._compute_safely(lambda: self._compute(moved))
         self.length += 1
         return self._model.backend.to_numpy(self._logits)
 
@@ -141,23 +146,36 @@ class KVCache:
         return cache
 
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def _compute_safely(self, compute: Callable[[], None]) -> None:
+        """Compute, and compute again with maxima subtracted if a sum of exponentials is not exact enough."""
+        compute()
+        if not (self._needs_maxima or (self._sums.max() < LARGEST_SUM and self._sums.min() > SMALLEST_SUM)):
+            self._needs_maxima = True
+            compute()  # again: everything is overwritten
+
     def _compute(self, tokens: Array) -> None:
         """Fill keys, values, sums and logits for tokens (B,) at position `length`."""
-        xp = self._xp
-        xp.add(self._embed.token_table[tokens], self._embed.position_table[self._position()], out=self._x)
+        self._run_layers(tokens)
+        self._normalise(self._head.gain)
+        for weight, logits in self._head_parts:
+            self._xp.matmul(self._normed, weight, out=logits)
+        if self._head.offset is not None:
+            self._logits += self._head.offset
+
+    def _run_layers(self, tokens: Array, *, only_keys_values: bool = False) -> None:
+        """Fill keys, values, sums and the residual stream x; with `only_keys_values` the last layer has no more."""
+        self._xp.add(self._embed.token_table[tokens], self._embed.position_table[self._position()], out=self._x)
         activate = {"gelu_new": self._gelu, "relu": self._relu}[self._model.config.activation]
         for layer in self._layers:
             self._project(layer.qkv, self._qkv)
+            self._keep(layer)
+            if only_keys_values and layer is self._layers[-1]:
+                return
             self._attend(layer)
             self._add(self._heads, layer.proj)
             self._project(layer.fc, self._hidden)
             activate()
             self._add(self._hidden, layer.out)
-        self._normalise(self._head.gain)
-        for weight, logits in self._head_parts:
-            xp.matmul(self._normed, weight, out=logits)
-        if self._head.offset is not None:
-            self._logits += self._head.offset
 
     def _project(self, projection: Projection, out: Array) -> None:
         """out = norm(x) W + b. out (B, N)."""
@@ -191,7 +209,7 @@ class KVCache:
         normed *= number
         normed *= gain
 
-    def _position(self) -> int | Array:
+    def _position(self) -> int | slice | Array:
         """Return where the new tokens stand: one position for all."""
         return self.length
 
@@ -206,7 +224,6 @@ class KVCache:
         """heads = softmax(q kᵀ / √D) v over n positions, the last of which is the one that q, k and v are of."""
         xp, sums, results, n = self._xp, layer.sums, self._results, self.length + 1
         B, H = self._queries.shape[:2]
-        self._keep(layer)
         keys, values = layer.keys_values[0, :, :, :n], layer.keys_values[1, :, :, :n]
         self._queries *= self._scale
         scores = self._scores[: B * H * n].reshape(B, H, n, 1)
@@ -221,8 +238,13 @@ class KVCache:
         results /= sums
 
     def _gelu(self) -> None:
-        """hidden = gelu(hidden): (1 + tanh u) / 2 is 1 / (1 + exp(-2u)). An infinite exponential gives the right 0."""
-        x, scratch, xp = self._hidden, self._scratch, self._xp
+        """hidden = gelu(hidden), in parts that stay in the cache."""
+        for x, scratch in self._gelu_parts:
+            self._gelu_part(x, scratch)
+
+    def _gelu_part(self, x: Array, scratch: Array) -> None:
+        """(1 + tanh u) / 2 is 1 / (1 + exp(-2u)). An infinite exponential gives the right 0."""
+        xp = self._xp
         xp.multiply(x, x, out=scratch)
         scratch *= self._cubic
         scratch += self._linear

@@ -82,6 +82,16 @@ def log_probabilities(logits: Array) -> npt.NDArray[np.float64]:
     return scores
 
 
+def likeliest(scores: npt.NDArray[np.float64], n: int) -> list[int]:
+    """Return the ids of the n highest scores (V,), the highest first; of equal ones, the lower id. Linear in V."""
+    if not n:
+        return []
+    V = len(scores)
+    candidates = np.arange(V) if n >= V else np.flatnonzero(scores >= np.partition(scores, V - n)[V - n])
+    order = np.argsort(-scores[candidates], kind="stable")[:n]
+    return [int(token) for token in candidates[order]]
+
+
 @np.errstate(over="ignore", under="ignore")  # at a tiny temperature all but the likeliest go to -inf
 def weights(logits: Array, sampling: Sampling) -> npt.NDArray[np.float64]:
     """Return what is proportional to the probabilities of being chosen (B, V), 0 for what is filtered out.

@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from scratchgpt.generation import Sampling, Stop
 from scratchgpt.serving.bodies import Aside, Reader
-from scratchgpt.serving.engine import BusyError, ClosedError, Engine, Job, Likely, Wish
+from scratchgpt.serving.engine import BusyError, ClosedError, Engine
+from scratchgpt.serving.job import Job, Likely, Wish
 from scratchgpt.serving.problems import bad, problem_of
 from scratchgpt.serving.schemas import MOST_TEXTS, Choice, Completion, CompletionRequest, Logprobs, Usage
 from scratchgpt.serving.served import Served

@@ -1,40 +1,50 @@
-"""Texts for many readers at once: each step adds a token to all of them, and between steps texts come and go.
+"""Texts for many requests at once: each step adds a token to all that have a slot, and between steps they come and go.
 
-One thread computes. Others submit wishes, are told when there is news, and take it whenever they like.
+One thread computes, a small piece of work at a time: a move of a text, a chunk of a prompt, or a step. Before each
+piece it looks at closing, cancellations and deadlines, so none of these waits for a long prompt or a long text.
 """
 
-import codecs
 import dataclasses
-import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from scratchgpt.chance import Place, philox
 from scratchgpt.errors import ScratchGPTError
-from scratchgpt.generation import Sampling, Stop, Text, suitable_threads
+from scratchgpt.generation import suitable_threads
 from scratchgpt.generation.ragged_cache import RaggedCache
 from scratchgpt.generation.sampler import Penalties, choose, log_probabilities
-from scratchgpt.generation.text import bytes_of
 from scratchgpt.model.gpt import GPT
 from scratchgpt.ops.array import Array
+from scratchgpt.serving.job import Job, Scored, Wish
+from scratchgpt.serving.schedule import QUANTUM, Entry, Request, Schedule
 from scratchgpt.tokenizer import Tokenizer
 
-ROWS = 64
-"""Positions that are computed at once where there are many: what they need stays in the cache of a core."""
+CHUNK_WORK = 2**30
+"""Multiply-adds for prompts before each step. A small model's prompts are all done at once, so that its texts remain in
+step; of a large model's, at least one chunk is."""
 
+KEPT_BYTES = 2**26
+"""Keys and values of suspended texts in memory, or as many bytes as all slots have if that is more. Those of further
+texts are computed again."""
 
-CONTINUING = {bytes([byte]) for byte in range(0x80, 0xC0)}
-"""What UTF-8 has inside a character."""
+RECOMPUTED = 4
+"""Positions that may be computed again for each token of a turn: about the same time."""
+
+SCAN_SECONDS = 0.05
+"""Between looks at the deadlines of all texts that wait."""
+
+CLOSE_SECONDS = 3.0
+"""To wait for the thread to end. It ends after the piece that it computes."""
+
+SCORED_ROWS = 64
+"""Positions whose logits are computed at once where there are many: they stay in the cache of a core."""
 
 
 class BusyError(ScratchGPTError):
-    """As many texts wait as may."""
+    """The queue has no room for a request."""
 
 
 class ClosedError(ScratchGPTError):
@@ -45,144 +55,45 @@ class LateError(ScratchGPTError):
     """A text was not done in its time."""
 
 
-class Likely(NamedTuple):
-    """How likely a token was to the model."""
+class _Echo:
+    """The log-probabilities of a prompt, computed once for all texts of a request that want them."""
 
-    token: str  # its text, or bytes:\x.. if it is a part of a character
-    offset: int  # how many characters of prompt and text stand before it
-    log_probability: float | None  # None for the first token of a prompt
-    top: dict[str, float] | None  # of the likeliest tokens, and of this one
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What is wanted: a text that goes on from a prompt."""
-
-    prompt: Sequence[int]
-    n_tokens: int
-    sampling: Sampling
-    number: int = 0  # the text's among those of the seed
-    stop: Stop
-    n_top: int | None = None  # how many of the likeliest tokens to name beside each; None: nothing about how likely
-    has_echo: bool = False  # whether that is wanted for the prompt's tokens too, which must fit into block_size
-    n_before: int = 0  # characters of the prompt, from whose beginning offsets count
-    seconds: float  # that it may take, waiting included
+    def __init__(self, scored: Scored) -> None:
+        self.scored = scored
+        self.n_done = 0  # positions of which the logits are known
 
 
-class Job:
-    """A text in the making: the engine's thread writes, a reader takes."""
+class _Text(Entry):
+    """A text between its first and its last token: what the engine keeps of it."""
 
-    def __init__(self, wish: Wish, vocabulary: Tokenizer, tell: "Callable[[Job], None]") -> None:
-        """Begin; `tell` is called in the engine's thread whenever there may be something to take."""
-        self.wish, self._tell = wish, tell
-        self.n_made = 0  # tokens, one that ended the text included
-        self.end: Literal["stop", "length"] | None = None
-        self.error: Exception | None = None  # why there is no end
-        self.is_cancelled = False
-        self.deadline = time.monotonic() + wish.seconds
-        self._vocabulary = vocabulary
-        self._news: deque[tuple[str, list[Likely]]] = deque()
-        self._text = Text(vocabulary, wish.stop)
-        # Of tokens in text that is held back:
-        self._likely: deque[Likely] = deque()
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._offset = 0 if wish.has_echo else wish.n_before
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing will follow but what can be taken."""
-        return self.end is not None or self.error is not None
-
-    def take(self) -> tuple[str, list[Likely]]:
-        """Return what is new: text, and, if that was wanted, how likely its tokens were."""
-        news = [self._news.popleft() for _ in range(len(self._news))]
-        return "".join(text for text, _ in news), [likely for _, several in news for likely in several]
-
-    def tell(self) -> None:
-        """Tell the reader that there may be something to take."""
-        self._tell(self)
-
-    def add(self, token: int, scores: npt.NDArray[np.float64] | None) -> None:
-        """Add a token that was drawn, given, if that is wanted, how likely all tokens were (V,)."""
-        self.n_made += 1
-        shown = self._text.add(token)
-        if scores is not None and self._text.end != "token":
-            self.describe(token, scores)
-        if self.n_made == self.wish.n_tokens:
-            shown += self._text.finish()
-        self._hand_over(shown)
-
-    def finish(self) -> None:
-        """End as no tokens are wanted."""
-        self._hand_over(self._text.finish())
-
-    def describe(self, token: int, scores: npt.NDArray[np.float64] | None) -> None:
-        """Keep how likely a token was, given how likely all were (V,); None where there was nothing to go by."""
-        name, data = self._name(token), bytes_of(token, self._vocabulary.decode_bytes)
-        if self._decoder.getstate()[0] and data[:1] not in CONTINUING:  # what was begun will not be completed
-            self._offset += len(self._decoder.decode(b"", final=True))
-        if scores is None:
-            self._likely.append(Likely(name, self._offset, None, None))
-        else:
-            best = np.argsort(-scores, kind="stable")[: self.wish.n_top].tolist()
-            top = {self._name(other): float(scores[other]) for other in (*best, token)}
-            self._likely.append(Likely(name, self._offset, float(scores[token]), top))
-        self._offset += len(self._decoder.decode(data))
-
-    def _name(self, token: int) -> str:
-        """Return a token's text as OpenAI writes it."""
-        data = bytes_of(token, self._vocabulary.decode_bytes)
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-    def _hand_over(self, shown: str) -> None:
-        """Give the reader text, and what is known of the tokens in it: none of what stands after the end."""
-        has_ended_before = self._text.end == "string"
-        n_shown = self.wish.n_before + self._text.n_shown
-        limit = math.inf if self._text.end and not has_ended_before else n_shown
-        likely = []
-        while self._likely and self._likely[0].offset < limit:
-            likely.append(self._likely.popleft())
-        if shown or likely:
-            self._news.append((shown, likely))
-        if self._text.end:
-            self.end = "length" if self._text.end == "length" else "stop"
-
-
-class _Running:
-    """What the engine keeps of a job that has a place."""
-
-    def __init__(self, job: Job, model: GPT) -> None:
+    def __init__(self, request: Request, job: Job, echo: _Echo | None, block_size: int) -> None:
+        super().__init__(request)
         wish = job.wish
-        self.job = job
-        self.recent = list(wish.prompt[-model.config.block_size :])  # the tokens that the cache has
-        self.token = 0  # the last one drawn
+        self.job, self.echo = job, echo
+        self.slot = -1
+        self.turn = 0  # of its last chunk
+        self.kept: Array | None = None  # keys and values of a suspended text
+        self.recent = list(wish.prompt[-block_size:])  # tokens that the model sees; the last one goes through a step
+        self.penalties: Penalties | None = None  # while it has a slot
         self._generator = np.random.Generator(philox(Place.SAMPLE, seed=wish.sampling.seed, sequence=wish.number))
-        self.penalties = None
-        if wish.sampling.has_penalties:
-            self.penalties = Penalties(wish.sampling, wish.prompt, (1, model.config.vocab_size))
-        # Those of one kind are drawn together.
+        # Texts of one kind are drawn together; penalties are each text's own.
         self.kind: Hashable = self
-        if not self.penalties:
+        if not wish.sampling.has_penalties:
             self.kind = dataclasses.astuple(dataclasses.replace(wish.sampling, seed=0))
+
+    def enter(self, vocab_size: int) -> None:
+        """Prepare for a slot, for the first time or again."""
+        wish = self.job.wish
+        if wish.sampling.has_penalties:
+            self.penalties = Penalties(wish.sampling, [*wish.prompt, *self.job.tokens], (1, vocab_size))
 
     def uniform(self) -> float:
         """Return the text's next random number."""
         return self._generator.random()
 
-    def add(self, token: int, logits: Array) -> None:
-        """Add the token that was drawn from logits (V,)."""
-        self.token = token
-        if self.penalties:
-            self.penalties.count(np.array([token]))
-        wants_scores = self.job.wish.n_top is not None
-        self.job.add(token, log_probabilities(logits[None])[0] if wants_scores else None)
-
 
 class Engine:
-    """A model, a ragged batch of texts, those that wait for a place in it, and the thread that computes."""
+    """A model, slots for a ragged batch of texts, a queue of those that wait, and the thread that computes."""
 
     def __init__(self, model: GPT, vocabulary: Tokenizer, *, n_places: int, n_waiting: int) -> None:
         """Make room for `n_places` texts that are computed together, and for `n_waiting` that wait."""
@@ -190,179 +101,306 @@ class Engine:
         self.n_prompt_tokens, self.n_tokens_made, self.n_steps = 0, 0, 0
         self._model, self.config, self.block_size = model, model.config, model.config.block_size
         self._cache = RaggedCache(model, n_places)
-        self._running: list[_Running] = []  # by place
-        self._waiting: deque[Job] = deque()
-        self._changed = threading.Condition()  # guards `_waiting` and `_is_closed`
+        self._slots: list[_Text] = []
+        self._n_turns = 0
+        self._n_positions = self._most_positions = CHUNK_WORK // model.layout.size  # of chunks, before the next step
+        self._next_scan = 0.0
+        self._changed = threading.Condition()  # guards what follows
+        self._texts: dict[Job, _Text] = {}  # all that are not over
+        self._schedule: Schedule[_Text] = Schedule(n_places)
+        self._n_kept_bytes, self._most_kept_bytes = 0, max(KEPT_BYTES, self._cache.nbytes)
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     @property
     def running(self) -> int:
-        """How many texts are being made."""
-        return len(self._running)
+        """The number of texts that have a slot."""
+        return self._schedule.n_running
 
     @property
     def waiting(self) -> int:
-        """How many texts wait for a place."""
-        return len(self._waiting)
+        """The number of texts that wait for a slot."""
+        return self._schedule.n_waiting
 
     def submit(self, wishes: Sequence[Wish], tell: Callable[[Job], None]) -> list[Job]:
-        """Have texts made. Raises BusyError, or ClosedError."""
-        jobs = [Job(wish, self.vocabulary, tell) for wish in wishes]
+        """Have the texts of a request made. Raises BusyError, or ClosedError.
+
+        A request that comes while others are there may take half of the room that is left, so there always is room for
+        a small one.
+        """
+        request = Request()
+        echoes: dict[int, _Echo] = {}
+        texts = [
+            _Text(request, Job(wish, self.vocabulary, tell), self._echo(wish, echoes), self.block_size)
+            for wish in wishes
+        ]
         with self._changed:
             if self._is_closed:
                 raise ClosedError("The server is shutting down.")
-            n_free = self.n_places - len(self._running)
-            if len(self._waiting) + len(jobs) > self.n_waiting + n_free:
-                raise BusyError(f"{len(self._waiting)} texts wait already; try again later.")
-            self._waiting.extend(jobs)
+            n_free = self.n_places + self.n_waiting - len(self._texts)
+            most = (n_free + 1) // 2 if self._texts else n_free
+            if len(texts) > most:
+                room = f", and a request may add {most} more now" if most else ""
+                raise BusyError(f"{self.waiting} texts wait already{room}; try again later.")
+            self._texts.update({text.job: text for text in texts})
+            self._schedule.add(request)
+            self.n_prompt_tokens += sum({id(wish.prompt): len(wish.prompt) for wish in wishes}.values())
             self._changed.notify()
-        return jobs
+        return [text.job for text in texts]
+
+    def _echo(self, wish: Wish, echoes: dict[int, _Echo]) -> _Echo | None:
+        """Return the place for the log-probabilities of a prompt: one for all texts of a prompt, or None."""
+        if not wish.has_echo or wish.n_top is None:
+            return None
+        if id(wish.prompt) not in echoes:
+            scored = Scored(self.vocabulary, wish.n_top, 0)
+            scored.add(wish.prompt[-self.block_size :][0], None)
+            echoes[id(wish.prompt)] = _Echo(scored)
+        return echoes[id(wish.prompt)]
 
     def cancel(self, jobs: Iterable[Job]) -> None:
-        """Make no more of these texts: nobody reads them. They lose their places before the next step."""
-        for job in jobs:
-            job.is_cancelled = True
+        """Drop texts that nobody reads. Those that have slots lose them before the next piece of work."""
         with self._changed:
-            self._waiting = deque(job for job in self._waiting if not job.is_cancelled)
+            for job in jobs:
+                job.is_cancelled = True
+                text = self._texts.get(job)
+                if text and not text.is_running:
+                    self._forget(text)
 
     def close(self) -> None:
-        """End; what is not done yet never will be."""
+        """End within CLOSE_SECONDS; all texts that are not over fail."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(CLOSE_SECONDS)
+        self._fail_all()
+
+    # ------------------------------------------------------------------------------- in the engine's thread
 
     def _work(self) -> None:
-        """Run in the engine's thread."""
-        with suitable_threads(self._model):
-            while self._work_once():
-                pass
+        try:
+            with suitable_threads(self._model):
+                while self._work_once():
+                    pass
+        finally:
+            with self._changed:
+                self._is_closed = True
+            self._fail_all()
 
     def _work_once(self) -> bool:
-        """Wait for work and do a step of it; return whether to go on."""
+        """Wait for work and do a piece of it; return whether to go on."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._running or self._is_closed)
+            self._changed.wait_for(lambda: self._texts or self._is_closed)
             if self._is_closed:
-                self._fail([*self._waiting, *self._release_all()], ClosedError("The server is shutting down."))
                 return False
-            admitted = self._admitted()
         try:
-            self._begin(admitted)
-            self._draw()
-            self._step()
+            self._drop_unwanted()
+            with self._changed:
+                move = self._schedule.next_move()
+            if move:
+                self._move(*move)
+            elif self._slots:
+                self._compute()
         except Exception as error:  # noqa: BLE001 - whatever it was, the next texts may succeed
-            self._fail([*admitted, *self._release_all()], error)
+            self._fail_running(error)
         return True
 
-    def _admitted(self) -> list[Job]:
-        """Give up jobs that nobody wants or that are late; take those from the queue that begin now.
-
-        They have one prompt, which is computed once; other prompts wait for the next step, so that the texts in the
-        making wait for one prompt at most.
-        """
+    def _drop_unwanted(self) -> None:
+        """Drop running texts that are late or cancelled and, now and then, waiting ones that are late."""
         now = time.monotonic()
-        for place in reversed(range(len(self._running))):
-            job = self._running[place].job
-            if job.deadline < now:
-                self._fail([job], LateError(f"The text was not done in {job.wish.seconds:g} seconds."))
-            if job.is_cancelled or job.is_over:
-                self._leave(place)
-        while self._waiting and self._waiting[0].deadline < now:
-            job = self._waiting.popleft()
-            self._fail([job], LateError(f"The text was not begun in {job.wish.seconds:g} seconds."))
-        admitted: list[Job] = []
-        n_free = self.n_places - len(self._running)
-        while self._waiting and len(admitted) < n_free:
-            if admitted and self._waiting[0].wish.prompt != admitted[0].wish.prompt:
-                break
-            admitted.append(self._waiting.popleft())
-        return admitted
-
-    def _begin(self, jobs: list[Job]) -> None:
-        """Give jobs of one prompt their places."""
-        if not jobs:
+        for text in [text for text in self._slots if text.job.deadline < now or text.job.is_cancelled]:
+            self._leave(text)
+            if not text.job.is_cancelled:
+                text.job.fail(_late(text.job))
+        if now < self._next_scan:
             return
-        first = len(self._running)
-        self.n_prompt_tokens += len(jobs[0].wish.prompt)
-        self._running += [_Running(job, self._model) for job in jobs]
-        self._cache.n_used = len(self._running)
-        prompt = self._running[first].recent
-        echoing = [job for job in jobs if job.wish.has_echo]
-        places = list(range(first, len(self._running)))
-        x = self._cache.prefill(places, np.array([prompt], np.int64), only_last=not echoing)
-        if echoing:
-            self._describe(prompt, x[0], echoing)
-        for place in reversed(range(first, len(self._running))):
-            job = self._running[place].job
-            if not job.wish.n_tokens:
-                job.finish()
-                self._leave(place)
-                job.tell()
+        self._next_scan = now + SCAN_SECONDS
+        with self._changed:
+            late = [text for text in self._schedule.waiting() if text.job.deadline < now]
+            for text in late:
+                self._forget(text)
+        for text in late:
+            text.job.fail(_late(text.job))
 
-    def _describe(self, prompt: Sequence[int], x: Array, jobs: list[Job]) -> None:
-        """Say how likely a prompt's tokens were, given their residual stream x (T, C)."""
-        for job in jobs:
-            job.describe(prompt[0], None)
-        for start in range(0, len(prompt) - 1, ROWS):
-            logits = self._model.backend.to_numpy(self._model.logits(x[start : start + ROWS]))
-            for token, scores in zip(prompt[start + 1 :], log_probabilities(logits), strict=False):
-                for job in jobs:
-                    job.describe(token, scores)
+    def _move(self, entering: _Text, leaving: _Text | None) -> None:
+        """Give a slot to a text: that of another, which is suspended, or a free one."""
+        slot = leaving.slot if leaving else len(self._slots)
+        if leaving:
+            self._suspend(leaving)
+            self._slots[slot] = entering
+        else:
+            self._slots.append(entering)
+            self._cache.n_used = len(self._slots)
+        entering.slot = slot
+        self._cache.lengths[slot] = 0
+        if entering.kept is not None:
+            self._cache.restore(slot, entering.kept)
+            with self._changed:
+                self._drop_kept(entering)
+        entering.enter(self.config.vocab_size)
+        entering.n_allowed = max(QUANTUM, self._n_missing(entering) // RECOMPUTED)
+        entering.turn = self._next_turn()
+        self._begin_if_ready(entering)
 
-    def _draw(self) -> None:
-        """Add a token to each text; those that end lose their places."""
-        kinds: dict[Hashable, list[int]] = {}
-        for place, running in enumerate(self._running):
-            kinds.setdefault(running.kind, []).append(place)
-        for places in kinds.values():
-            those = [self._running[place] for place in places]
-            logits = self._cache.logits[places]
-            penalised = those[0].penalties.applied(logits) if those[0].penalties else logits
-            tokens = choose(penalised, those[0].job.wish.sampling, [running.uniform() for running in those])
-            for running, token, row in zip(those, tokens.tolist(), logits, strict=True):
-                running.add(token, row)
-        self.n_tokens_made += len(self._running)
-        self.n_steps += bool(self._running)
-        jobs = [running.job for running in self._running]
-        for place in reversed(range(len(jobs))):
-            if jobs[place].is_over:
-                self._leave(place)
-        for job in jobs:
-            job.tell()
+    def _suspend(self, text: _Text) -> None:
+        """Keep what a text has computed, if there is room."""
+        text.penalties = None
+        n_bytes = self._cache.n_bytes(text.slot)
+        if not n_bytes or self._n_kept_bytes + n_bytes > self._most_kept_bytes:
+            return
+        kept = self._cache.copy_of(text.slot)
+        with self._changed:
+            if text.job in self._texts:  # it may have been cancelled meanwhile
+                text.kept = kept
+                self._n_kept_bytes += n_bytes
+
+    def _compute(self) -> None:
+        """Compute a chunk of a prompt, or a step."""
+        unready = [text for text in self._slots if self._n_missing(text)]
+        if unready and (self._n_positions > 0 or len(unready) == len(self._slots)):
+            self._extend(unready)
+        else:
+            self._n_positions = self._most_positions
+            self._step()
+
+    def _extend(self, unready: list[_Text]) -> None:
+        """Compute a chunk of the prompt that has waited longest, at once for all texts that have the same.
+
+        A text's last half, from which it goes on where it has filled block_size, is such a prompt.
+        """
+        first = min(unready, key=lambda text: text.turn)
+        n = len(first.recent) - 1
+        start = self._cache.lengths[first.slot]
+        alike = [text for text in unready if self._cache.lengths[text.slot] == start and len(text.recent) == n + 1]
+        group = [text for text in alike if text.recent[:-1] == first.recent[:-1]]
+        echoes = {text.echo for text in group if text.echo and text.echo.n_done == start}
+        is_alone = len(group) == len(self._texts) and not echoes
+        chunk = self._cache.next_chunk(first.slot, n, is_alone=is_alone)
+        rows = [first.recent[chunk]]
+        if len(group) == 1 and not echoes and chunk == slice(0, n):
+            others = [text for text in alike if text is not first and not text.echo]
+            group = [first, *others][: max(1, self._cache.chunk_size // n)]
+            rows = [text.recent[chunk] for text in group]
+        x = self._cache.extend([text.slot for text in group], np.array(rows, np.int64), has_stream=bool(echoes))
+        if echoes:
+            self._score(x[0], first.recent[chunk.start + 1 : chunk.stop + 1], echoes)
+        self._n_positions -= len(rows) * len(rows[0])
+        for text in group:
+            text.turn = self._next_turn()
+            self._begin_if_ready(text)
+
+    def _score(self, x: Array, following: Sequence[int], echoes: Iterable[_Echo]) -> None:
+        """Add the log-probabilities of the tokens that follow positions, given their residual stream x (T, C)."""
+        for start in range(0, len(following), SCORED_ROWS):
+            logits = self._model.backend.to_numpy(self._model.logits(x[start : start + SCORED_ROWS]))
+            for token, scores in zip(following[start:], log_probabilities(logits), strict=False):
+                for echo in echoes:
+                    echo.scored.add(token, scores)
+        for echo in echoes:
+            echo.n_done += len(following)
+
+    def _begin_if_ready(self, text: _Text) -> None:
+        """Give a text the log-probabilities of its prompt once they are known; end one that wants no tokens."""
+        if self._n_missing(text):
+            return
+        if text.echo:
+            text.job.echo(text.echo.scored)
+            text.echo = None
+        if not text.job.wish.n_tokens:
+            text.job.finish()
+            self._leave(text)
+            text.job.tell()
 
     def _step(self) -> None:
-        """Make the logits of what follows; a text that has filled block_size goes on from its last half."""
-        full = [place for place, running in enumerate(self._running) if len(running.recent) == self.block_size]
-        for running in self._running:
-            running.recent.append(running.token)
-        if len(full) < len(self._running):
-            self._cache.step([running.token for running in self._running])
-        n_kept = max(1, self.block_size // 2)
-        at_once = max(1, ROWS // n_kept)
-        for start in range(0, len(full), at_once):
-            some = full[start : start + at_once]
-            for place in some:
-                self._running[place].recent = self._running[place].recent[-n_kept:]
-            self._cache.prefill(some, np.array([self._running[place].recent for place in some], np.int64))
+        """Add a token to each text whose prompt has been computed; those that end leave."""
+        ready = [text for text in self._slots if not self._n_missing(text)]
+        is_ready = set(ready)
+        logits = self._cache.step([text.recent[-1] if text in is_ready else None for text in self._slots])
+        kinds: dict[Hashable, list[_Text]] = {}
+        for text in ready:
+            kinds.setdefault(text.kind, []).append(text)
+        for texts in kinds.values():
+            try:
+                self._draw(texts, logits[[text.slot for text in texts]])
+            except Exception as error:  # noqa: BLE001 - a failure ends the texts of this kind, not the others
+                for text in texts:
+                    text.job.error = text.job.error or error
+                    self._cache.clear(text.slot)
+        self.n_steps += 1
+        for text in ready:
+            if text.job.is_over:
+                self._leave(text)
+        for text in ready:
+            text.job.tell()
 
-    def _leave(self, place: int) -> None:
-        """Give a place to the text in the last one."""
-        self._cache.release(place)
-        last = self._running.pop()
-        if place < len(self._running):
-            self._running[place] = last
+    def _draw(self, texts: list[_Text], logits: Array) -> None:
+        """Add a token to texts of one kind, given the logits (B, V) of what follows."""
+        penalties, sampling = texts[0].penalties, texts[0].job.wish.sampling
+        penalised = penalties.applied(logits) if penalties else logits
+        tokens = choose(penalised, sampling, [text.uniform() for text in texts])
+        for text, token, row in zip(texts, tokens.tolist(), logits, strict=True):
+            text.job.add(token, None if text.job.wish.n_top is None else log_probabilities(row[None])[0])
+            text.recent.append(token)
+            text.n_allowed -= 1
+            if text.penalties:
+                text.penalties.count(np.array([token]))
+            if len(text.recent) > self.block_size:  # full: the text goes on from its last half
+                text.recent = text.recent[-max(1, self.block_size // 2) :]
+                self._cache.lengths[text.slot] = 0
+        self.n_tokens_made += len(texts)
 
-    def _release_all(self) -> list[Job]:
-        """Take all texts from their places."""
-        jobs = [running.job for running in self._running]
-        self._running.clear()
+    def _n_missing(self, text: _Text) -> int:
+        """Return how many positions of a running text must be computed before its next step."""
+        return len(text.recent) - 1 - int(self._cache.lengths[text.slot])
+
+    def _next_turn(self) -> int:
+        self._n_turns += 1
+        return self._n_turns
+
+    def _leave(self, text: _Text) -> None:
+        """Free a text's slot for the text in the last one."""
+        with self._changed:
+            self._forget(text)
+        last = self._slots.pop()
+        if last is not text:
+            self._slots[text.slot], last.slot = last, text.slot
+        self._cache.release(text.slot)
+
+    def _fail_running(self, error: Exception) -> None:
+        """Free all slots; their texts fail."""
+        with self._changed:
+            texts = [text for text in self._texts.values() if text.is_running]
+            for text in texts:
+                self._forget(text)
+        self._slots.clear()
         self._cache.n_used = 0
-        return jobs
+        for text in texts:
+            text.job.fail(error)
 
-    def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
+    # ------------------------------------------------------------------------------------------ in any thread
+
+    def _forget(self, text: _Text) -> None:
+        """Remove a text that is over or that nobody wants; the caller holds the lock."""
+        if self._texts.pop(text.job, None):
+            self._schedule.remove(text)
+            self._drop_kept(text)
+
+    def _drop_kept(self, text: _Text) -> None:
+        """Free a suspended text's keys and values; the caller holds the lock."""
+        if text.kept is not None:
+            self._n_kept_bytes -= text.kept.nbytes
+            text.kept = None
+
+    def _fail_all(self) -> None:
+        """Let all texts that are not over fail, as nothing more will be computed."""
+        with self._changed:
+            jobs = list(self._texts)
         for job in jobs:
-            if not job.is_over:
-                job.error = error
-                job.tell()
+            job.fail(ClosedError("The server is shutting down."))
+
+
+def _late(job: Job) -> LateError:
+    """Return why a text is given up."""
+    verb = "done" if job.n_made else "begun"
+    return LateError(f"The text was not {verb} in {job.wish.seconds:g} seconds.")

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scratchgpt.generation.ragged_cache import RaggedCache
 from scratchgpt.model.gpt import GPT
@@ -12,33 +14,42 @@ from tests.generation.test_kv_cache import TOLERANCE, all_at_once, make_model
 
 
 class _World:
-    """A ragged cache and, beside it, the tokens of each sequence in it."""
+    """A ragged cache and, next to it, the tokens of each sequence in it."""
 
-    def __init__(self, model: GPT, n_places: int) -> None:
-        self.model, self.cache = model, RaggedCache(model, n_places)
+    def __init__(self, model: GPT, n_slots: int, *, chunk_size: int = 4) -> None:
+        self.model, self.cache = model, RaggedCache(model, n_slots)
+        self.cache.chunk_size, self.cache.largest_chunk_size = chunk_size, 2 * chunk_size
         self.texts: list[list[int]] = []
 
-    def add(self, n_texts: int, tokens: list[int]) -> Array:
-        places = range(len(self.texts), len(self.texts) + n_texts)
-        self.texts += [list(tokens) for _ in places]
+    def add(self, n_texts: int, tokens: list[int]) -> None:
+        slots = list(range(len(self.texts), len(self.texts) + n_texts))
+        self.texts += [list(tokens) for _ in slots]
         self.cache.n_used += n_texts
-        return self.cache.prefill(list(places), np.array([tokens]))
+        self.cache.lengths[slots] = 0
+        self.extend(slots, len(tokens))
 
-    def step(self, tokens: list[int]) -> None:
-        self.cache.step(tokens)
-        for text, token in zip(self.texts, tokens, strict=True):
-            text.append(token)
+    def extend(self, slots: list[int], n: int, *, is_alone: bool = False) -> list[slice]:
+        """Extend sequences to n tokens; return the chunks."""
+        chunks = []
+        while self.cache.lengths[slots[0]] < n:
+            chunk = self.cache.next_chunk(slots[0], n, is_alone=is_alone)
+            self.cache.extend(slots, np.array([self.texts[slots[0]][chunk]]))
+            chunks.append(chunk)
+        return chunks
 
-    def release(self, place: int) -> None:
-        self.cache.release(place)
+    def step(self, tokens: list[int | None], tolerance: float) -> None:
+        logits = self.cache.step(tokens)
+        for text, token, row in zip(self.texts, tokens, logits, strict=True):
+            if token is not None:
+                text.append(token)
+                expected = all_at_once(self.model, np.array([text]))[0, -1]
+                assert np.abs(row - expected).max() <= tolerance * max(1, np.abs(expected).max())
+
+    def release(self, slot: int) -> None:
+        self.cache.release(slot)
         last = self.texts.pop()
-        if place < len(self.texts):
-            self.texts[place] = last
-
-    def check(self, tolerance: float) -> None:
-        for text, logits in zip(self.texts, self.cache.logits, strict=False):
-            expected = all_at_once(self.model, np.array([text]))[0, -1]
-            assert np.abs(logits - expected).max() <= tolerance * max(1, np.abs(expected).max())
+        if slot < len(self.texts):
+            self.texts[slot] = last
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -47,38 +58,102 @@ class _World:
 def test_sequences_that_come_and_go_are_computed_as_if_alone(seed: int, changes: dict[str, Any], dtype: str) -> None:
     model = make_model(dtype, **changes)
     world, random = _World(model, 4), np.random.default_rng(seed)
-    for _ in range(40):
+    kept: list[tuple[list[int], Array]] = []
+    for _ in range(60):
         room = 4 - len(world.texts)
         if room and random.random() < 0.4:
-            world.add(int(random.integers(1, room + 1)), random.integers(0, 11, random.integers(1, 10)).tolist())
-        if world.texts and random.random() < 0.3:
-            world.release(int(random.integers(len(world.texts))))
+            world.add(int(random.integers(1, room + 1)), random.integers(0, 11, random.integers(1, 9)).tolist())
+        elif room and kept and random.random() < 0.5:
+            text, keys_values = kept.pop()
+            world.texts.append(text)
+            world.cache.n_used += 1
+            world.cache.restore(len(world.texts) - 1, keys_values)
+        if world.texts and random.random() < 0.4:
+            slot = int(random.integers(len(world.texts)))
+            kept.append((world.texts[slot], world.cache.copy_of(slot)))
+            world.release(slot)
         while any(len(text) == 9 for text in world.texts):
-            world.release(next(place for place, text in enumerate(world.texts) if len(text) == 9))
+            world.release(next(slot for slot, text in enumerate(world.texts) if len(text) == 9))
         if world.texts:
-            world.step(random.integers(0, 11, len(world.texts)).tolist())
-        world.check(TOLERANCE[dtype])
+            tokens = random.integers(0, 11, len(world.texts)).tolist()
+            world.step([token if random.random() < 0.8 else None for token in tokens], TOLERANCE[dtype])
+    assert kept
 
 
-def test_a_full_sequence_loses_its_last_token_and_the_others_nothing() -> None:
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 39),
+    n_before=st.integers(1, 39),
+    size=st.integers(1, 9),
+    bias=st.booleans(),
+    activation=st.sampled_from(["gelu_new", "relu"]),
+)
+def test_a_prompt_in_chunks_is_the_prompt_at_once(
+    *, seed: int, n: int, n_before: int, size: int, bias: bool, activation: str
+) -> None:
+    """Ragged lengths, any remainder, chunks of both sizes, several sequences of one prompt, others in between."""
+    model = make_model(block_size=40, bias=bias, activation=activation)
+    random = np.random.default_rng(seed)
+    tokens = random.integers(0, 11, n + 1).tolist()
+    expected = all_at_once(model, np.array([tokens]))[0]
+    world = _World(model, 3, chunk_size=size)
+    world.add(1, random.integers(0, 11, n_before).tolist())
+    world.texts += [tokens[:n], tokens[:n]]
+    world.cache.n_used = 3
+    n_first = int(random.integers(n + 1))  # of these, nobody else waits
+    while (start := int(world.cache.lengths[1])) < n:
+        chunk = world.cache.next_chunk(1, n, is_alone=start < n_first)
+        assert chunk.start == start
+        assert 0 < chunk.stop - start <= size * (2 if start < n_first else 1)
+        x = world.cache.extend([1, 2], np.array([tokens[chunk]]), has_stream=True)
+        assert np.abs(model.logits(x)[0] - expected[chunk]).max() <= 1e-9 * max(1, np.abs(expected).max())
+        world.step([5 if len(world.texts[0]) < 39 else None, None, None], 1e-9)
+    world.step([None, tokens[n], tokens[n]], 1e-9)
+
+
+def test_the_first_chunk_is_what_remains() -> None:
+    world = _World(make_model(block_size=40), 1)
+    world.add(1, [1])
+    for n, is_alone, sizes in [
+        (1, False, [1]),
+        (4, False, [4]),
+        (5, False, [1, 4]),
+        (12, False, [4, 4, 4]),
+        (15, False, [3, 4, 4, 4]),
+        (15, True, [7, 8]),
+        (33, True, [1, 8, 8, 8, 8]),
+    ]:
+        world.texts, world.cache.lengths[0] = [list(range(10)) * 4], 0
+        assert [chunk.stop - chunk.start for chunk in world.extend([0], n, is_alone=is_alone)] == sizes
+
+
+def test_several_prompts_of_one_length_at_once() -> None:
     world = _World(make_model(), 2)
-    world.add(1, [1, 2, 3, 4, 5, 6, 7, 8, 9])
-    world.add(1, [3, 1])
-    world.cache.step([0, 4])
-    world.texts = [[1, 2, 3, 4, 5, 6, 7, 8, 0], [3, 1, 4]]
-    world.check(1e-9)
-    world.cache.prefill([0, 1], np.array([[5, 6, 7], [8, 6, 7]]))
-    world.texts = [[5, 6, 7], [8, 6, 7]]
-    world.check(1e-9)
+    world.texts, world.cache.n_used = [[5, 6, 7], [8, 6, 7]], 2
+    world.cache.extend([0, 1], np.array(world.texts))
+    world.step([1, 2], 1e-9)
 
 
-def test_scores_that_would_overflow() -> None:
+def test_a_restored_sequence_has_its_bits() -> None:
+    world = _World(make_model("float32"), 2)
+    world.add(1, [1, 2, 3])
+    kept = world.cache.copy_of(0)
+    first = world.cache.step([4])[0].copy()
+    world.release(0)
+    world.add(1, [7, 8, 9, 5, 6])
+    world.release(0)
+    world.cache.n_used = 1
+    world.cache.restore(0, kept)
+    assert np.array_equal(world.cache.step([4])[0], first)
+
+
+@pytest.mark.parametrize("chunk_size", [2, 4])
+def test_scores_that_would_overflow(chunk_size: int) -> None:
     model = make_model("float32", n_layer=1)
     weight = model.layout.views(model.params)["transformer.h.0.attn.c_attn.weight"]
     weight[:, :24] *= 100
-    world = _World(model, 3)
-    world.add(2, [1, 2, 3])
+    world = _World(model, 3, chunk_size=chunk_size)
+    world.add(2, [1, 2, 3, 7])
     world.add(1, [5])
     for token in range(5):
-        world.step([token, 10 - token, token])
-        world.check(1e-3)
+        world.step([token, 10 - token, token], 1e-3)

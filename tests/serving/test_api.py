@@ -522,12 +522,14 @@ def test_too_many_and_too_late(narrow: _Place) -> None:
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(lambda: narrow.client.completions.create(**endless))
         narrow.wait_for("scratchgpt_batch_size", 1)
-        second = pool.submit(lambda: narrow.client.completions.create(**endless, n=3))
+        second = pool.submit(lambda: narrow.client.completions.create(**endless, n=2))
+        narrow.wait_for("scratchgpt_queue_length", 2)
+        third = pool.submit(lambda: narrow.client.completions.create(**endless))
         narrow.wait_for("scratchgpt_queue_length", 3)
         with pytest.raises(openai.RateLimitError, match="3 texts wait already") as caught:
             narrow.client.completions.create(**endless)
         assert caught.value.response.headers["retry-after"] == "1"
-        for future, words in ((first, "not done in 1 second"), (second, "in 1 second")):
+        for future, words in ((first, "not done in 1 second"), (second, "in 1 second"), (third, "in 1 second")):
             with pytest.raises(openai.InternalServerError, match=words) as late:
                 future.result()
             assert late.value.status_code == 503

@@ -10,7 +10,8 @@ import pytest
 from scratchgpt.generation import Sampling, Stop, Text, draws, grow
 from scratchgpt.generation.sampler import log_probabilities
 from scratchgpt.model.gpt import GPT
-from scratchgpt.serving.engine import BusyError, ClosedError, Engine, Job, LateError, Wish
+from scratchgpt.serving.engine import BusyError, ClosedError, Engine, LateError
+from scratchgpt.serving.job import Job, Wish
 from scratchgpt.tokenizer import CharTokenizer
 from tests.generation.test_kv_cache import make_model
 
@@ -139,16 +140,17 @@ def test_limits() -> None:
     (first,) = reader.submit(endless)
     while not engine.running:
         time.sleep(0.001)
-    second = reader.submit(endless, endless, wish([1], 5, seconds=0))
-    with pytest.raises(BusyError, match="try again later"):
+    second = reader.submit(endless, wish([1], 5, seconds=0))
+    third = reader.submit(endless)
+    with pytest.raises(BusyError, match="texts wait already; try again later"):
         reader.submit(endless)
+    reader.wait(second[1:])
+    assert isinstance(second[1].error, LateError)
     engine.cancel([first])
     engine.cancel(second[:1])
-    while engine.waiting:
+    engine.cancel(third)
+    while engine.waiting or engine.running:
         time.sleep(0.001)
-    engine.cancel(second[1:2])
-    reader.wait(second[2:])
-    assert isinstance(second[2].error, LateError)
     (late,) = reader.submit(wish([1], 10**9, seconds=0.05))
     reader.wait([late])
     assert isinstance(late.error, LateError)
@@ -158,6 +160,22 @@ def test_limits() -> None:
     assert all(isinstance(job.error, ClosedError) for job in last)
     with pytest.raises(ClosedError):
         reader.submit(endless)
+
+
+def test_a_request_leaves_room_for_others() -> None:
+    """One that is alone may fill the queue; one that is not takes half of the room at most."""
+    engine = Engine(make_model("float64"), VOCABULARY, n_places=4, n_waiting=12)
+    reader = _Reader(engine)
+    endless = wish([1], 10**9)
+    with pytest.raises(BusyError, match="0 texts wait already, and a request may add 16 more now; try again later"):
+        reader.submit(*[endless] * 17)
+    first = reader.submit(endless, endless)
+    for most in (7, 4, 2, 1):
+        with pytest.raises(BusyError, match=f"texts wait already, and a request may add {most} more now"):
+            reader.submit(*[endless] * (most + 1))
+        reader.submit(*[endless] * most)
+    engine.cancel(first)
+    engine.close()
 
 
 def test_who_finds_a_place_does_not_wait() -> None:
@@ -171,18 +189,23 @@ def test_who_finds_a_place_does_not_wait() -> None:
     engine.close()
 
 
-def test_a_failure_ends_what_runs_and_nothing_else() -> None:
-    model = make_model("float64")
+def test_a_failure_ends_its_own_texts() -> None:
+    """A token whose row is damaged: neither other texts nor later ones in the same slot are touched."""
+    model = make_model("float64", tie_word_embeddings=False, block_size=64)
+    model.layout.views(model.params)["transformer.wte.weight"][10] = np.nan
     engine = Engine(model, VOCABULARY, n_places=2, n_waiting=10)
     reader = _Reader(engine)
-    views = model.layout.views(model.params)
-    kept = views["transformer.ln_f.weight"].copy()
-    views["transformer.ln_f.weight"][:] = np.nan
-    jobs = reader.submit(wish([1], 5, SAMPLINGS[1]))
-    reader.wait(jobs)
-    assert "no numbers" in str(jobs[0].error)
-    views["transformer.ln_f.weight"][:] = kept
-    jobs = reader.submit(wish([1], 5, SAMPLINGS[1]))
-    reader.wait(jobs)
-    assert jobs[0].take()[0] == expected(model, jobs[0].wish)
+    without_it = Sampling(temperature=1.0, logit_bias=((10, -1e6),))
+    long = wish([1, 2, 3, 4, 5] * 5, 200, without_it)
+    short = [wish([1, token], 20, without_it) for token in range(1, 6)]
+    (other,) = reader.submit(long)
+    bad = reader.submit(wish([1, 2, 3, 10, 1, 2], 5, SAMPLINGS[1]))
+    reader.wait(bad)
+    assert "no numbers" in str(bad[0].error)
+    for wanted in short:
+        (job,) = reader.submit(wanted)
+        reader.wait([job])
+        assert job.take()[0] == expected(model, wanted)
+    reader.wait([other])
+    assert other.take()[0] == expected(model, long)
     engine.close()
