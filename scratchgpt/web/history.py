@@ -17,6 +17,7 @@ from scratchgpt.training.curves import Curve, outline, smoothed, sparse, tokens_
 from scratchgpt.training.journal import Journal
 from scratchgpt.training.runs import State
 
+NAN = math.nan
 COLUMNS = ("loss", "lr", "grad_norm", "tokens_per_s", "step_ms", "tokens", "memory")
 NOISY = ("loss", "grad_norm", "tokens_per_s")
 """Of these the means are drawn, too."""
@@ -53,9 +54,9 @@ class _Numbers:
         steps = [row for row in rows if row and "loss" in row]
         self.steps.extend(row["step"] for row in steps)
         for name in COLUMNS[:-2]:
-            self.columns[name].extend(_number(row.get(name)) for row in steps)
-        self.columns["tokens"].extend(map(tokens_of, steps))
-        self.columns["memory"].extend(_number(row.get("device_mb") or row.get("resident_mb")) for row in steps)
+            self.columns[name].extend([NAN if (value := row.get(name)) is None else value for row in steps])
+        self.columns["tokens"].extend([row.get("tokens") or tokens_of(row) for row in steps])
+        self.columns["memory"].extend([row.get("device_mb") or row.get("resident_mb") or NAN for row in steps])
         evaluations = (row for row in rows if row and row.get("val_loss") is not None and not row.get("val_whole"))
         self.validation.extend((row["step"], row["val_loss"]) for row in evaluations)
 
@@ -185,7 +186,3 @@ def _settings(run: Path) -> dict[str, Any]:
         return {**about["model"], **about["train"]}
     except (ScratchGPTError, KeyError, TypeError):
         return {}
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value

@@ -62,7 +62,8 @@ function limits({ min, max }) {
   return [Math.floor((min + max - span) / 2 / step) * step, Math.ceil((min + max + span) / 2 / step) * step];
 }
 
-function curvesOption({ curves, x, isLogarithmic, isLarge, span }, chart) {
+// `shown` says of each kind of curve whether the legend shows it.
+function curvesOption({ curves, x, isLogarithmic, isLarge, span }, shown) {
   const axis = {
     axisLabel: { color: colour("soft"), hideOverlap: true },
     axisLine: { lineStyle: { color: colour("edge") } },
@@ -80,9 +81,8 @@ function curvesOption({ curves, x, isLogarithmic, isLarge, span }, chart) {
   }
   const tooltip = (params) => {
     const at = params[0].axisValue;
-    const hidden = chart.getOption().legend[0].selected ?? {};
     const rows = curves
-      .filter((curve) => curve.what !== "each step" && hidden[curve.what] !== false)
+      .filter((curve) => curve.what !== "each step" && shown[curve.what] !== false)
       .map((curve) => [curve, valueAt(curve, at)])
       .filter(([, value]) => value !== null)
       .sort((one, other) => other[1].y - one[1].y)
@@ -182,14 +182,16 @@ export default {
   async mounted() {
     await new Promise((resolve) => setTimeout(resolve, 0)); // until the page has its style
     this.chart = echarts.init(this.$el);
+    this.shown = {};
+    this.chart.on("legendselectchanged", ({ selected }) => Object.assign(this.shown, selected));
     this.chart.on("datazoom", this.zoomed);
     this.chart.getZr().on("dblclick", () => this.$emit("zoom", [0, 1]));
     this.resizes = new ResizeObserver(() => {
-      this.chart.resize();
-      this.draw();
+      if (this.chart.getWidth() !== this.$el.offsetWidth) this.chart.resize();
+      if (!this.isDrawn || this.options.labels) this.draw(); // letters depend on the size
     });
     this.resizes.observe(this.$el);
-    this.colours = new MutationObserver(this.draw);
+    this.colours = new MutationObserver(() => this.isDrawn && this.card !== colour("card") && this.draw());
     this.colours.observe(document.body, { attributeFilter: ["class"] });
     this.draw();
   },
@@ -204,17 +206,18 @@ export default {
       this.chart && this.draw();
     },
     draw() {
+      if (this.$el.offsetWidth === 0) return (this.isDrawn = false); // until it is shown
+      if (this.chart.getWidth() !== this.$el.offsetWidth) this.chart.resize();
+      this.card = colour("card");
       if (this.options.labels) this.chart.setOption(mapOption(this.options, this.chart), true);
       if (this.options.curves) this.drawCurves();
+      this.isDrawn = Boolean(this.options.labels || this.options.curves);
     },
     drawCurves() {
-      const { start, end } = (this.pending && this.chart.getOption()?.dataZoom?.[0]) || {};
-      const options = this.pending ? { ...this.options, span: [start / 100, end / 100] } : this.options;
-      const selected = this.chart.getOption()?.legend?.[0]?.selected;
-      const option = curvesOption(options, this.chart);
-      if (selected) option.legend.selected = selected;
+      const option = curvesOption(this.options, this.shown);
+      if (this.pending) delete option.dataZoom; // it is just being changed
       this.chart.setOption(option, { replaceMerge: ["series"] });
-      if (!matchMedia("(pointer: coarse)").matches)
+      if (!this.isDrawn && !matchMedia("(pointer: coarse)").matches)
         this.chart.dispatchAction({ type: "takeGlobalCursor", key: "dataZoomSelect", dataZoomSelectActive: true });
     },
     zoomed() {
