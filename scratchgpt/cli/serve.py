@@ -10,7 +10,12 @@ from scratchgpt.errors import UsageError
 
 @click.command("serve", short_help="Answer OpenAI's clients with a trained model.")
 @click.argument("model", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Another than this machine's own needs a token.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address; any but loopback needs a token.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
 @click.option(
     "--token",
@@ -77,6 +82,7 @@ def command(
     from scratchgpt.serving.engine import Engine
     from scratchgpt.training import checkpoint
 
+    host = host.strip("[]")  # as addresses of IPv6 are written in URLs
     listening.require_token(host, token)
     login = None if token is None else Login(token)
     allowed = [allowed_origin(origin) for origin in origins]

@@ -10,7 +10,12 @@ PORT = 8070
 
 
 @click.command("web", short_help="Open a page: prepare, train, watch, generate.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Another than this machine's own needs a token.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address; any but loopback needs a token.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any that is free.")
 @click.option(
     "--token",
@@ -32,6 +37,7 @@ def command(*, host: str, port: int, token: str | None, is_opened: bool) -> None
         from scratchgpt.web.desk import Desk
     except ImportError as error:
         raise UsageError(f"The page needs another package ({error}): pip install 'scratchgpt[web]'.") from error
+    host = host.strip("[]")  # as addresses of IPv6 are written in URLs
     listening.require_token(host, token)
     with listening.listen(host, port) as listener:
         login = None if token is None else Login(token, listener.getsockname()[1])

@@ -20,7 +20,7 @@ body { max-width: 40rem; margin: 0 auto; padding: 1.5rem 1rem; overflow-wrap: an
   color: light-dark(#1d2129, #e4e6eb); background: light-dark(#fff, #14161a); }
 h1 { font-size: 1.4rem; line-height: 1.25; }
 a { color: light-dark(#2f56d9, #a9bcff); }
-pre { padding: .75rem; overflow-x: auto; background: light-dark(#f1f3f6, #22252b); }
+pre { padding: .75rem; white-space: pre-wrap; background: light-dark(#f1f3f6, #22252b); }
 label { display: block; font-weight: 600; }
 input, button { box-sizing: border-box; width: 100%; max-width: 24rem; min-height: 2.75rem; margin: .25rem 0 .75rem;
   padding: 0 .75rem; font: inherit; border: 1px solid light-dark(#6b7280, #9aa1ad); border-radius: .375rem; }

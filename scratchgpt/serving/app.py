@@ -94,8 +94,8 @@ def _describe(app: FastAPI, served: Served, reader: Reader) -> None:
     """Add the paths that need a model's name, sizes and vocabulary alone."""
 
     @app.get("/", response_class=HTMLResponse)
-    async def show_front(request: Request) -> str:
-        return front.page(served.model, str(request.base_url).rstrip("/"))
+    async def show_front(request: Request) -> Response:
+        return HTMLResponse(front.page(served.model, str(request.base_url).rstrip("/")))
 
     @app.get("/v1/models", responses=FAILURES)
     async def list_models() -> Models:

@@ -5,22 +5,14 @@ import shlex
 from html import escape
 
 from scratchgpt import __version__
+from scratchgpt.serving.answers import html_page
 from scratchgpt.serving.schemas import Model
 
 LONGEST_ADDRESS = 300
 """Characters of the address that the page repeats; it is a header of the request."""
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{name} - scratchgpt</title>
-</head>
-<body>
-<h1>{name}</h1>
-<p>scratchgpt {version} serves this model through OpenAI's completions API. It continues texts; it does not chat.</p>
+BODY = """<p>scratchgpt {version} serves this model through OpenAI's completions API. It continues texts;
+it does not chat.</p>
 <ul>
 <li>{n_params:,} parameters, {n_layer} layers, {n_head} heads, {n_embd} channels</li>
 <li>{n_vocab:,} tokens in the vocabulary</li>
@@ -44,20 +36,17 @@ print(answer.choices[0].text)</pre>
 <li><a href="/metrics">/metrics</a>: requests, tokens, queue, batch size and latency, for Prometheus</li>
 <li><a href="/health">/health</a>: whether the server answers</li>
 <li><a href="/openapi.json">/openapi.json</a>: all paths and fields, for programs</li>
-</ul>
-</body>
-</html>
-"""
+</ul>"""
 
 
-def page(model: Model, address: str) -> str:
+def page(model: Model, address: str) -> bytes:
     """Return the page's HTML, for a server that its reader reaches at this address."""
     body = json.dumps({"model": model.id, "prompt": "To be", "max_tokens": 100})
-    return PAGE.format(
+    content = BODY.format(
         version=__version__,
-        name=escape(model.id),
         quoted=escape(json.dumps(model.id)),
         body=escape(shlex.quote(body)),
         address=escape(address[:LONGEST_ADDRESS]),
         **model.meta.model_dump(),
     )
+    return html_page(f"{model.id} - scratchgpt", content)

@@ -31,8 +31,8 @@ def listen(host: str, port: int) -> socket.socket:
     for other in range(port + 1, min(port + MOST_TRIED, 65536)):
         with contextlib.suppress(OSError):
             _bound(host, other).close()
-            raise UsageError(f"Port {port} cannot be had ({reason.strerror}); {other} is free: --port {other}.")
-    raise UsageError(f"Port {port} cannot be had ({reason.strerror}); choose another with --port.")
+            raise UsageError(f"Port {port} is not available ({reason.strerror}); {other} is free: --port {other}.")
+    raise UsageError(f"Port {port} is not available ({reason.strerror}); choose another with --port.")
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -41,7 +41,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _is_ours(host: str) -> bool:
-    """Return whether any port of this host can be had."""
+    """Return whether this machine has the address."""
     with contextlib.suppress(OSError):
         _bound(host, 0).close()
         return True

@@ -1,6 +1,7 @@
 """`scratchgpt serve`: how it begins, whom it lets in, and how it ends."""
 
 import asyncio
+import contextlib
 import http.client
 import os
 import re
@@ -113,10 +114,35 @@ def test_a_port_in_use_is_named_and_a_free_one_offered(folder: Path, tmp_path: P
         port = taken.getsockname()[1]
         result = scratchgpt("serve", folder, "--port", str(port), cwd=tmp_path)
         assert (result.returncode, result.stdout) == (2, "")
-        offered = re.search(rf"Port {port} cannot be had .*; (\d+) is free: --port \1", result.stderr)
+        offered = re.search(rf"Port {port} is not available .*; (\d+) is free: --port \1", result.stderr)
         assert offered, result.stderr
         with listen("127.0.0.1", int(offered[1])) as listener:
             assert address(listener) == f"http://127.0.0.1:{offered[1]}"
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]", "localhost", "127.0.0.1"])
+def test_own_addresses_need_no_token_and_are_printed_as_browsers_want_them(folder: Path, host: str) -> None:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        with serving(folder, "--host", host) as place:
+            name = host if host.startswith("[") else f"[{host}]" if ":" in host else "127.0.0.1"
+            assert re.fullmatch(rf"http://{re.escape(name)}:\d+", place)
+            assert httpx.get(f"{place}/health", headers={"Origin": place}).status_code == 200
+            assert "curl" in httpx.get(f"{place}/").text
+        return
+    pytest.skip("there is no IPv6 here")
+
+
+def test_options_that_cannot_be_meant(folder: Path, tmp_path: Path) -> None:
+    for options, words in {
+        ("--token", "short"): "at least 16; a random one is",
+        ("--token", ""): "has 0 characters",
+        ("--allow-origin", "*"): "is not an origin",
+        ("--allow-origin", "null"): "is not an origin",
+        ("--host", "0"): "needs a token",
+    }.items():
+        result = scratchgpt("serve", folder, "--port", "0", *options, cwd=tmp_path)
+        assert (result.returncode, result.stdout) == (2, ""), options
+        assert words in " ".join(result.stderr.split()), options
 
 
 def test_hosts_that_are_not_there() -> None:

@@ -4,9 +4,11 @@ import contextlib
 import http.client
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,21 @@ def test_other_sites_are_refused(server: Server) -> None:
     assert ask(server, SOCKET, UPGRADE | {"Origin": "http://evil.example"})[0] == 403
     assert ask(server, SOCKET, UPGRADE | {"Host": "evil.example"})[0] == 403
     assert "Access-Control-Allow-Origin" not in ask(server, SOCKET.replace("websocket", "polling"))[2]
+
+
+def test_the_end_comes_in_time_whatever_connections_do(tmp_path: Path) -> None:
+    with served(tmp_path) as server, contextlib.ExitStack() as stack:
+        host = f"Host: 127.0.0.1:{server.port}"
+        socket_head = "\r\n".join([f"GET {SOCKET} HTTP/1.1", host, *(f"{k}: {v}" for k, v in UPGRADE.items()), "", ""])
+        upload_head = f"POST {upload_path(server)} HTTP/1.1\r\n{host}\r\nContent-Length: 1000\r\n\r\nx"
+        for opening in ("", "GET / HT", socket_head, upload_head, f"GET / HTTP/1.1\r\n{host}\r\n\r\n" * 5):
+            for _ in range(4):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+                connection.sendall(opening.encode("ascii"))
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        assert time.monotonic() - start <= 10
 
 
 NICEGUI = "/_nicegui"
