@@ -241,10 +241,10 @@ class Decoded(BaseModel):
 
 
 class TokenizerInfo(BaseModel):
-    """GET /tokenizer_info, as vLLM has it and lm-eval reads it."""
+    """GET /tokenizer_info, as vLLM has it and lm-eval reads it: `bos_token` stands before the text to be judged."""
 
     tokenizer_class: str = "PreTrainedTokenizerFast"
-    bos_token: str | None
+    bos_token: str
     eos_token: str | None
     vocab_size: int
     model_max_length: int

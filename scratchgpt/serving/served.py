@@ -48,7 +48,7 @@ class Served:
         )
         special = END_OF_TEXT if end_of_text(vocabulary) is not None else None
         self.tokenizer_info = TokenizerInfo(
-            bos_token=special,
+            bos_token=special or self.beginning,
             eos_token=special,
             vocab_size=config.vocab_size,
             model_max_length=config.block_size,

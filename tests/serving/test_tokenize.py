@@ -117,7 +117,7 @@ def test_sizes_and_version(place: tuple[str, int]) -> None:
     assert (model["meta"]["n_embd"], model["meta"]["n_layer"], model["meta"]["n_head"]) == (32, 2, 2)
     assert httpx.get(f"{address}/version").json() == {"version": scratchgpt.__version__}
     info = httpx.get(f"{address}/tokenizer_info").json()
-    assert (info["bos_token"], info["eos_token"]) == (None, None)
+    assert (info["bos_token"], info["eos_token"]) == ("\n", None)
     assert (info["vocab_size"], info["model_max_length"]) == (96, 32)
     assert httpx.get(f"{address}/v1/health").json() == {"status": "ok"}
 
