@@ -373,9 +373,9 @@ class Pace:
         self._seconds = 0.0
         self._n = 0
 
-    def see(self, event: Event) -> None:
-        """Learn from an event; from a pause, only that it is over."""
-        now = time.monotonic()
+    def see(self, event: Event, now: float | None = None) -> None:
+        """Learn from an event that came at `now`, in seconds of any clock; from a pause, only that it is over."""
+        now = time.monotonic() if now is None else now
         if isinstance(event, StepDone):
             if self._last is not None:
                 self._n += 1
@@ -383,6 +383,8 @@ class Pace:
             self._last = now
         elif isinstance(event, Resumed):
             self._last = now
+        elif isinstance(event, Started):  # what was before it took no time of this program
+            self._last = None
 
     def left(self, step: int, steps: int) -> str:
         """Return the time that is left for the steps, or nothing while nobody knows."""

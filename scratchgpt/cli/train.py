@@ -1,18 +1,21 @@
 """`scratchgpt train`: start a run, or go on with one."""
 
 import contextlib
+import importlib
 import io
 import itertools
+import os
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from scratchgpt.cli.options import (
     asked_for,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:  # imported when the command runs
 DATA = Path("data")
 RUNS = Path("runs")
 CHECKING = "Checking the data ..."
+ATTACHING = ("--attach", "--tui")
 LONGEST_LINE = 2**16
 """Bytes of a command."""
 FOLDER = click.Path(path_type=Path)
@@ -78,6 +82,13 @@ def _kinds(_: click.Context, __: click.Parameter, typed: str | None) -> tuple[st
     help="Besides RUN/log.jsonl: csv, tensorboard, wandb, with commas. A resumed run goes on with those it had.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Tell how the run computes.")
+@click.option(
+    "--attach",
+    metavar="[DIR]",
+    is_flag=False,
+    flag_value="",
+    help="With --tui: only watch a run that another program trains, or that has ended; by default the newest in runs/.",
+)
 @view_options
 @recipe_options
 @click.pass_context
@@ -99,6 +110,7 @@ def command(
     tune: bool,
     kinds: tuple[str, ...] | None,
     verbose: bool,
+    attach: str | None,
     view: str,
     is_controlled: bool,
     **settings: Any,
@@ -111,14 +123,13 @@ def command(
     """
     from scratchgpt.cli.render import viewing
 
+    if attach is not None:
+        _attach(ctx, attach, view)
+        return
     if resume and (preset or config or run or init):
         raise UsageError("--resume goes on with a run as it is; leave out --preset, --config, --run and --init.")
     if view == "tui" and _has_terminal():
-        try:
-            from scratchgpt.cli.tui import watch
-        except ImportError as error:
-            raise UsageError(f"--tui needs two more packages ({error}): pip install 'scratchgpt[tui]'.") from error
-        ctx.exit(watch(sys.argv[1:]))
+        ctx.exit(_interface().watch(sys.argv[1:]))
     computing = _Computing(device, precision, lanes)
     asked = asked_for(settings, changes)
     with viewing(view) as renderer:
@@ -135,16 +146,49 @@ def command(
             _train(ctx, trainer, renderer, name, kinds, verbose=verbose)
 
 
+def _interface() -> ModuleType:
+    """Return the module of the terminal interface. Raises UsageError if its packages are missing."""
+    try:
+        return importlib.import_module("scratchgpt.cli.tui")
+    except ImportError as error:
+        raise UsageError(f"--tui needs two more packages ({error}): pip install 'scratchgpt[tui]'.") from error
+
+
+def _attach(ctx: click.Context, name: str, view: str) -> None:
+    """Watch a run that this program does not train: the one of this name, or the newest."""
+    from scratchgpt.training.runs import all_runs, is_run
+
+    if view != "tui":
+        raise UsageError("--attach goes with --tui; add that.")
+    typed = {parameter.opts[0]: ctx.get_parameter_source(parameter.name or "") for parameter in ctx.command.params}
+    if others := [name for name in typed if typed[name] is ParameterSource.COMMANDLINE and name not in ATTACHING]:
+        raise UsageError(f"--attach only watches a run; leave out {', '.join(others)}.")
+    run = Path(name) if name else next(reversed(all_runs(RUNS) if RUNS.is_dir() else []), None)
+    if run is None:
+        raise UsageError(f"There is no run in {RUNS}; run `scratchgpt train` first, or name a run.")
+    if not is_run(run):
+        raise UsageError(f"There is no run {run}; `scratchgpt runs` lists the runs that there are.")
+    if lacking := _lacking():
+        raise UsageError(f"--attach draws in a whole terminal, but {lacking}.")
+    _interface().attach(run)
+
+
 def _has_terminal() -> bool:
     """Tell whether there is a terminal for --tui; if not, say so."""
-    from scratchgpt.cli.render import has_unicode
-
-    lacking = "" if sys.stdin.isatty() and sys.stdout.isatty() else "there is no terminal here"
-    if not lacking and not has_unicode():
-        lacking = "this terminal has no UTF-8"
-    if lacking:
+    if lacking := _lacking():
         click.echo(f"Watching in lines and not with --tui, since {lacking}.", err=True)
     return not lacking
+
+
+def _lacking() -> str:
+    """Return what --tui lacks here, nothing if it can draw."""
+    from scratchgpt.cli.render import has_unicode
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return "there is no terminal here"
+    if os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        return f"a terminal of the kind {os.environ['TERM']} cannot be drawn in"
+    return "" if has_unicode() else "this terminal has no UTF-8"
 
 
 class _Computing(NamedTuple):

@@ -3,137 +3,277 @@
 The run is a child process, `scratchgpt train --json --control` with the same arguments: what it does comes as lines of
 events, what it is told goes as lines of commands. It never waits for what is drawn here. If this process is killed, the
 run finds that nobody reads its events: it saves and ends.
+
+With --attach, the run belongs to another program, and its log is followed. Then there are no commands.
 """
 
 import collections
 import contextlib
 import itertools
+import math
 import queue
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from textual.app import App, ComposeResult, RenderResult
+from rich.text import Text
+from textual import events
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.widgets import Footer, Static
-from textual_plotext import PlotextPlot
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.geometry import Size
+from textual.widgets import Static
 
+from scratchgpt.cli.chart import Chart, Picture, Series
 from scratchgpt.cli.curve import Curve, heights
 from scratchgpt.cli.render import Pace
 from scratchgpt.errors import DataError
-from scratchgpt.training import logs
+from scratchgpt.training import logs, runs
+from scratchgpt.training.attached import Anew, Attached, Logged
 from scratchgpt.training.child import OWN, Run
-from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Paused, Resumed, Sampled, Started, StepDone
+from scratchgpt.training.events import (
+    Ended,
+    Evaluated,
+    Evaluating,
+    Event,
+    Noted,
+    Paused,
+    Resumed,
+    Sampled,
+    Saved,
+    Started,
+    StepDone,
+)
 from scratchgpt.training.journal import Journal
 
 INTERVAL = 0.25
 """Seconds between two looks at what the run has said."""
+MOST_AT_ONCE = 5000
+"""Events that are taken in at one look."""
 SHARE = 0.01
 """Of one core, what all this may take on average: curves are drawn as often as that allows, ..."""
 PATIENCE = 5.0
-"""... but not more seldom than this, in seconds; their numbers are in the status every second."""
+"""... and at least this often, in seconds; their numbers are in the status every second."""
+ANSWERS: dict[str, tuple[type[Event], ...]] = {
+    "pausing": (Paused,),
+    "resuming": (Resumed,),
+    "generating": (Sampled, Noted),
+    "saving": (Saved, Noted),
+    "evaluating": (Evaluating, Evaluated),
+}
+"""The events by which a run shows that it obeys a command."""
+SMALL = {"lr": "learning rate", "grad_norm": "gradient norm", "speed": "tokens/s"}
+WIDE, TALL, TALL_WITH_PANEL = 100, 30, 44
+"""Columns and rows from which on there are small charts; rows without and with another panel."""
+LOW, LOWEST = 18, 9
+"""Rows below which a panel takes the place of the chart, and below which there is no chart."""
 HELP = """\
-p  pause the run, or let it go on
+p  pause the run, or resume it
 g  generate text with the present weights
 s  save a checkpoint
 e  evaluate on the validation windows
+t  show the texts, or hide them
+l  logarithmic losses, or linear ones
 q  save, then quit; again and again: quit at once
 ?  this help
 Esc  close a panel
 
 Dots are the loss of single steps, the line is their running mean, crosses are losses on the validation windows."""
+HELP_ATTACHED = """\
+Another program trains this run, or nobody does. This is only a view of its log.
+
+t  show the texts, or hide them
+l  logarithmic losses, or linear ones
+q  quit; the run does not notice
+?  this help
+Esc  close a panel
+
+Dots are the loss of single steps, the line is their running mean, crosses are losses on the validation windows."""
+KEYS = (
+    ("p", "Pause", "pause"),
+    ("g", "Generate", "generate"),
+    ("s", "Save", "tell('save')"),
+    ("e", "Evaluate", "tell('evaluate')"),
+    ("t", "Texts", "texts"),
+    ("l", "Log", "log"),
+    ("q", "Quit", "quit"),
+    ("?", "Help", "help"),
+)
 
 
-class Plot(PlotextPlot):
-    """The curves, where there is room for them."""
+class Seen:
+    """All that a run has said so far."""
 
-    def render(self) -> RenderResult:
-        """Draw."""
-        return super().render() if self.size.width >= 16 and self.size.height >= 5 else ""
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.started: Started | None = None
+        self.step: StepDone | None = None
+        self.losses = Curve()
+        self.validation: tuple[list[int], list[float]] = ([], [])
+        self.small = {name: Curve() for name in SMALL}
+        self.last_losses: collections.deque[float] = collections.deque(maxlen=10)
+        self.pace = Pace()
+        self.journal = Journal()
+
+    def learn(self, event: Event, now: float | None) -> None:
+        """Learn from an event, which came at `now` in seconds of any clock, None if that is not known."""
+        if now is not None:
+            self.pace.see(event, now)
+        self.journal.see(event)
+        match event:
+            case Started():
+                self.started = event
+            case StepDone():
+                self.step = event
+                self.last_losses.append(event.loss)
+                speed = event.n_tokens / event.seconds if event.seconds else math.nan
+                curves = {"lr": event.learning_rate, "grad_norm": event.grad_norm, "speed": speed}
+                for curve, value in ((self.losses, event.loss), *((self.small[name], curves[name]) for name in SMALL)):
+                    curve.add(event.step, value)
+            case Evaluated() if not event.is_whole and math.isfinite(event.loss):
+                self.validation[0].append(event.step)
+                self.validation[1].append(event.loss)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all steps are made."""
+        return self.step is not None and self.started is not None and self.step.step >= self.started.steps
+
+    def numbers(self) -> Iterator[str]:
+        """Yield what there is to say in numbers, the most important first."""
+        if self.started is None or self.step is None:
+            return
+        step = self.step
+        yield f"step {step.step:,} of {self.started.steps:,}"
+        yield f"loss {step.loss:.3f}"
+        yield f"last ten {sum(self.last_losses) / len(self.last_losses):.3f}"
+        yield f"lr {step.learning_rate:.2e}"
+        if step.seconds:
+            yield f"{step.n_tokens / step.seconds / 1e3:,.1f}k tokens/s"
+        if memory := step.device_bytes or step.resident_bytes:
+            yield f"{memory / 1e6:,.0f} MB"
 
 
 class Watch(App[None]):
     """Draws what a run says, and tells it what keys mean."""
 
     CSS = """
-    #status { height: auto; padding: 0 1; background: $panel; }
-    #plot { height: 3fr; min-height: 4; }
-    #samples { height: 2fr; min-height: 3; display: none; padding: 0 1; border-top: solid $primary; }
+    Screen { overflow: hidden; }
+    #status, #progress { padding: 0 1; background: $panel; }
+    #status { height: auto; }
+    #progress { height: 1; }
+    #charts { height: 3fr; }
+    Chart { border-top: solid $primary-muted; border-title-color: $text-muted; }
+    #plot { width: 2fr; }
+    #small { width: 1fr; margin: 0 0 0 1; }
+    #samples { height: 2fr; padding: 0 1; border-top: solid $primary; }
     #log { height: 4; padding: 0 1; background: $surface; }
-    #help { display: none; height: auto; padding: 0 1; background: $panel; }
-    .open { display: block !important; }
+    .one-line { text-wrap: nowrap; text-overflow: ellipsis; }
+    #help { height: auto; padding: 0 1; background: $panel; }
+    #keys { dock: bottom; height: 1; padding: 0 1; background: $panel; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("p", "pause", "Pause"),
-        ("g", "generate", "Generate"),
-        ("s", "tell('save')", "Save"),
-        ("e", "tell('evaluate')", "Evaluate"),
-        ("q", "quit", "Quit"),
-        ("question_mark", "help", "Help"),
-        Binding("escape", "close", "Close", show=False),
-        Binding("ctrl+c,ctrl+q", "quit", "Quit", show=False, priority=True),
+        *(Binding("question_mark" if key == "?" else key, action, label) for key, label, action in KEYS),
+        Binding("escape", "close", "Close"),
+        Binding("ctrl+c,ctrl+q", "quit", "Quit", priority=True),
     ]
     ENABLE_COMMAND_PALETTE = False
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, source: Run | Attached) -> None:
         """Watch this run."""
         super().__init__()
-        self._child = run
-        self._started: Started | None = None
-        self._step: StepDone | None = None
-        self._losses = Curve()
-        self._validation: tuple[list[int], list[float]] = ([], [])
-        self._last_losses: collections.deque[float] = collections.deque(maxlen=10)
-        self._pace = Pace()
-        self._journal = Journal()
-        self._shown = 0  # the journal's version that is on the screen
-        self._n_samples = 0
+        self._source = source
+        self._run = source if isinstance(source, Run) else None  # that obeys commands
+        self._seen = Seen()
+        self._shown: tuple[Journal, int] | None = None  # the journal and its version on the screen
+        self._room = Size(80, 24)  # of the terminal
+        self._open: set[str] = set()  # the panels that are open: help, samples
+        self._n_texts = 0  # of which the panel has known
+        self._wants_text = False  # that was asked for by its key
+        self._seed = 0
+        self._asked: list[str] = []  # what the run was told and has not begun to do
         self._asked_to_pause = False
         self._asked_to_quit = False
         self._has_ended = False
+        self._is_log = False
         self._drawn_at = (0.0, 0.0)  # on the clock, and in seconds of computing
         self.said: collections.deque[str] = collections.deque(maxlen=5)  # to people, at last
 
     def compose(self) -> ComposeResult:
         """Lay out."""
         yield Static(id="status", markup=False)
-        yield Static(HELP, id="help", markup=False)
-        yield Plot(id="plot")
+        yield Static(id="progress", markup=False)
+        with VerticalScroll(id="help"):
+            yield Static(HELP if self._run else HELP_ATTACHED, id="about", markup=False)
+        with Horizontal(id="charts"):
+            yield Chart(id="plot")
+            with Vertical(id="small"):
+                yield from (Chart(id=name) for name in SMALL)
         with VerticalScroll(id="samples"):
             yield Static(id="text", markup=False)
         with VerticalScroll(id="log"):
             yield Static(id="notes", markup=False)
-        yield Footer()
+        yield Static(id="keys")
 
     def on_mount(self) -> None:
         """Begin to listen."""
-        self.query_one(Plot).plt.title("loss: • of a step, ⠒ mean, x validation")
+        self.query_one("#plot").border_title = "loss: • step  ⠒ mean  x validation"
+        for name, title in SMALL.items():
+            self.query_one(f"#{name}").border_title = title
+        self._room = self.size
         self.set_interval(INTERVAL, self._look)
         self.set_interval(1, self._draw_status)
+        self._lay_out()
         self._draw()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Give the room to what matters most."""
+        self._room = event.size
+        self._lay_out()
+        self._draw()
+
+    def _lay_out(self) -> None:
+        """Show what there is room for."""
+        width, height = self._room
+        is_low = height < LOW
+        visible = {
+            "help": "help" in self._open,
+            "samples": "samples" in self._open and not (is_low and "help" in self._open),
+            "charts": height >= LOWEST and not (is_low and self._open),
+            "small": width >= WIDE and height >= (TALL_WITH_PANEL if self._open else TALL),
+            "progress": height >= LOWEST,
+            "log": height >= LOWEST,
+            "keys": height >= 3,
+        }
+        for name, is_visible in visible.items():
+            self.query_one(f"#{name}").display = is_visible
+        self.query_one("#log").styles.height = 4 if height >= 24 else 1 if is_low else 2
+        self.query_one("#notes").set_class(is_low, "one-line")
+        self.query_one("#help").styles.height = "1fr" if is_low else "auto"
+        self.query_one("#keys", Static).update(self._keys(width - 2))
+
+    def _keys(self, width: int) -> str:
+        """Return the keys that mean something here, as fully as the width allows; each can be clicked."""
+        keys = KEYS if self._run else [key for key in KEYS if key[0] in "tlq?"]
+        full, short = [f"{key} {label}" for key, label, _ in keys], [key for key, _, _ in keys[:-1]]
+        forms = (full, [*short, "? keys"])
+        chosen = next((form for form in forms if len("  ".join(form)) <= width), ["? keys"])
+        actions = [action for _, _, action in keys][-len(chosen) :]
+        return "  ".join(f"[@click=app.{action}]{text}[/]" for text, action in zip(chosen, actions, strict=True))
 
     def _look(self) -> None:
         """Take in all that the run has said; draw it at once, but steps only as often as they may cost."""
-        heard = []
+        heard: list[Event | Logged | Anew | str | None] = []
         with contextlib.suppress(queue.Empty):
-            while True:
-                heard.append(self._child.heard.get_nowait())
-        for item in heard:
-            if item is None:
-                self._end()
-            elif isinstance(item, str):
-                self.said.append(item)
-                self._journal.add_note(item)
-            else:
-                self._take_in(item)
+            while len(heard) < MOST_AT_ONCE:
+                heard.append(self._source.heard.get_nowait())
+        kinds = {type(event) for event in map(self._take_in, heard) if event}
         if heard:
-            self._show_words(has_new_text=any(isinstance(item, Sampled) for item in heard))
-        kinds = {type(item) for item in heard}
-        if kinds & {Evaluated, Paused, Ended} or (StepDone in kinds and self._may_draw()):
+            self._show_words()
+        if kinds & {Started, Evaluated, Paused, Ended} or (StepDone in kinds and self._may_draw()):
             self._draw()
-        elif kinds & {Evaluating, Sampled, Resumed}:
+        elif kinds & {Evaluating, Sampled, Resumed, Saved, Noted}:
             self._draw_status()
 
     def _may_draw(self) -> bool:
@@ -142,128 +282,181 @@ class Watch(App[None]):
         passed = time.monotonic() - then
         return passed >= PATIENCE or time.process_time() - computed <= SHARE * passed
 
-    def _take_in(self, event: Event) -> None:
-        """Learn from an event; when a run continues, first from its log."""
-        if isinstance(event, Started):
-            self._started = event
-            for earlier in before_start(event.run / logs.NAME):
-                self._learn(earlier)
-        self._pace.see(event)
-        self._learn(event)
+    def _take_in(self, item: Event | Logged | Anew | str | None) -> Event | None:
+        """Learn from what the run has said; return the event if it is one."""
+        match item:
+            case None:
+                self._end()
+            case str():
+                self.said.append(item)
+                self._seen.journal.add_note(item)
+            case Anew():
+                self._seen = Seen()
+            case Logged():
+                self._seen.learn(item.event, item.time)
+                return item.event
+            case _:
+                if isinstance(item, Started):
+                    for earlier in before_start(item.run / logs.NAME):
+                        self._seen.learn(earlier.event, earlier.time)
+                self._seen.learn(item, time.monotonic())
+                self._asked = [command for command in self._asked if not isinstance(item, ANSWERS[command])]
+                return item
+        return None
 
-    def _learn(self, event: Event) -> None:
-        self._journal.see(event)
-        match event:
-            case StepDone():
-                self._step = event
-                self._losses.add(event.step, event.loss)
-                self._last_losses.append(event.loss)
-            case Evaluated() if not event.is_whole:
-                self._validation[0].append(event.step)
-                self._validation[1].append(event.loss)
-
-    def _show_words(self, *, has_new_text: bool) -> None:
-        """Show notes and texts; a new text opens its panel."""
-        if self._journal.version == self._shown:
+    def _show_words(self) -> None:
+        """Show notes and texts. A new text opens its panel, unless that would hide the chart and nobody asked."""
+        journal = self._seen.journal
+        if (journal, journal.version) == self._shown:
             return
-        self._shown = self._journal.version
-        self.query_one("#notes", Static).update("\n".join(self._journal.notes))
+        self._shown = (journal, journal.version)
+        self.query_one("#notes", Static).update("\n".join(journal.notes))
         self.query_one("#log", VerticalScroll).scroll_end(animate=False)
-        texts = (f"── step {step:,} ──\n{text}\n" for step, text in self._journal.texts)
+        texts = (f"── step {step:,} ──\n{text}\n" for step, text in journal.texts)
         self.query_one("#text", Static).update("\n".join(texts))
-        if has_new_text:
-            self.query_one("#samples").add_class("open")
         self.query_one("#samples", VerticalScroll).scroll_end(animate=False)
+        if journal.n_texts > self._n_texts and (self._wants_text or self._room.height >= LOW):
+            self._open.add("samples")
+            self._lay_out()
+            self._draw_status()
+        if journal.n_texts != self._n_texts:
+            self._n_texts, self._wants_text = journal.n_texts, False
 
     def _end(self) -> None:
         """The run has ended: so do we, if we were asked to."""
         self._has_ended = True
-        self._journal.condition.end()
+        self._seen.journal.condition.end()
         if self._asked_to_quit:
             self.exit()
-        else:
-            self._journal.add_note("The run has ended. q quits.")
+            return
+        for command in self._asked:
+            self._seen.journal.add_note(f"The run has ended before {command}.")
+        self._asked.clear()
+        self._seen.journal.add_note("The run has ended. q quits.")
 
     def _draw_status(self) -> None:
-        self.query_one("#status", Static).update("  ".join(self._status()))
+        width = max(self._room.width - 2, 1)
+        parts = [self._state(), *self._seen.numbers()]
+        if self._room.height < LOW and (self._open or self._room.height >= LOWEST):  # one line, for what fits
+            while len("  ".join(parts)) > width and len(parts) > 1:
+                parts.pop()
+        self.query_one("#status", Static).update("  ".join(parts))
+        self.query_one("#progress", Static).update(self._progress(width))
+
+    def _state(self) -> str:
+        """Return what the run is at, and what it was told."""
+        word = self._seen.journal.condition.word
+        if isinstance(self._source, Attached):
+            state = runs.state(self._source.run, self._seen.journal.condition, is_complete=self._seen.is_complete)
+            word = f"{state.word} in another program" if state.is_alive else state.word
+        if self._asked_to_quit:
+            word = "saving, then quitting"
+        return ", ".join([word, *(f"{command} ..." for command in dict.fromkeys(self._asked))])
+
+    def _progress(self, width: int) -> Text:
+        """Return a bar with the steps that are made, and the time that is left."""
+        started, step = self._seen.started, self._seen.step
+        if started is None:
+            return Text()
+        done = min((step.step if step else started.step) / max(started.steps, 1), 1.0)
+        left = self._seen.pace.left(step.step, started.steps) if step and done < 1 else ""
+        words = f" {done:.0%}" + (f"  {left} left" if left else "")
+        n_cells = max(width - len(words), 0)
+        n_done = int(done * n_cells)
+        return Text.assemble(("━" * n_done, "green"), ("─" * (n_cells - n_done), "dim"), words, no_wrap=True)
 
     def _draw(self) -> None:
         """Draw the status and the curves."""
         self._drawn_at = (time.monotonic(), time.process_time())
         self._draw_status()
-        plot = self.query_one(Plot)
-        plot.plt.clear_data()
-        curve, every = self._losses, 1 + 2 * len(self._losses.steps) // max(plot.size.width, 1)
-        if curve.steps:
-            plot.plt.scatter(curve.steps[::every], curve.raw[::every], marker="dot", color="gray")
-            plot.plt.plot(curve.steps[::every], curve.smooth[::every], marker="braille", color="cyan")
-        if self._validation[0]:
-            plot.plt.scatter(*self._validation, marker="x", color="orange")
-        steps = curve.steps + self._validation[0] or [0]
-        ticks = sorted({float(min(steps) + (max(steps) - min(steps)) * part // 4) for part in range(5)})
-        plot.plt.ylim(*heights(curve, *self._validation))
-        plot.plt.xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
-        plot.refresh()
-
-    def _status(self) -> Iterable[str]:
-        """Return what there is to say in numbers."""
-        yield "saving, then quitting" if self._asked_to_quit else self._journal.condition.word
-        if self._started is None or self._step is None:
-            return
-        step, steps = self._step.step, self._started.steps
-        yield f"step {step:,} of {steps:,}"
-        yield f"loss {self._step.loss:.3f}"
-        yield f"last ten {sum(self._last_losses) / len(self._last_losses):.3f}"
-        yield f"lr {self._step.learning_rate:.2e}"
-        yield f"{self._step.n_tokens / self._step.seconds / 1e3:,.1f}k tokens/s"
-        if memory := self._step.device_bytes or self._step.resident_bytes:
-            yield f"{memory / 1e6:,.0f} MB"
-        if left := self._pace.left(step, steps):
-            yield f"{left} left"
+        curve, validation = self._seen.losses, self._seen.validation
+        plot = self.query_one("#plot", Chart)
+        dots = Series(curve.steps, curve.raw, "dot", "gray")
+        line = Series(curve.steps, curve.smooth, "braille", "cyan")
+        low, high = heights(curve, *validation)
+        low = max(low, min((loss for loss in [*curve.raw, *validation[1]] if loss > 0), default=0.01) / 2)
+        plot.show(Picture(low, high, [dots, line, Series(*validation, "x", "orange")], is_log=self._is_log))
+        if self.query_one("#small").display:
+            for name, curve in self._seen.small.items():
+                values = curve.raw if name == "lr" else curve.smooth
+                line = Series(curve.steps, values, "braille", "cyan")
+                low, high = min(values, default=0.0), max(values, default=1.0)
+                self.query_one(f"#{name}", Chart).show(Picture(low, high, [line]))
 
     def action_tell(self, line: str) -> None:
         """Tell the run a command."""
-        self._child.tell(line)
+        self._tell(line, {"save": "saving", "evaluate": "evaluating"}[line])
+
+    def _tell(self, line: str, doing: str) -> bool:
+        """Tell the run a command, and show at once what it asks for; say why if the run cannot obey."""
+        if self._run and not self._has_ended:
+            self._run.tell(line)
+            self._asked.append(doing)
+            self._draw_status()
+            return True
+        self._seen.journal.add_note(
+            "The run has ended: it obeys no commands."
+            if self._run
+            else "Another program trains this run, or nobody does: this view cannot command it."
+        )
+        self._show_words()
+        return False
 
     def action_pause(self) -> None:
         """Pause, or go on."""
-        self._asked_to_pause = not self._asked_to_pause
-        self._child.tell("pause" if self._asked_to_pause else "resume")
+        line, doing = ("resume", "resuming") if self._asked_to_pause else ("pause", "pausing")
+        if self._tell(line, doing):
+            self._asked_to_pause = not self._asked_to_pause
 
     def action_generate(self) -> None:
         """Ask for a text, each time another one."""
-        self._child.tell(f'sample {{"seed": {self._n_samples}}}')
-        self._n_samples += 1
+        self._seed = max(self._seed, self._seen.journal.n_texts)
+        if self._tell(f'sample {{"seed": {self._seed}}}', "generating"):
+            self._wants_text = True
+            self._seed += 1
+
+    def action_log(self) -> None:
+        """Draw losses on a logarithmic axis, or on a linear one."""
+        self._is_log = not self._is_log
+        self._draw()
+
+    def action_texts(self) -> None:
+        """Open the panel of texts, or close it."""
+        self._toggle("samples")
 
     def action_help(self) -> None:
         """Open the help, or close it."""
-        self.query_one("#help").toggle_class("open")
+        self._toggle("help")
 
     def action_close(self) -> None:
-        """Close the help, or else the panel of samples."""
-        panels = [self.query_one(name) for name in ("#help", "#samples")]
-        for panel in [panel for panel in panels if panel.has_class("open")][:1]:
-            panel.remove_class("open")
+        """Close the help, or else the panel of texts."""
+        for panel in [panel for panel in ("help", "samples") if panel in self._open][:1]:
+            self._toggle(panel)
+
+    def _toggle(self, panel: str) -> None:
+        self._open ^= {panel}
+        self._lay_out()
+        self._draw()
 
     async def action_quit(self) -> None:
-        """Let the run save and end, and then quit."""
-        if self._has_ended:
+        """Let a run of ours save and end, and then quit."""
+        if self._run is None or self._has_ended:
             self.exit()
         elif self._asked_to_quit:
-            self._child.interrupt()
+            self._run.interrupt()
         else:
             self._asked_to_quit = True
-            self._child.tell("stop")
+            self._run.tell("stop")
             self._draw_status()
 
 
-def before_start(log: Path) -> Iterator[Event]:
+def before_start(log: Path) -> Iterator[Logged]:
     """Yield the events that a log holds from before its last start."""
     try:
         starts = [n for n, row in enumerate(logs.read(log)) if row and row.get("event") == "started"]
         for row in itertools.islice(logs.read(log), max(starts, default=0)):
             if row and (event := logs.event(row)):
-                yield event
+                yield Logged(event, row.get("time"))
     except DataError:  # the log was removed; the run itself will fail
         return
 
@@ -277,3 +470,8 @@ def watch(arguments: Sequence[str]) -> int:
     run.tell("stop")
     print(*app.said, sep="\n")  # noqa: T201 - what the run has said to people stays
     return run.exit_code
+
+
+def attach(run: Path) -> None:
+    """Watch a run of another program in the whole terminal."""
+    Watch(Attached(run)).run()

@@ -20,6 +20,10 @@ from click.testing import CliRunner
 
 from scratchgpt.cli import cli
 from scratchgpt.cli import train as train_command
+from scratchgpt.errors import TrainingError
+from scratchgpt.lock import FolderLock
+from scratchgpt.training import logs
+from scratchgpt.training.attached import Attached
 from scratchgpt.training.child import Run
 from scratchgpt.training.events import (
     Ended,
@@ -41,7 +45,9 @@ pytest.importorskip("textual_plotext")
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from scratchgpt.cli.tui import HELP, Watch
+from scratchgpt.cli.chart import Chart, Picture
+from scratchgpt.cli.tui import HELP, HELP_ATTACHED, Watch
+from scratchgpt.cli.tui import SMALL as SMALL_CHARTS
 
 Act = Callable[[Watch, "StandIn", Pilot[None]], Awaitable[None]]
 
@@ -169,21 +175,121 @@ def test_notes_and_texts_have_their_panels() -> None:
         assert notes[1].startswith("step 6: validation loss 2.5000")
         assert notes[2] == "[red]\N{REPLACEMENT CHARACTER}[2J"
         assert text_of(app, "#text") == "── step 7 ──\n\nTo be\N{REPLACEMENT CHARACTER}[2J[b]\n"
-        assert app.query_one("#samples").display
-        await pilot.press("escape")
-        assert not app.query_one("#samples").display
+        for key, is_shown in (("escape", False), ("t", True), ("t", False)):
+            assert app.query_one("#samples").display is not is_shown
+            await pilot.press(key)
+            assert app.query_one("#samples").display is is_shown
 
     act_on(act)
 
 
+@pytest.mark.parametrize(
+    ("key", "shown", "answer"),
+    [
+        ("s", "saving ...", Saved(3, Path("run"))),
+        ("s", "saving ...", Noted("step 3: it is saved already")),
+        ("e", "evaluating ...", Evaluating(3, 1, 4)),
+        ("g", "generating ...", Sampled(3, "to be")),
+        ("g", "generating ...", Noted("step 3: no sample: no such letter")),
+        ("p", "pausing ...", Paused(3)),
+    ],
+)
+def test_a_key_is_seen_to_be_heard_before_the_run_answers(key: str, shown: str, answer: Event) -> None:
+    async def act(app: Watch, child: StandIn, pilot: Pilot[None]) -> None:
+        child.say(started(), *steps(1, 2, 3))
+        await seen(pilot)
+        await pilot.press(key)
+        assert text_of(app, "#status").startswith(f"training, {shown}")
+        child.say(*steps(4))
+        await seen(pilot)
+        assert shown in text_of(app, "#status")
+        child.say(answer)
+        await seen(pilot)
+        assert shown not in text_of(app, "#status")
+
+    act_on(act)
+
+
+def test_a_key_that_comes_too_late_is_answered() -> None:
+    async def act(app: Watch, child: StandIn, pilot: Pilot[None]) -> None:
+        child.say(started(), *steps(1))
+        await seen(pilot)
+        await pilot.press("s")
+        child.heard.put("Error: Cannot save run/step-1: No space left on device.")
+        child.heard.put(None)
+        await seen(pilot)
+        for sentence in ("No space left on device.", "The run has ended before saving."):
+            assert sentence in text_of(app, "#notes")
+        assert "..." not in text_of(app, "#status")
+        for key in "pgse":
+            await pilot.press(key)
+        assert child.told == ["save"]
+        assert text_of(app, "#notes").count("it obeys no commands") == 4
+
+    act_on(act)
+
+
+def screen(app: Watch) -> list[str]:
+    """Return the rows of the terminal."""
+    return [strip.text for strip in app.screen._compositor.render_strips()]  # noqa: SLF001
+
+
+@pytest.mark.parametrize("size", [(120, 36), (80, 24), (60, 16), (40, 12), (39, 9), (39, 8), (20, 5), (12, 4), (10, 3)])
+def test_keys_and_numbers_are_visible_in_any_size(size: tuple[int, int]) -> None:
+    async def act(app: Watch, child: StandIn, pilot: Pilot[None]) -> None:
+        child.say(started(), *steps(*range(1, 1001)), Evaluated(500, 2.5, 0.25, 10, is_whole=False))
+        child.say(*(Noted("a long note, " * 20) for _ in range(9)))
+        await seen(pilot)
+        for other in ((10, 3), (200, 60), size):
+            await pilot.resize_terminal(*other)
+            await pilot.pause()
+        rows = screen(app)
+        assert "training" in rows[0]
+        assert {key for key in "pgsetlq?" if key in rows[-1]} >= {"?"} | ({*"pgsetlq"} if size[0] >= 27 else set())
+        n_curves = sum("⠒" in row or "⠉" in row or "⣀" in row for row in rows[3:])
+        assert (n_curves > 0) == (size[1] >= 9), rows
+        assert ("gradient norm" in "".join(rows)) == (size == (120, 36))
+        await pilot.press("g")
+        child.say(Sampled(1000, "To be or not"), Sampled(1000, "", is_last=True))
+        await seen(pilot)
+        rows = screen(app)
+        assert any("To be" in row for row in rows) == (size[1] >= 5), rows
+        assert "?" in rows[-1]
+        await pilot.press("escape", "question_mark")
+        await pilot.pause()
+        assert any("pause the" in row for row in screen(app)) == (size[1] >= 5)
+
+    act_on(act, (80, 24))
+
+
+def picture(app: Watch, chart: str) -> Picture:
+    picture = app.query_one(f"#{chart}", Chart).picture
+    assert picture is not None
+    return picture
+
+
+def test_small_charts_have_what_they_say() -> None:
+    async def act(app: Watch, child: StandIn, pilot: Pilot[None]) -> None:
+        child.say(started(), *(StepDone(n, 2.0, n * 1e-5, 1 / n, 0.02, 768) for n in range(1, 101)))
+        await seen(pilot)
+        lr, grad_norm, speed = (picture(app, name) for name in SMALL_CHARTS)
+        assert (lr.low, lr.high) == (1e-5, 1e-3)
+        assert grad_norm.high == 1
+        assert speed.high == pytest.approx(38_400)
+        await pilot.press("l")
+        assert picture(app, "plot").is_log
+
+    act_on(act, (120, 36))
+
+
 def test_help_opens_and_closes() -> None:
     async def act(app: Watch, child: StandIn, pilot: Pilot[None]) -> None:
-        panel = app.query_one("#help", Static)
+        panel = app.query_one("#help")
         assert not panel.display
+        assert text_of(app, "#about") == HELP
         for opening, closing in (("question_mark", "escape"), ("question_mark", "question_mark")):
             await pilot.press(opening)
             assert panel.display
-            assert str(panel.content) == HELP
             await pilot.press("s", closing)
             assert not panel.display
         assert child.told == ["save", "save"]
@@ -192,17 +298,16 @@ def test_help_opens_and_closes() -> None:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (20, 24), (20, 5), (8, 4), (1, 1), (200, 60)])
-def test_curves_fit_a_terminal_of_any_size(size: tuple[int, int]) -> None:
+def test_lines_fit_a_terminal_of_any_size(size: tuple[int, int]) -> None:
     async def act(app: Watch, child: StandIn, pilot: Pilot[None]) -> None:
         child.say(started(), *steps(*range(1, 1001)), Evaluated(500, 2.5, 0.25, 10, is_whole=False))
         await seen(pilot)
         for other in ((80, 24), size):
             await pilot.resize_terminal(*other)
             await seen(pilot)
-            drawn = [strip.text for strip in app.screen._compositor.render_strips()]  # noqa: SLF001
+            drawn = screen(app)
             assert len(drawn) == other[1]
             assert {len(line) for line in drawn} == {other[0]}
-            assert ("⠒" in "".join(drawn)) == (other[1] >= 24)
 
     act_on(act, size)
 
@@ -229,8 +334,8 @@ def test_a_run_that_goes_on_is_drawn_from_its_beginning(tmp_path: Path) -> None:
     async def act(app: Watch, child: StandIn, pilot: Pilot[None]) -> None:
         child.say(started(tmp_path, 6))
         await seen(pilot)
-        assert app._losses.steps == [1, 2, 3, 4, 5, 6]  # noqa: SLF001
-        assert app._validation == ([5], [2.5])  # noqa: SLF001
+        assert app._seen.losses.steps == [1, 2, 3, 4, 5, 6]  # noqa: SLF001
+        assert app._seen.validation == ([5], [2.5])  # noqa: SLF001
         assert "so it was" in text_of(app, "#notes")
         assert text_of(app, "#text") == "── step 5 ──\nto be\n"
 
@@ -265,6 +370,109 @@ def test_a_run_that_ended_can_be_looked_at(tmp_path: Path) -> None:
         assert app._exit is True  # noqa: SLF001
 
     act_on(act)
+
+
+def log_events(run: Path, *said: Event) -> None:
+    """Append events to the log of a run, as its trainer does."""
+    run.mkdir(exist_ok=True)
+    log = logs.Log(run / logs.NAME, step=10**9)
+    for event in said:
+        log.write(event)
+    log.close()
+
+
+def attached_to(run: Path, act: Callable[[Watch, Pilot[None]], Awaitable[None]], size: tuple[int, int]) -> None:
+    """Attach the interface to a run without a terminal, and act on it."""
+
+    async def begin() -> None:
+        app = Watch(Attached(run))
+        async with app.run_test(size=size) as pilot:
+            await act(app, pilot)
+            app.exit()
+
+    asyncio.run(begin())
+
+
+async def shown(app: Watch, pilot: Pilot[None], name: str, text: str) -> None:
+    """Wait until a text is on the screen."""
+    deadline = time.monotonic() + 20
+    while text not in text_of(app, name):
+        assert time.monotonic() < deadline, text_of(app, name)
+        await pilot.pause(0.1)
+
+
+def test_a_run_of_another_program_is_watched_by_its_log(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    log_events(run, started(run), *steps(*range(1, 31)), Evaluated(30, 2.5, 0.25, 10, is_whole=False))
+    log_events(run, Sampled(30, "To be"), Sampled(30, "", is_last=True))
+
+    async def act(app: Watch, pilot: Pilot[None]) -> None:
+        await shown(app, pilot, "#status", "stopped  step 30 of 2,000  loss 3.250")
+        assert "step 30: validation loss 2.5000" in text_of(app, "#notes")
+        assert text_of(app, "#text") == "── step 30 ──\nTo be\n"
+        with FolderLock(run, TrainingError("busy")):
+            await shown(app, pilot, "#status", "training in another program")
+            log_events(run, *steps(31), Paused(31))
+            os.utime(run / logs.NAME, (0, 0))
+            await shown(app, pilot, "#status", "paused in another program  step 31 of 2,000")
+            before = sorted((path.name, path.stat().st_mtime_ns) for path in run.iterdir())
+            await pilot.press("p", "g", "s", "e")
+            assert text_of(app, "#notes").count("this view cannot command it") == 4
+            assert sorted((path.name, path.stat().st_mtime_ns) for path in run.iterdir()) == before
+            log_events(run, Resumed(31), *steps(32), Ended(32, is_finished=True, is_early=True))
+        await shown(app, pilot, "#status", "finished  step 32 of 2,000")
+        assert not {"p Pause", "s Save"} & {*text_of(app, "#keys").split("  ")}
+        await pilot.press("question_mark")
+        assert text_of(app, "#about") == HELP_ATTACHED
+        (run / logs.NAME).unlink()
+        log_events(run, started(run, 7), *steps(8))
+        await shown(app, pilot, "#status", "stopped  step 8 of 2,000")
+        assert app._seen.losses.steps == [8]  # noqa: SLF001 - none of the old log
+        await pilot.press("q")
+        assert app._exit is True  # noqa: SLF001
+
+    attached_to(run, act, (120, 36))
+
+
+def test_logs_of_older_versions_can_be_attached_to(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": null}\n', encoding="utf-8")
+    about = {"train": {"steps": 9}, "parameters": 7, "plan": {"device": "cpu"}}
+    (tmp_path / "run.json").write_text(json.dumps(about), encoding="utf-8")
+
+    async def act(app: Watch, pilot: Pilot[None]) -> None:
+        await shown(app, pilot, "#status", "stopped  step 2 of 9  loss nan")
+        (tmp_path / "log.jsonl").unlink()
+        await shown(app, pilot, "#notes", "the run was removed")
+
+    attached_to(tmp_path, act, (80, 24))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--tui --attach nothing", "There is no run nothing; `scratchgpt runs` lists"),
+        ("--tui --attach", "There is no run in runs; run `scratchgpt train` first"),
+        ("--attach here", "--attach goes with --tui"),
+        ("--plain --attach here", "--attach goes with --tui"),
+        ("--tui --attach here --steps 5 --log csv", "--attach only watches a run; leave out --log, --steps."),
+        ("--tui --attach here", "draws in a whole terminal, but there is no terminal here"),
+    ],
+)
+def test_what_cannot_be_attached_to(arguments: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "log.jsonl").touch()
+    result = scratchgpt("train", *arguments.split(), cwd=tmp_path)
+    assert result.returncode == 2
+    assert sentence in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_a_dumb_terminal_has_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    assert not train_command._has_terminal()  # noqa: SLF001
+    assert "since a terminal of the kind dumb cannot be drawn in." in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
