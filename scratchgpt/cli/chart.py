@@ -49,6 +49,8 @@ class Chart(PlotextPlot):
         width, height = self.size
         if self.picture is None or width < SMALLEST[0] or height < SMALLEST[1]:
             return ""
+        if not any(series.steps for series in self.picture.series):
+            return ""
         prepare(self.plt, self.picture, width, height)
         return super().render()
 
@@ -65,7 +67,7 @@ def prepare(plot: Plot, picture: Picture, width: int, height: int) -> None:
     plot.yaxes(True, False)  # noqa: FBT003 - at the left, but not at the right
     plot.ylim(axis.low, axis.high)
     plot.yticks(axis.ticks, axis.labels)
-    steps = [step for each in series for step in each.steps] or [0]
+    steps = [step for each in series for step in each.steps]
     n_columns = max(width - 1 - max(map(len, axis.labels), default=0), 2)
     axis = horizontal(min(steps), max(steps), n_columns)
     plot.xlim(axis.low, axis.high)

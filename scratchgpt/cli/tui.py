@@ -64,7 +64,7 @@ ANSWERS: dict[str, tuple[type[Event], ...]] = {
 }
 """The events by which a run shows that it obeys a command."""
 SMALL = {"lr": "learning rate", "grad_norm": "gradient norm", "speed": "tokens/s"}
-WIDE, TALL, TALL_WITH_PANEL = 100, 30, 44
+WIDE, TALL, TALL_WITH_PANEL = 100, 30, 40
 """Columns and rows from which on there are small charts; rows without and with another panel."""
 LOW, LOWEST = 18, 9
 """Rows below which a panel takes the place of the chart, and below which there is no chart."""
@@ -171,7 +171,7 @@ class Watch(App[None]):
     #log { height: 4; padding: 0 1; background: $surface; }
     .one-line { text-wrap: nowrap; text-overflow: ellipsis; }
     #help { height: auto; padding: 0 1; background: $panel; }
-    #keys { dock: bottom; height: 1; padding: 0 1; background: $panel; }
+    #keys { dock: bottom; height: 1; padding: 0 1; background: $panel; link-style: none; link-color: $text; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding("question_mark" if key == "?" else key, action, label) for key, label, action in KEYS),
@@ -248,7 +248,7 @@ class Watch(App[None]):
         }
         for name, is_visible in visible.items():
             self.query_one(f"#{name}").display = is_visible
-        self.query_one("#log").styles.height = 4 if height >= 24 else 1 if is_low else 2
+        self.query_one("#log").styles.height = 6 if height >= 30 else 4 if height >= 24 else 1 if is_low else 2
         self.query_one("#notes").set_class(is_low, "one-line")
         self.query_one("#help").styles.height = "1fr" if is_low else "auto"
         self.query_one("#keys", Static).update(self._keys(width - 2))
@@ -260,7 +260,10 @@ class Watch(App[None]):
         forms = (full, [*short, "? keys"])
         chosen = next((form for form in forms if len("  ".join(form)) <= width), ["? keys"])
         actions = [action for _, _, action in keys][-len(chosen) :]
-        return "  ".join(f"[@click=app.{action}]{text}[/]" for text, action in zip(chosen, actions, strict=True))
+        return "  ".join(
+            f"[@click=app.{action}][b $accent]{text[0]}[/]{text[1:]}[/]"
+            for text, action in zip(chosen, actions, strict=True)
+        )
 
     def _look(self) -> None:
         """Take in all that the run has said; draw it at once, but steps only as often as they may cost."""
@@ -410,7 +413,6 @@ class Watch(App[None]):
 
     def action_generate(self) -> None:
         """Ask for a text, each time another one."""
-        self._seed = max(self._seed, self._seen.journal.n_texts)
         if self._tell(f'sample {{"seed": {self._seed}}}', "generating"):
             self._wants_text = True
             self._seed += 1

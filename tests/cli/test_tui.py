@@ -610,6 +610,24 @@ def test_an_interface_that_is_killed_costs_no_steps(*, paused: bool, terminal: T
     assert last_step(prepared) == max(row["step"] for row in log_rows(prepared / "r"))
 
 
+@pytest.mark.slow
+def test_attaching_to_a_run_of_another_terminal(terminal: Terminal, prepared: Path) -> None:
+    terminal.wait_for("of 1,000,000", "p Pause")
+    watching = Terminal(prepared, "train", "--tui", "--attach", "r")
+    try:
+        watching.wait_for("training in another program", "validation loss", "⠒")
+        terminal.press("p")
+        terminal.wait_for("paused")
+        watching.wait_for("paused in another program")
+        watching.press("sq")
+        assert watching.end() == 0
+    finally:
+        watching.close()
+    before = len(log_rows(prepared / "r"))
+    terminal.press("e")
+    wait_until(lambda: terminal.read() != b"" and len(log_rows(prepared / "r")) > before)
+
+
 def last_step(folder: Path) -> int:
     """Return the step of the last checkpoint."""
     return int((folder / "r" / "checkpoints" / "last").read_text(encoding="utf-8").removeprefix("step-"))
