@@ -31,7 +31,7 @@ class RaggedCache:
         C, H = config.n_embd, config.n_head
         # Zeros: what has weight 0 must be finite.
         self._memory = xp.zeros((config.n_layer, 2, n_slots, H, config.block_size, C // H), dtype)
-        self._model = model
+        self.model = model
         self._steps: dict[int, _Step] = {}  # by the number of sequences
         self._chunks: dict[int, _Chunk] = {}  # by the number of positions
         self.n_used = 0
@@ -64,12 +64,13 @@ class RaggedCache:
 
             def keep(layer: int, *keys_values: Array) -> None:
                 for kept, given in zip(self._memory[layer], keys_values, strict=True):
-                    kept[slots, :, :T] = given
+                    for number, slot in enumerate(slots):
+                        kept[slot, :, :T] = given[number % len(given)]
 
-            x = self._model.hidden(tokens, keep=keep, only_last=not has_stream)
+            x = self.model.hidden(tokens, keep=keep, only_last=not has_stream)
         else:
             if T not in self._chunks:
-                self._chunks[T] = _Chunk(self._model, T, self._memory)
+                self._chunks[T] = _Chunk(self.model, T, self._memory)
             x = self._chunks[T].append(tokens[0], slots[0], start, has_stream=has_stream)[None]
             new = self._memory[:, :, :, :, start : start + T]
             for slot in slots[1:]:
@@ -85,7 +86,7 @@ class RaggedCache:
         """
         n = self.n_used
         if n not in self._steps:
-            self._steps[n] = _Step(self._model, self._memory[:, :, :n])
+            self._steps[n] = _Step(self.model, self._memory[:, :, :n])
         given = np.array([token or 0 for token in tokens], np.int64)
         logits = self._steps[n].append(given, self.lengths[:n])
         self.lengths[:n] += [token is not None for token in tokens]
@@ -93,8 +94,7 @@ class RaggedCache:
 
     def n_bytes(self, slot: int) -> int:
         """Return the bytes of a sequence's keys and values."""
-        _, _, n_slots, _, T, _ = self._memory.shape
-        return self.nbytes // (n_slots * T) * int(self.lengths[slot])
+        return int(self._memory[:, :, slot, :, : self.lengths[slot]].nbytes)
 
     def copy_of(self, slot: int) -> Array:
         """Return a sequence's keys and values (L, 2, H, n, D), for `restore`."""
@@ -159,7 +159,8 @@ class _Chunk(KVCache):
         self._new_keys_values = self._qkv[:, H * D :].reshape(R, 2, H, D).transpose(1, 2, 0, 3)
         self._results = xp.empty((H, R, D), self._qkv.dtype)
         self._head_results = self._heads.reshape(R, H, D).swapaxes(0, 1)
-        self._later = xp.where(xp.tri(R, dtype=bool), 0, -np.inf).astype(self._qkv.dtype)
+        rows = xp.arange(R)
+        self._mask_added = xp.where(rows > rows[:, None], -np.inf, 0).astype(self._qkv.dtype)
         self._layers = [layer._replace(sums=layer.sums.reshape(H, R, 1)) for layer in self._layers]
         # On a CPU, the scores of one head stay in the cache of a core.
         self._head_groups = [slice(head, head + 1) for head in range(H)] if xp is np else [slice(H)]
@@ -187,7 +188,7 @@ class _Chunk(KVCache):
             keys, values = layer.keys_values[:, self._slot, heads, :n]
             scores = self._scores[: math.prod(queries.shape[:2]) * n].reshape(*queries.shape[:2], n)
             xp.matmul(queries, keys.swapaxes(1, 2), out=scores)
-            scores[:, :, self.length :] += self._later
+            scores[:, :, self.length :] += self._mask_added
             if self._needs_maxima:
                 scores -= scores.max(axis=2, keepdims=True)
             xp.exp(scores, out=scores)

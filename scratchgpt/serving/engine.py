@@ -103,13 +103,14 @@ class Engine:
         self._cache = RaggedCache(model, n_places)
         self._slots: list[_Text] = []
         self._n_turns = 0
-        self._n_positions = self._most_positions = CHUNK_WORK // model.layout.size  # of chunks, before the next step
+        self._most_positions = max(1, CHUNK_WORK // model.layout.size)  # of chunks, before a step
+        self._n_positions = self._most_positions  # that are left before the next step
         self._next_scan = 0.0
         self._changed = threading.Condition()  # guards what follows
         self._texts: dict[Job, _Text] = {}  # all that are not over
         self._schedule: Schedule[_Text] = Schedule(n_places)
-        self._n_kept_bytes, self._most_kept_bytes = 0, max(KEPT_BYTES, self._cache.nbytes)
-        self._is_closed = False
+        self.n_kept_bytes, self._most_kept_bytes = 0, max(KEPT_BYTES, self._cache.nbytes)  # of suspended texts
+        self.is_closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -136,7 +137,7 @@ class Engine:
             for wish in wishes
         ]
         with self._changed:
-            if self._is_closed:
+            if self.is_closed:
                 raise ClosedError("The server is shutting down.")
             n_free = self.n_places + self.n_waiting - len(self._texts)
             most = (n_free + 1) // 2 if self._texts else n_free
@@ -171,7 +172,7 @@ class Engine:
     def close(self) -> None:
         """End within CLOSE_SECONDS; all texts that are not over fail."""
         with self._changed:
-            self._is_closed = True
+            self.is_closed = True
             self._changed.notify()
         self._thread.join(CLOSE_SECONDS)
         self._fail_all()
@@ -185,14 +186,14 @@ class Engine:
                     pass
         finally:
             with self._changed:
-                self._is_closed = True
+                self.is_closed = True
             self._fail_all()
 
     def _work_once(self) -> bool:
         """Wait for work and do a piece of it; return whether to go on."""
         with self._changed:
-            self._changed.wait_for(lambda: self._texts or self._is_closed)
-            if self._is_closed:
+            self._changed.wait_for(lambda: self._texts or self.is_closed)
+            if self.is_closed:
                 return False
         try:
             self._drop_unwanted()
@@ -247,13 +248,13 @@ class Engine:
         """Keep what a text has computed, if there is room."""
         text.penalties = None
         n_bytes = self._cache.n_bytes(text.slot)
-        if not n_bytes or self._n_kept_bytes + n_bytes > self._most_kept_bytes:
+        if not n_bytes or self.n_kept_bytes + n_bytes > self._most_kept_bytes:
             return
         kept = self._cache.copy_of(text.slot)
         with self._changed:
             if text.job in self._texts:  # it may have been cancelled meanwhile
                 text.kept = kept
-                self._n_kept_bytes += n_bytes
+                self.n_kept_bytes += n_bytes
 
     def _compute(self) -> None:
         """Compute a chunk of a prompt, or a step."""
@@ -389,7 +390,7 @@ class Engine:
     def _drop_kept(self, text: _Text) -> None:
         """Free a suspended text's keys and values; the caller holds the lock."""
         if text.kept is not None:
-            self._n_kept_bytes -= text.kept.nbytes
+            self.n_kept_bytes -= text.kept.nbytes
             text.kept = None
 
     def _fail_all(self) -> None:

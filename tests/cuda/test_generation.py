@@ -8,6 +8,7 @@ import pytest
 from scratchgpt.backend import Backend, select
 from scratchgpt.config import ModelConfig
 from scratchgpt.generation.kv_cache import KVCache
+from scratchgpt.generation.ragged_cache import RaggedCache
 from scratchgpt.generation.sampler import Sampling, draws
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
@@ -40,6 +41,35 @@ def test_steps_give_the_logits_of_the_uncached_model(changes: dict[str, Any], pr
     assert np.abs(cache.prefill(tokens[:, :3]) - expected[:, 2]).max() <= tolerance
     for position in range(3, 7):
         assert np.abs(cache.step(tokens[:, position]) - expected[:, position]).max() <= tolerance
+
+
+@pytest.mark.parametrize("changes", [{"n_head": 1}, {"n_head": 2, "activation": "relu"}])
+def test_sequences_in_chunks_suspended_and_restored(changes: dict[str, Any]) -> None:
+    config = ModelConfig(vocab_size=70, block_size=12, n_layer=2, n_embd=16, **changes)
+    params = np.random.default_rng(1).normal(size=Layout(config).size, scale=0.2).astype(np.float32)
+    reference = GPT(config, Backend("cpu", np, REFERENCE, np.asarray), params)
+    tokens = np.random.default_rng(2).integers(0, 70, (2, 12))
+    expected = reference.logits(reference.hidden(tokens))
+    tolerance = 1e-5 * np.abs(expected).max()
+    cache = RaggedCache(GPT(config, select("gpu:0"), params), 3)
+    assert (cache.chunk_size, cache.largest_chunk_size) == (256, 1024)
+    cache.chunk_size, cache.n_used = 3, 3
+    while cache.lengths[0] < 8:
+        chunk = cache.next_chunk(0, 8)
+        x = cache.extend([0, 1], tokens[:1, chunk], has_stream=True)
+        logits = cache.model.backend.to_numpy(cache.model.logits(x))
+        assert np.abs(logits - expected[:1, chunk]).max() <= tolerance
+    cache.extend([2], tokens[1:, :4])
+    kept = cache.copy_of(1)
+    assert kept.nbytes == cache.n_bytes(1)
+    cache.release(1)
+    assert np.abs(cache.step(tokens[[0, 1], [8, 4]].tolist()) - expected[[0, 1], [8, 4]]).max() <= tolerance
+    cache.n_used = 3
+    cache.restore(2, kept)
+    logits = cache.step([int(tokens[0, 9]), None, int(tokens[0, 8])])
+    assert np.abs(logits[[0, 2]] - expected[0, [9, 8]]).max() <= tolerance
+    cache.clear(1)
+    assert cache.lengths.tolist() == [10, 0, 9]
 
 
 def test_scores_that_would_overflow_and_a_full_context() -> None:

@@ -1,15 +1,24 @@
 """The engine against `draws`: whatever else is in the batch, and whenever it came, a text is what it is alone."""
 
+import math
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from scratchgpt.backend import select
+from scratchgpt.config import ModelConfig, load_preset
 from scratchgpt.generation import Sampling, Stop, Text, draws, grow
-from scratchgpt.generation.sampler import log_probabilities
+from scratchgpt.generation.ragged_cache import RaggedCache
+from scratchgpt.generation.sampler import likeliest, log_probabilities
 from scratchgpt.model.gpt import GPT
+from scratchgpt.model.params import Layout
+from scratchgpt.serving import engine as serving
+from scratchgpt.serving import schedule
 from scratchgpt.serving.engine import BusyError, ClosedError, Engine, LateError
 from scratchgpt.serving.job import Job, Wish
 from scratchgpt.tokenizer import CharTokenizer
@@ -57,7 +66,48 @@ class _Reader:
             self.news.clear()
 
 
-def test_texts_that_come_and_go_are_what_they_are_alone() -> None:
+class _Watched(RaggedCache):
+    """Records the pieces of work, which are small, and calls back before each."""
+
+    made: ClassVar[list["_Watched"]] = []
+
+    def __init__(self, model: GPT, n_slots: int) -> None:
+        super().__init__(model, n_slots)
+        self.chunk_size = self.largest_chunk_size = 4
+        self.pieces: list[str] = []
+        self.before: Callable[[str], None] = lambda _: None
+        self.made.append(self)
+
+    def _note(self, piece: str) -> None:
+        self.pieces.append(piece)
+        self.before(piece)
+
+    def extend(self, slots: Any, tokens: Any, *, has_stream: bool = False) -> Any:
+        assert tokens.size <= self.chunk_size
+        self._note("chunk")
+        return super().extend(slots, tokens, has_stream=has_stream)
+
+    def step(self, tokens: Any) -> Any:
+        self._note("step")
+        return super().step(tokens)
+
+    def copy_of(self, slot: int) -> Any:
+        self._note("keep")
+        return super().copy_of(slot)
+
+    def restore(self, slot: int, keys_values: Any) -> None:
+        self._note("restore")
+        super().restore(slot, keys_values)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 3000, 2**26])
+def test_texts_that_come_and_go_are_what_they_are_alone(monkeypatch: pytest.MonkeyPatch, kept_bytes: int) -> None:
+    """With turns of two tokens, keys and values in memory of no suspended text, of some and of all."""
+    monkeypatch.setattr(schedule, "QUANTUM", 2)
+    monkeypatch.setattr(serving, "QUANTUM", 2)
+    monkeypatch.setattr(serving, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(_Watched, "nbytes", 0)
+    monkeypatch.setattr(serving, "RaggedCache", _Watched)
     model = make_model("float64")
     random = np.random.default_rng(0)
     engine = Engine(model, VOCABULARY, n_places=4, n_waiting=1000)
@@ -84,7 +134,8 @@ def test_texts_that_come_and_go_are_what_they_are_alone() -> None:
         assert job.error is None
         assert job.take()[0] == expected(model, job.wish)
         assert job.n_made == job.wish.n_tokens or job.end == "stop"
-    assert engine.running == engine.waiting == 0
+    assert engine.running == engine.waiting == engine.n_kept_bytes == 0
+    assert ("restore" in _Watched.made[-1].pieces) == (kept_bytes > 0)
     engine.close()
 
 
@@ -209,3 +260,188 @@ def test_a_failure_ends_its_own_texts() -> None:
     reader.wait([other])
     assert other.take()[0] == expected(model, long)
     engine.close()
+
+
+def run_with(engine: Engine, wishes: list[Wish]) -> list[Job]:
+    """Have texts made and wait for them."""
+    reader = _Reader(engine)
+    jobs = reader.submit(*wishes)
+    reader.wait(jobs)
+    return jobs
+
+
+@contextmanager
+def watched(monkeypatch: pytest.MonkeyPatch, n_places: int, **settings: Any) -> Iterator[tuple[Engine, _Watched]]:
+    """Yield an engine whose pieces of work are small, and the record of them."""
+    monkeypatch.setattr(serving, "RaggedCache", _Watched)
+    monkeypatch.setattr(serving, "CHUNK_WORK", 1)
+    engine = Engine(make_model("float64", block_size=64), VOCABULARY, n_places=n_places, n_waiting=300, **settings)
+    yield engine, _Watched.made[-1]
+    engine.close()
+
+
+def test_a_long_prompt_lets_other_texts_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step comes after each chunk, and a text from a short prompt does not wait for a long one."""
+    with watched(monkeypatch, 4) as (engine, cache):
+        reader = _Reader(engine)
+        others: list[Job] = []
+
+        def submit(_: str) -> None:
+            if not others:
+                others.extend(reader.submit(wish([1, 2] * 30, 1)))
+                others.extend(reader.submit(wish([1, 2, 3], 1)))
+
+        cache.before = submit
+        (endless,) = reader.submit(wish([1], 10**9))
+        while not others:
+            time.sleep(0.001)
+        long, short = others
+        reader.wait([long])
+        assert short.is_over
+        engine.cancel([endless])
+        assert cache.pieces[:33] == ["step", *["chunk", "step"] * 16]
+
+
+@pytest.mark.parametrize("piece", ["chunk", "step"])
+def test_who_cancels_is_heard_before_the_next_piece(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
+    with watched(monkeypatch, 1) as (engine, cache):
+        jobs: list[Job] = []
+        has_jobs = threading.Event()
+
+        def cancel(what: str) -> None:
+            assert has_jobs.wait(60)
+            if what == piece:
+                engine.cancel(jobs)
+
+        cache.before = cancel
+        jobs += engine.submit([wish([1, 2] * 30, 10)] * 5, lambda _: None)
+        has_jobs.set()
+        while engine.running or engine.waiting:
+            time.sleep(0.001)
+        assert cache.pieces == {"chunk": ["chunk"], "step": ["chunk"] * 15 + ["step"]}[piece]
+        assert all(job.error is None for job in jobs)
+
+
+@pytest.mark.parametrize("piece", ["chunk", "step"])
+def test_closing_is_heard_before_the_next_piece(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
+    with watched(monkeypatch, 1) as (engine, cache):
+        closing = threading.Thread(target=engine.close)
+
+        def close(what: str) -> None:
+            if what == piece:
+                closing.start()
+                while not engine.is_closed:
+                    time.sleep(0.001)
+
+        cache.before = close
+        reader = _Reader(engine)
+        jobs = reader.submit(*[wish([1, 2] * 30, 10)] * 5)
+        reader.wait(jobs)
+        closing.join()
+        assert cache.pieces[-1] == piece
+        assert cache.pieces.count(piece) == 1
+        assert all(isinstance(job.error, ClosedError) for job in jobs)
+
+
+def test_closing_does_not_wait_for_a_piece_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "CLOSE_SECONDS", 0.05)
+    with watched(monkeypatch, 1) as (engine, cache):
+        is_free, has_begun = threading.Event(), threading.Event()
+
+        def hang(_: str) -> None:
+            has_begun.set()
+            assert is_free.wait(60)
+
+        cache.before = hang
+        reader = _Reader(engine)
+        jobs = reader.submit(*[wish([1], 10)] * 3)
+        assert has_begun.wait(60)
+        engine.close()
+        assert [type(job.error) for job in jobs] == [ClosedError] * 3
+        with pytest.raises(ClosedError):
+            reader.submit(wish([1], 10))
+        is_free.set()
+
+
+def test_late_texts_deep_in_the_queue_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands before them, and while others go on."""
+    with watched(monkeypatch, 1) as (engine, _):
+        reader = _Reader(engine)
+        endless = reader.submit(*[wish([1], 10**9)] * 50)
+        late = reader.submit(wish([1], 10**9, seconds=0.1), wish([1], 10**9, seconds=0))
+        reader.wait(late)
+        assert all(isinstance(job.error, LateError) for job in late)
+        assert not any(job.is_over for job in endless)
+        engine.cancel(endless)
+
+
+def test_prompts_with_log_probabilities_are_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_rows = 0
+    scored = log_probabilities
+
+    def counted(logits: Any) -> Any:
+        nonlocal n_rows
+        n_rows += len(logits)
+        return scored(logits)
+
+    monkeypatch.setattr(serving, "log_probabilities", counted)
+    with watched(monkeypatch, 3) as (engine, _):
+        prompt = [1, 5, 2, 9, 3, 3, 4, 8, 1, 2, 3]
+        jobs = run_with(engine, [wish(prompt, 0, n_top=2, has_echo=True, n_before=11)] * 100)
+        assert n_rows == len(prompt) - 1
+        first = jobs[0].take()
+        assert len(first[1]) == len(prompt)
+        assert all(job.take() == first for job in jobs[1:])
+
+
+@pytest.mark.parametrize(("n_texts", "n_requests"), [(128, 1), (1, 17), (1, 100), (30, 4)])
+def test_a_short_request_does_not_wait_for_long_ones(
+    monkeypatch: pytest.MonkeyPatch, n_texts: int, n_requests: int
+) -> None:
+    """It waits for one turn of each request that waits already, 16 at a time: counted in steps."""
+    with watched(monkeypatch, 16) as (engine, cache):
+        cache.chunk_size = 64
+        reader = _Reader(engine)
+        steps: list[int] = []
+        are_there, is_over = threading.Event(), threading.Event()
+
+        def tell(job: Job) -> None:
+            if job.is_over:
+                steps.append(engine.n_steps)
+                is_over.set()
+
+        def submit(_: str) -> None:
+            if are_there.is_set() and engine.n_steps >= 50 and not steps:
+                steps.append(engine.n_steps)
+                engine.submit([wish([1, 2, 3, 4, 5], 5)], tell)
+
+        cache.before = submit
+        long = [job for _ in range(n_requests) for job in reader.submit(*[wish([1, 2, 3], 10**9)] * n_texts)]
+        are_there.set()
+        assert is_over.wait(60)
+        n_rounds = math.ceil(max(0, n_requests + 1 - 16) / 16)
+        assert steps[1] - steps[0] <= 7 + n_rounds * (schedule.QUANTUM + 1)
+        assert not any(job.is_over for job in long)
+        engine.cancel(long)
+
+
+def test_a_short_request_does_not_wait_for_long_ones_in_seconds() -> None:
+    """With the smallest preset's model, and far more time than it takes: before there were turns, it took minutes."""
+    config = ModelConfig(**(load_preset("shakespeare-cpu").model | {"vocab_size": VOCABULARY.vocab_size}))
+    engine = Engine(GPT(config, select("cpu"), Layout(config).initial(1)), VOCABULARY, n_places=16, n_waiting=256)
+    reader = _Reader(engine)
+    long = reader.submit(*[wish([1, 2, 3] * 20, 4096, SAMPLINGS[1])] * 128)
+    while not engine.n_steps:
+        time.sleep(0.001)
+    start = time.monotonic()
+    reader.wait(reader.submit(wish([1, 2, 3], 5)))
+    assert time.monotonic() - start <= 10
+    engine.cancel(long)
+    engine.close()
+
+
+def test_the_likeliest_are_those_that_sorting_finds() -> None:
+    random = np.random.default_rng(0)
+    for scores in (random.normal(size=300), random.integers(0, 4, 300).astype(float), np.zeros(300)):
+        for n in (0, 1, 5, 20, 299, 300, 301):
+            assert likeliest(scores, n) == np.argsort(-scores, kind="stable")[:n].tolist()
