@@ -219,7 +219,7 @@ class _Answer:
             if job.error:
                 raise problem_of(job.error) from job.error
         usage = self._usage()
-        is_long = usage.total_tokens > LONG_ANSWER
+        is_long = (usage.total_tokens if self._asked.echo else usage.completion_tokens) > LONG_ANSWER
         content = await self._writer.do(self._written, usage) if is_long else self._written(usage)
         return Response(content, media_type="application/json")
 

@@ -402,8 +402,12 @@ def test_a_text_may_go_on_past_its_end(narrow: _Place) -> None:
 def test_what_is_long_is_answered_as_what_is_short(place: _Place) -> None:
     """Both have a thread of their own."""
     prompt = "LONG " * 2000
-    answer = place.client.completions.create(model="chars", prompt=prompt, max_tokens=1200, temperature=0)
-    assert answer.choices[0].text == place.expected(prompt, 1200, temperature=0)
+    how: dict[str, Any] = {"temperature": 1.0, "seed": 8}
+    answer = place.client.completions.create(model="chars", prompt=prompt, max_tokens=1200, n=2, logprobs=1, **how)
+    assert [choice.text for choice in answer.choices] == [
+        place.expected(prompt, 1200, number, **how) for number in (0, 1)
+    ]
+    assert [len(choice.logprobs.tokens) for choice in answer.choices] == [1200, 1200]
     with pytest.raises(openai.BadRequestError, match="is not in the vocabulary"):
         place.client.completions.create(model="chars", prompt=prompt + "\u00ef")
 

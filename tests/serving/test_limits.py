@@ -57,8 +57,8 @@ def unbounded(schema: Any, place: str = "") -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def vocabulary() -> BPETokenizer:
-    """Bytes, and a few pairs."""
-    return train({"the": 5, " then": 3}, 261)
+    """Bytes, a few pairs, and a token of 64 letters."""
+    return train({"the": 5, " then": 3, "a" * 64: 1}, 267)
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +251,21 @@ def bystander_has_asked(bystander: Bystander) -> None:
 def test_brackets_in_a_text_are_no_lists(address: str) -> None:
     text = json.dumps({"model": "model", "prompt": f'[{{"{BACKSLASH}' * 2**14, "max_tokens": 1})
     assert "tokens, and may have" in send(address, text.encode()).json()["error"]["message"]
+
+
+def test_a_prompt_is_not_repeated_without_end(address: str, vocabulary: BPETokenizer) -> None:
+    body: dict[str, Any] = {
+        "model": "model",
+        "prompt": [vocabulary.vocab_size - 1] * 16_384,
+        "max_tokens": 0,
+        "echo": True,
+    }
+    assert len(send(address, json.dumps(body | {"n": 4}).encode()).content) > 2**22
+    error = send(address, json.dumps(body | {"n": 5}).encode()).json()["error"]
+    assert (error["param"], error["message"]) == (
+        "echo",
+        "The prompts repeated would be 5,242,880 characters; at most 4,194,304.",
+    )
 
 
 def test_long_addresses_are_not_repeated(address: str) -> None:
