@@ -16,7 +16,7 @@ from scratchgpt.serving.answers import App, Message, Receive, Send, values
 from scratchgpt.serving.log import failure, log
 from scratchgpt.serving.origins import is_loopback, name_of, opens_a_page, place_of
 from scratchgpt.serving.refusals import Refusal, refuse, secured, with_our_errors
-from scratchgpt.serving.tokens import Login, login_page
+from scratchgpt.serving.tokens import Login, login_page, peer_of
 
 PATIENCE, SLOWEST = 30.0, 10_000
 """Seconds in which a body must arrive, and the bytes for which it gets another second."""
@@ -36,6 +36,7 @@ _TWO_LENGTHS = Refusal(
     "The request has a Content-Length and a Transfer-Encoding; send one of them.",
     [(b"connection", b"close")],
 )
+_LEFT = Refusal(HTTPStatus.REQUEST_TIMEOUT, "left", "The client closed the connection before its request had its turn.")
 _FAILED = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "server_failed", "The server failed; its terminal shows why.")
 
 
@@ -80,6 +81,9 @@ class Guard:
             await self._call(self._app, scope, receive, send)
             return
         send = secured(send)
+        if peer_of(scope).has_left():  # where requests come faster than answers, many clients leave before their turn
+            await refuse(scope, _LEFT, _nothing_more, send)
+            return
         if refusal := self._refusal(scope):
             await refuse(scope, refusal, receive, send)
         elif self._origins.intersection(values(scope, "origin")):

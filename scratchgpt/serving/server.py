@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -53,7 +54,7 @@ class _Connection(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self.peer = Peer()
+        self.peer = Peer(self._has_left)
         super().__init__(config, server_state, app_state | {"peer": self.peer}, _loop)
         self.silent_since = self.loop.time()
 
@@ -81,6 +82,14 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.peer.leave()
+
+    def _has_left(self) -> bool:
+        """Return whether the client has closed the connection, even if the event loop has not noticed it yet."""
+        if self.transport.is_closing() or not hasattr(select, "POLLRDHUP"):  # only Linux has it
+            return self.transport.is_closing()
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket"), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -12,7 +12,7 @@ import hmac
 import html
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 from weakref import WeakValueDictionary
@@ -48,8 +48,9 @@ def require_token(token: str) -> None:
 class Peer:
     """What a server remembers of a connection."""
 
-    def __init__(self) -> None:
-        """Begin with a client that has shown no token."""
+    def __init__(self, has_left: Callable[[], bool] = lambda: False) -> None:
+        """Begin with a client that has shown no token; `has_left` returns whether it has closed the connection."""
+        self.has_left = has_left
         self.knows_token = False
         self.waiting: asyncio.Task[object] | None = None
 
@@ -57,6 +58,11 @@ class Peer:
         """Stop waiting: the client has gone."""
         if self.waiting:
             self.waiting.cancel()
+
+
+def peer_of(scope: Message) -> Peer:
+    """Return what the server remembers of the connection of a request."""
+    return scope.get("state", {}).get("peer") or Peer()
 
 
 class Login:
@@ -100,7 +106,7 @@ class Login:
         Each address tries one token at a time, in turn, and loses PAUSE seconds with a wrong one. So guessing is slow,
         and the right token passes after those that wait in front of it: at most as many as there are connections.
         """
-        peer: Peer = scope.get("state", {}).get("peer") or Peer()
+        peer = peer_of(scope)
         if peer.knows_token:
             return _are_equal(given, self._token)
         address = (scope.get("client") or ("",))[0]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import statistics
@@ -51,6 +52,26 @@ def connections(address: str, number: int, opening: str) -> Iterator[list[socket
                 connection.sendall(opening.encode("ascii"))
             opened.append(connection)
         yield opened
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux shows that a client has left, at once")
+def test_requests_of_clients_that_have_left_are_not_begun(folder: Path) -> None:
+    n_clients = 100
+    with begin(folder) as process:
+        try:
+            address = address_of(process)
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            with connections(address, n_clients, BEGUN.format(len(STREAM)) + STREAM):
+                pass
+            process.send_signal(signal.SIGCONT)
+            metrics = httpx.get(f"{address}/metrics").text
+            assert f'scratchgpt_requests_total{{status="408"}} {n_clients}.0\n' in metrics
+            assert "scratchgpt_prompt_tokens_total 0.0\n" in metrics
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
 
 
 @posix
