@@ -12,6 +12,20 @@ class ScratchGPTError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str = "", *, page: str = "") -> None:
+        """Take a sentence for the command line; `page` is the one for the page, which has no options, if it differs."""
+        super().__init__(message)
+        self.page = page or message
+
+
+class MemoryShortageError(MemoryError):
+    """There is less memory than a run takes."""
+
+    def __init__(self, message: str, *, page: str = "") -> None:
+        """Take the sentences of ScratchGPTError."""
+        super().__init__(message)
+        self.page = page or message
+
 
 class UsageError(ScratchGPTError):
     """What was asked for cannot be meant: an unknown name, a size that does not fit, a forbidden combination."""
@@ -48,6 +62,11 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error)
+
+
+def for_page(error: Exception) -> str:
+    """Return what an error says to a person at the page, which has fields and buttons in the place of options."""
+    return str(getattr(error, "page", "")) or reason(error)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:

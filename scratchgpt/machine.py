@@ -34,6 +34,14 @@ def available_memory() -> float:
     return available
 
 
+def amount(n_bytes: float) -> str:
+    """Return an amount of memory in the unit that suits it."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:,.{0 if n_bytes >= 100 * size or unit == 'MB' else 1}f} {unit}"
+    return f"{n_bytes / 1e3:,.0f} kB"
+
+
 def return_freed_memory() -> None:
     """Give memory that is free back to the system where glibc would keep it: its heap, full of holes, grows on."""
     if sys.platform == "linux":

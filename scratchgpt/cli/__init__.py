@@ -1,15 +1,16 @@
 """The command line: one module a command, imported when it is used."""
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from scratchgpt import __version__
-from scratchgpt.errors import ScratchGPTError, did_you_mean, reason
+from scratchgpt.errors import ScratchGPTError, did_you_mean, for_page, reason
 
 COMMANDS = (
     "prepare",
@@ -31,6 +32,8 @@ COMMANDS = (
     "import",
     "export",
 )
+PROGRESS = "SCRATCHGPT_PROGRESS"
+"""The environment variable by which a program asks for progress and errors of a command as JSON."""
 GPU_LIBRARIES = ("cupy", "cupy_backends")
 """Whose errors are about a GPU: one that hangs, or is taken away, or a compiler that is too old."""
 
@@ -38,9 +41,18 @@ GPU_LIBRARIES = ("cupy", "cupy_backends")
 class _Failure(click.ClickException):
     """A failure as click shows it: one sentence on standard error, and an exit code."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, *, page: str = "") -> None:
         super().__init__(message)
         vars(self)["exit_code"] = exit_code  # click has it as a class variable
+        self._page = page or message
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the sentence; for a program that has asked for progress as JSON, the one for a page as well."""
+        if os.environ.get(PROGRESS) == "json":
+            line = json.dumps({"error": self.message, "page": self._page})
+            click.echo(line, file or sys.stderr)
+        else:
+            super().show(file)
 
 
 class _CLI(click.Group):
@@ -60,10 +72,12 @@ class _CLI(click.Group):
         try:
             return super().invoke(ctx)
         except ScratchGPTError as error:
-            raise _Failure(str(error), error.exit_code) from error
+            raise _Failure(str(error), error.exit_code, page=for_page(error)) from error
         except MemoryError as error:
-            advice = "Not enough memory for this; a smaller model, batch or --micro-batch needs less."
-            raise _Failure(f"{advice} {error}".strip(), 1) from error
+            fact, less = "Not enough memory for this; a smaller model, batch", "needs less."
+            advice, on_page = f"{fact} or --micro-batch {less}", f"{fact} or micro_batch {less}"
+            page = f"{on_page} {for_page(error)}".strip()
+            raise _Failure(f"{advice} {error}".strip(), 1, page=page) from error
         except BrokenPipeError:
             raise  # the reader of our output has gone: click ends quietly
         except OSError as error:
@@ -72,7 +86,8 @@ class _CLI(click.Group):
             if type(error).__module__.partition(".")[0] not in GPU_LIBRARIES:
                 raise  # a bug of ours, which a traceback helps to find
             first_line = str(error).partition("\n")[0]
-            raise _Failure(f"The GPU failed: {type(error).__name__}: {first_line}; see --device cpu.", 1) from error
+            fact = f"The GPU failed: {type(error).__name__}: {first_line}"
+            raise _Failure(f"{fact}; see --device cpu.", 1, page=f"{fact}; choose the device cpu.") from error
 
 
 @click.command(cls=_CLI, context_settings={"help_option_names": ["-h", "--help"]})

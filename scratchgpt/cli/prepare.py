@@ -1,6 +1,7 @@
 """`scratchgpt prepare`: from texts to token files."""
 
 import contextlib
+import math
 import signal
 import sys
 import tempfile
@@ -43,6 +44,8 @@ VOCAB_SIZE = 4096
 )
 @click.option("--strip-gutenberg", is_flag=True, help="Leave out Project Gutenberg's header and footer.")
 @click.option("--force", is_flag=True, help="Replace what was prepared there from something else.")
+@click.option("--check", is_flag=True, help="Only read the texts and count them; write nothing.")
+@click.option("--longest", metavar="N", type=click.IntRange(1), help="Of --check, the most characters.")
 def command(
     *,
     sources: tuple[Path, ...],
@@ -59,6 +62,8 @@ def command(
     errors: str,
     strip_gutenberg: bool,
     force: bool,
+    check: bool,
+    longest: int | None,
 ) -> None:
     """Turn texts into a folder of tokens to train on.
 
@@ -69,9 +74,11 @@ def command(
     from scratchgpt.cli.render import show_sources, stages
     from scratchgpt.data.mix import Source, find_sources, source_name
     from scratchgpt.data.prepare import prepare
-    from scratchgpt.data.sources import Reading, check_reading, text_files
+    from scratchgpt.data.sources import Reading, check_reading, measure, text_files
     from scratchgpt.data.vocabulary import Characters
 
+    if longest is not None and not check:
+        raise UsageError("--longest is for --check; leave it out.")
     vocabulary = _vocabulary(char=char, bpe=bpe, vocab_size=vocab_size, gpt2=gpt2, given=given)
     if val and val_fraction is not None:
         raise UsageError("--val is the whole of the validation text; leave out --val-fraction.")
@@ -82,6 +89,14 @@ def command(
         held_out = Source(source_name(val), text_files(val)) if val else None
         files = [file for source in (*found, *([held_out] if held_out else ())) for file in source.files]
         check_reading(files, how)
+        if check:
+            n_bytes = sum(file.path.stat().st_size for file in files)
+            with stages(_shown(sources)) as progress:
+                n_documents, n_characters = measure(
+                    files, how, longest=longest or math.inf, read=lambda n: progress("Checking", n, n_bytes)
+                )
+            click.echo(f"{_shown(sources)}: {n_documents:,} documents, {n_characters:,} characters.")
+            return
         with _interruptible(sources), stages(_shown(sources)) as progress:
             prepared = prepare(
                 found,

@@ -28,6 +28,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from scratchgpt.cli import PROGRESS
 from scratchgpt.cli.curve import ASCII_BLOCKS, BLOCKS, Curve, sparkline
 from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Resumed, Sampled, Started, StepDone, to_json
 from scratchgpt.training.journal import note, printable
@@ -36,8 +37,6 @@ PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines about single steps."""
 TOGETHER = 0.1
 """Seconds in which all lines of JSON are written at once."""
-PROGRESS = "SCRATCHGPT_PROGRESS"
-"""The environment variable by which a program asks for the progress of a command."""
 TOLD_INTERVAL = 0.2
 """Seconds between two lines about it."""
 

@@ -393,7 +393,8 @@ def _train(
     A resumed run has no preset, and no kinds of logs unless they were typed: it has those it began with.
     """
     from scratchgpt.cli.render import waiting
-    from scratchgpt.model.plan import expected_bytes
+    from scratchgpt.machine import amount
+    from scratchgpt.model.plan import needed_bytes
     from scratchgpt.model.solo import Solo
     from scratchgpt.training.events import Noted
     from scratchgpt.training.runs import Logs
@@ -407,7 +408,7 @@ def _train(
     plan, tokens = trainer.engine.plan, config.batch_size * model.config.block_size
     click.echo(
         f"{run}: {model.layout.size:,} parameters on {_device(plan)}, about "
-        f"{expected_bytes(model.config, plan) / 1e6:,.0f} MB of memory, seed {config.seed}"
+        f"{amount(needed_bytes(model.config, plan))} of memory, seed {config.seed}"
     )
     click.echo(
         f"{config.steps:,} steps of {tokens:,} tokens, {config.steps * tokens:,} in all: "

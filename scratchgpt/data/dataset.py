@@ -23,6 +23,8 @@ from scratchgpt.files import file_record, read_json
 
 META = "meta.json"
 FORMAT = 2
+NAMES = {"train": "training", "val": "validation"}
+"""What people call the parts."""
 
 
 class Batch(NamedTuple):
@@ -127,23 +129,18 @@ class Dataset:
             stretches = documents(part, self._separator(), longer_than=block_size) if within_documents else whole(part)
             windows = Windows(stretches, block_size, stride=block_size if order == "sequential" else 1)
             if not windows.count:
-                raise UsageError(self._lack_of_windows(part, block_size))
+                raise self._lack_of_windows(part, block_size)
             self._windows[key] = windows
         return self._windows[key]
 
-    def _lack_of_windows(self, part: ShardReader, block_size: int) -> str:
+    def _lack_of_windows(self, part: ShardReader, block_size: int) -> UsageError:
         """Return why a part has no windows, and what to do."""
-        name = "training" if part is self.train else "validation"
-        limit = min(self.train.size, self.val.size) - 1
-        if part.size > block_size:
-            return (
-                f"No document in the {name} part of {self.folder} has more than {block_size:,} tokens, so no window "
-                "fits into one; use a smaller --block-size, or --no-within-documents."
-            )
-        remedy = f"a longer text, or a --block-size of at most {limit}" if limit > 0 else "a longer text"
-        return (
-            f"The {name} part of {self.folder} has {part.size:,} tokens, too few for a block_size of "
-            f"{block_size:,}; use {remedy}."
+        if part.size <= block_size:
+            return _too_short(self.folder, self.train.size, self.val.size, block_size)
+        fact = f"No document in the {NAMES[part.part]} part of {self.folder} has more than {block_size:,} tokens"
+        return UsageError(
+            f"{fact}, so no window fits into one; use a smaller --block-size, or --no-within-documents.",
+            page=f"{fact}, so no window fits into one; choose a smaller block_size, or false for within_documents.",
         )
 
     def _separator(self) -> int:
@@ -169,6 +166,24 @@ class Dataset:
         """Return how many batches `whole` yields."""
         n_windows, rest = divmod(part.size - 1, block_size)
         return math.ceil(n_windows / batch_size) + bool(rest)
+
+
+def require_windows(folder: Path, n_train: int, n_val: int, block_size: int) -> None:
+    """Raise UsageError if a part of prepared data, of so many tokens, has no window of block_size tokens."""
+    if min(n_train, n_val) <= block_size:
+        raise _too_short(folder, n_train, n_val, block_size)
+
+
+def _too_short(folder: Path, n_train: int, n_val: int, block_size: int) -> UsageError:
+    """Return which part of some data is too short, and what to do."""
+    part, n_tokens = ("train", n_train) if n_train <= block_size else ("val", n_val)
+    limit = min(n_train, n_val) - 1
+    fact = f"The {NAMES[part]} part of {folder} has {n_tokens:,} tokens, too few for a block_size of {block_size:,}"
+    smaller = f", or a {{}} of at most {limit}." if limit > 0 else "."
+    return UsageError(
+        f"{fact}; use a longer text{smaller.format('--block-size')}",
+        page=f"{fact}; prepare a longer text{smaller.format('block_size')}",
+    )
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

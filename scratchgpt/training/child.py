@@ -6,7 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from scratchgpt.errors import DataError
 from scratchgpt.training.events import Event, from_json
@@ -18,11 +18,11 @@ OWN = (sys.executable, "-m", "scratchgpt")
 class Run:
     """A training in a child process."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        """Start it."""
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Start it, in this process's environment or another."""
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
-            command, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace"
+            command, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace", env=environment
         )
         self.heard: queue.SimpleQueue[Event | str | None] = queue.SimpleQueue()  # None: there will be no more
         threading.Thread(target=self._hear, daemon=True).start()

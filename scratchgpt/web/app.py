@@ -8,10 +8,12 @@ from typing import Any
 from fastapi import FastAPI
 from nicegui import app, core, events, run, ui
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
 
 from scratchgpt.serving.answers import App
 from scratchgpt.serving.guard import Guard
 from scratchgpt.serving.tokens import Login
+from scratchgpt.web.address import Address
 from scratchgpt.web.data_tab import LARGEST_UPLOAD, DataTab
 from scratchgpt.web.desk import Desk
 from scratchgpt.web.front import Front, ignore_nonsense
@@ -19,6 +21,7 @@ from scratchgpt.web.generate_tab import GenerateTab
 from scratchgpt.web.inside_tab import InsideTab
 from scratchgpt.web.jobs import END_AFTER
 from scratchgpt.web.measure_tab import MeasureTab
+from scratchgpt.web.memory import Memory
 from scratchgpt.web.model_tab import ModelTab
 from scratchgpt.web.train_tab import TrainTab
 
@@ -37,44 +40,71 @@ TABS = {
     "measure": ("Measure", "speed"),
 }
 TICK = 2.0
-SCHEME = "matchMedia('(prefers-color-scheme: dark)')"
 FOLLOW_SCHEME = """
 const tell = () => setTimeout(() => emitEvent('scheme'), 300);
-scheme.addEventListener('change', tell);
-if (scheme.matches !== wasDark) tell();
+darkSystem.addEventListener('change', tell);
+if (darkSystem.matches !== wasDark) tell();
 """
 """Run when the page is connected, which is a while after its charts were drawn."""
+SCRIPTS = f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}const wasDark = darkSystem.matches;</script>"
+FIRST_COLOURS = """
+<script>if (chosenDark() ?? darkSystem.matches) document.body.classList.add('body--dark')</script>
+"""
+"""At the beginning of the body, so that it is never painted in the other colours."""
 
 
 class Page:
     """What one browser tab sees."""
 
-    def __init__(self, desk: Desk, first: str) -> None:
+    def __init__(self, desk: Desk, address: Address) -> None:
         """Lay out the header, and the tab that is asked for."""
-        self._desk = desk
+        self._desk, self._address = desk, address
         self._laid_out: set[str] = set()
-        self._dark = ui.dark_mode(None)
+        self._train_tab: TrainTab | None = None
+        self._window: str | None = None  # of the browser, once it is connected
+        self._memory = Memory()
+        ui.dark_mode(None).props(':value="chosenDark()"')  # which the browser knows
         ui.colors(primary="#2f56d9", negative="#c4262e", positive="#1f7a3d")
         with ui.header().classes("bar"):
             ui.label("scratchgpt").classes("brand").props('role="heading" aria-level="1"')
             with ui.tabs().classes("tabs") as self._tabs:
                 for name, (title, icon) in TABS.items():
                     ui.tab(name, title, icon)
-                self._tabs.value = first
+                self._tabs.value = address.tab
             self._tabs.props("inline-label dense no-caps mobile-arrows")
             self._state = ui.label().classes("chip wide-only")
-            with ui.button(icon="contrast", on_click=self._turn).props('flat round dense aria-label="Light or dark"'):
+            with ui.button(icon="contrast").props('flat round dense aria-label="Light or dark"') as turn:
                 ui.tooltip("As the system is, dark, or light")
-        with ui.tab_panels(self._tabs, value=first, animated=False).classes("panels") as panels:
+            turn.on(
+                "click", lambda: ui.timer(0.3, self._draw_again, once=True), []
+            )  # when the page has its new colours
+            turn.on("click", js_handler="() => turnDark()")
+        with ui.tab_panels(self._tabs, value=address.tab, animated=False).classes("panels") as self._all_panels:
             self._panels = {name: ui.tab_panel(name).classes("panel") for name in TABS}
-        panels.props("inert")  # what is typed into a page that is not connected yet would be lost
-        ui.context.client.on_connect(lambda: panels.props(remove="inert"))
-        self._lay_out(first)
+        self._all_panels.props("inert")  # what is typed before the page is connected and filled would be lost
+        ui.context.client.on_connect(self._connected)
+        ui.context.client.on_delete(self._left)
+        self._lay_out(address.tab)
         self._tabs.on_value_change(self._changed)
         ui.timer(TICK, self._tick)
         ui.on("scheme", self._draw_again)
-        ui.add_head_html(f"<script>const scheme = {SCHEME}, wasDark = scheme.matches;</script>")
+        ui.on("address", self._go)
+        ui.add_head_html(SCRIPTS)
+        ui.add_body_html(FIRST_COLOURS)
         ui.run_javascript(FOLLOW_SCHEME)
+
+    async def _connected(self) -> None:
+        """Show what the browser remembers, then let the person type."""
+        client = ui.context.client
+        if self._window is None and client.tab_id:
+            self._window = client.tab_id
+            self._desk.arrive(self._window)
+        await self._memory.recall()
+        self._all_panels.props(remove="inert")
+
+    def _left(self) -> None:
+        if self._window:
+            self._desk.leave(self._window)
 
     def _changed(self, change: events.ValueChangeEventArguments[Any]) -> None:
         self._lay_out(change.value)
@@ -82,7 +112,22 @@ class Page:
             for element in panel.descendants():
                 if isinstance(element, ui.timer):
                     element.active = name == change.value  # what nobody sees costs nothing
-        ui.navigate.history.replace(f"/?tab={change.value}")
+        self._set_address(self._address._replace(tab=change.value))
+
+    def _set_address(self, address: Address) -> None:
+        """Write where the page is into the browser's address; back leads to another tab or run."""
+        if address == self._address:
+            return
+        is_elsewhere = address.tab != self._address.tab or (self._address.run and address.run != self._address.run)
+        self._address = address
+        (ui.navigate.history.push if is_elsewhere else ui.navigate.history.replace)(str(address))
+
+    def _go(self, event: events.GenericEventArguments) -> None:
+        """Follow the browser back or forward."""
+        self._address = Address.read(str(event.args), TABS)
+        self._tabs.value = self._address.tab
+        if self._train_tab:
+            self._train_tab.show(self._address.run, self._address.compare)
 
     def _lay_out(self, name: str) -> None:
         """Fill a tab, once."""
@@ -92,26 +137,24 @@ class Page:
         with self._panels[name]:
             match name:
                 case "data":
-                    DataTab(self._desk)
+                    DataTab(self._desk, self._memory)
                 case "model":
-                    ModelTab(self._desk, show_training=self._show_training)
+                    ModelTab(self._desk, self._memory, show_training=self._show_training)
                 case "train":
-                    TrainTab(self._desk)
+                    self._train_tab = TrainTab(self._desk, self._watched)
+                    self._train_tab.show(self._address.run, self._address.compare)
                 case "inside":
-                    InsideTab(self._desk)
+                    InsideTab(self._desk, self._memory)
                 case "generate":
-                    GenerateTab(self._desk)
+                    GenerateTab(self._desk, self._memory, lambda: self._window)
                 case "measure":
-                    MeasureTab(self._desk)
+                    MeasureTab(self._desk, self._memory)
 
     def _show_training(self) -> None:
         self._tabs.value = "train"
 
-    def _turn(self) -> None:
-        """Go from the system's light or dark to the one, to the other, and back."""
-        turns = {None: True, True: False, False: None}
-        self._dark.value = turns[self._dark.value]
-        ui.timer(0.3, self._draw_again, once=True)  # when the page has its new colours
+    def _watched(self, run: str, compare: list[str]) -> None:
+        self._set_address(self._address._replace(run=run, compare=tuple(compare)))
 
     def _draw_again(self) -> None:
         """Let charts take the page's colours."""
@@ -138,8 +181,8 @@ def build(desk: Desk, *, host: str, login: Login | None) -> App:
     core.sio.eio.cors_allowed_origins = []  # the guard decides
 
     @ui.page("/", title="scratchgpt", favicon=FAVICON)
-    def page(tab: str = "data") -> None:
-        Page(desk, tab if tab in TABS else "data")
+    def page(request: Request) -> None:
+        Page(desk, Address.read(request.url.query, TABS))
 
     async def read_ahead() -> None:
         await asyncio.to_thread(desk.read_ahead)

@@ -6,16 +6,19 @@ import random
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from nicegui import events, ui
 
 from scratchgpt.data.dataset import META, Dataset, read_meta
-from scratchgpt.data.sources import Reading, text_files
 from scratchgpt.errors import DataError, ScratchGPTError, UsageError
 from scratchgpt.inspection.labels import label
-from scratchgpt.web.desk import DATA, TEXTS, Desk, new_text, safe_name
+from scratchgpt.machine import amount
+from scratchgpt.tokenizer import gpt2
+from scratchgpt.web.desk import DATA, Desk, is_taken, new_text, safe_name
 from scratchgpt.web.jobs import Task
-from scratchgpt.web.parts import Progress, card, failures_told, scrolling, tell_failure
+from scratchgpt.web.memory import Memory
+from scratchgpt.web.parts import Progress, card, failures_told, number_field, number_in, scrolling, tell_failure
 
 LARGEST_UPLOAD = 2**28
 """Bytes of a text that is uploaded; larger ones are put into the folder and pointed to."""
@@ -23,6 +26,10 @@ SHOWN_TOKENS = 96
 LOAD_SECONDS = 1.0
 VOCABULARIES = {"char": "Characters", "bpe": "Byte pairs, learnt", "gpt2": "GPT-2's"}
 TICK = 0.3
+GPT2_FETCHED = (
+    f"Prepare downloads GPT-2's vocabulary, {sum(file.n_bytes for file in gpt2.FILES.values()) / 1e6:.1f} MB, from "
+    f"{urlsplit(gpt2.ADDRESS).netloc}, once; all other data stay on this machine."
+)
 
 
 class Token(NamedTuple):
@@ -65,26 +72,12 @@ def loading_speed(data: Dataset, *, batch_size: int, block_size: int) -> tuple[f
     return n_batches / seconds, n_batches * batch_size * block_size / seconds
 
 
-def check_text(path: Path) -> None:
-    """Read a text from its beginning to its end. Raises DataError if it is empty or none."""
-    n_letters = 0
-
-    def count(_: int) -> None:
-        """Nobody asks how far this is."""
-
-    for file in text_files(path):
-        for document in file.documents(Reading(), read=count, dropped=count):
-            n_letters += sum(len(piece) for piece in document)
-    if not n_letters:
-        raise DataError(f"{path} is empty; choose a file with text in it.")
-
-
 class DataTab:
     """The tab."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, memory: Memory) -> None:
         """Lay out."""
-        self._desk = desk
+        self._desk, self._memory = desk, memory
         with ui.element("div").classes("columns"):
             with card("Prepare a text", "Any UTF-8 text. Upload one, or choose one from the working folder."):
                 self._lay_out_preparing()
@@ -93,34 +86,50 @@ class DataTab:
         with card("Look inside", "A stretch from anywhere in the data: each token, and its number below it."):
             self._lay_out_looking()
         self._shown: list[str] | None = None
+        self._check: Task | None = None  # of the upload that this page waits for
+        self._checked = Path()
         self._said: tuple[Task | None, bool] | None = None  # of which command, and whether it was over
         ui.timer(TICK, self._tick)
 
     def _lay_out_preparing(self) -> None:
         limit = f"at most {LARGEST_UPLOAD >> 20} MB"
         self._upload = ui.upload(
-            label=f"Drop a text here ({limit})",
             auto_upload=True,
             max_file_size=LARGEST_UPLOAD,
             on_upload=self._take,
             on_rejected=lambda: tell_failure(f"That file cannot be uploaded: {limit}, one at a time."),
-        ).classes("wide")
-        self._upload.props(f'flat bordered accept="{",".join(TEXTS)}"')
-        choose = ui.button("Choose a file", icon="upload_file").props("outline")  # Quasar's own has no name
-        choose.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
+        ).classes("drop wide")
+        with self._upload.add_slot("header"), ui.element("div").classes("drop-words"):
+            ui.icon("upload_file").classes("drop-icon")
+            ui.label(f"Drop a text here, {limit}").classes("strong")
+            choose = ui.button("Choose a file").props("outline")
+            choose.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
+        self._upload.add_slot("list")  # files go on at once
+        self._upload.props("flat bordered")
+        self._checking = Progress("Checking the upload")
         self._text = ui.select(
             self._desk.texts(),
             label="Text (a file or folder)",
             with_input=True,
             new_value_mode="add-unique",
-            on_change=self._propose_name,
         ).classes("wide")
+        self._text.on("update:model-value", self._propose_name, [])
         self._kind = ui.toggle(VOCABULARIES, value="char").props("no-caps spread").classes("wide")
-        with ui.element("div").classes("fields"):
+        if not gpt2.is_here():
+            ui.label(GPT2_FETCHED).classes("soft").bind_visibility_from(self._kind, "value", value="gpt2")
+        with ui.element("div").classes("fields roomy"):
             self._name = ui.input("Name")
-            self._size = ui.number("Tokens to learn", value=1024, min=257, max=2**20, step=1, precision=0)
+            self._size = number_field("Tokens to learn", 1024, low=257, high=2**20, is_whole=True)
             self._size.bind_visibility_from(self._kind, "value", value="bpe")
-            self._share = ui.number("For validation, %", value=10, min=0.1, max=90, step=1)
+            self._share = number_field("For validation, %", 10, low=0.01, high=90)
+        for name, field in {
+            "text": self._text,
+            "kind": self._kind,
+            "name": self._name,
+            "size": self._size,
+            "share": self._share,
+        }.items():
+            self._memory.keep(f"data.{name}", field)
         with ui.row().classes("line"):
             ui.button("Prepare", icon="auto_awesome", on_click=self._prepare)
             self._progress = Progress("Preparing")
@@ -132,25 +141,26 @@ class DataTab:
             self._part = ui.toggle({"train": "Training", "val": "Validation"}, value="train").props("no-caps")
             ui.button("Show a sample", icon="casino", on_click=self._look).props("outline")
             ui.button("Test loading", icon="speed", on_click=self._test).props("outline")
+        self._memory.keep("data.look_at", self._look_at)
+        self._memory.keep("data.part", self._part)
         self._tokens = ui.element("div").classes("tokens")
         self._speed = ui.label().classes("result").props('role="status"')
 
     async def _take(self, arrived: events.UploadEventArguments) -> None:
-        """Keep an uploaded text in the data folder, whatever its name says."""
+        """Keep an uploaded text in the data folder, whatever its name says, and have it checked."""
         self._upload.reset()
         with failures_told():
             path = new_text(self._desk.inside(DATA), arrived.file.name)
             try:
                 await arrived.file.save(path)
-                await asyncio.to_thread(check_text, path)
+                self._check, self._checked = self._desk.check(path), path
             except BaseException:
-                path.unlink()
+                path.unlink(missing_ok=True)
                 raise
-            self._text.set_options(self._desk.texts(), value=path.as_posix())
 
     def _propose_name(self) -> None:
         if self._text.value:
-            self._name.value = safe_name(Path(self._text.value).name.partition(".")[0])
+            self._memory.set("data.name", safe_name(Path(self._text.value).name.partition(".")[0]))
 
     def _prepare(self) -> None:
         """Start to prepare."""
@@ -159,15 +169,19 @@ class DataTab:
                 raise UsageError("Choose a text first, or upload one.")
             source = self._desk.inside(self._text.value)
             out = DATA / safe_name(self._name.value or source.stem)
-            if out.name in self._desk.data():
+            if is_taken(out):
                 raise UsageError(f"{out} is there already; choose another name, or remove that folder first.")
-            size = ["--vocab-size", f"{self._size.value or 1024:.0f}"] if self._kind.value == "bpe" else []
-            share = f"{(self._share.value or 10) / 100:g}"
+            size = ["--vocab-size", f"{number_in(self._size):.0f}"] if self._kind.value == "bpe" else []
+            share = f"{number_in(self._share) / 100:g}"
             how = [f"--{self._kind.value}", *size, "--out", str(out), "--val-fraction", share]
             self._desk.start("prepare", "prepare", *how, "--", str(source))
 
     def _tick(self) -> None:
         """Show what has changed."""
+        self._checking.show(self._desk.tasks.get("check"))
+        if self._check and self._check.is_over:
+            self._show_upload(self._check)
+            self._check = None
         task = self._desk.tasks.get("prepare")
         self._progress.show(task)
         said = (task, task is not None and task.is_over)
@@ -176,12 +190,26 @@ class DataTab:
             self._result.text = (task.failure or task.output.strip().rpartition("\n")[2]) if said[1] else ""
             self._result.classes(add="bad" if task.failure else "", remove="" if task.failure else "bad")
         if (names := self._desk.data()) != self._shown:
-            self._shown = names
+            new = [name for name in names if self._shown is not None and name not in self._shown]
+            self._shown = names[:]
             self._show_sets(names)
+            if new:
+                self._memory.set("data.look_at", new[0])
+
+    def _show_upload(self, check: Task) -> None:
+        """Choose an uploaded text, or say why it is none."""
+        if check.failure or check.is_stopped:
+            tell_failure(check.failure or f"{self._checked.name} is removed, because its check was stopped.")
+            return
+        self._offer_texts()
+        self._memory.set("data.text", self._checked.as_posix())
+        self._propose_name()
+
+    def _offer_texts(self) -> None:
+        self._memory.offer("data.text", self._desk.texts())
 
     def _show_sets(self, names: list[str]) -> None:
-        chosen = self._look_at.value
-        self._look_at.set_options(names, value=chosen if chosen in names else next(iter(names), None))
+        self._memory.offer("data.look_at", names)
         self._sets.clear()
         with self._sets:
             if not names:
@@ -228,5 +256,5 @@ def figures(meta: dict[str, Any]) -> str:
     kind = "characters" if meta["asked"]["tokenizer"] == "char" else "tokens"
     return (
         f"{meta['train_tokens']:,} tokens to train on, {meta['val_tokens']:,} to validate; {meta['vocab_size']:,} "
-        f"different {kind}; {n_bytes / 1e6:,.1f} MB"
+        f"different {kind}; {amount(n_bytes)}"
     )

@@ -1,26 +1,41 @@
 """What all open pages share: the working folder, the one training, commands that run, curves that were read."""
 
 import asyncio
+import collections
 import contextlib
 import itertools
+import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.training.runs import all_runs
 from scratchgpt.web.history import History
-from scratchgpt.web.jobs import Task, Training
+from scratchgpt.web.jobs import Generation, Task, Training
 
 DATA, RUNS = Path("data"), Path("runs")
-TEXTS = (".txt", ".md", ".jsonl", ".parquet", ".gz", ".zst")
-"""What a text's name may end in."""
+PLAIN = (".txt", ".md", ".csv", ".tsv", ".json", ".html", ".htm", ".xml", ".tex", ".rst", ".py", ".log", ".srt")
+TEXTS = (*PLAIN, ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
+"""What a text's name ends in, if its kind is known; any other name gets .txt."""
+DEVICES = re.compile(r"(con|prn|aux|nul|conin|conout|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+"""Names that Windows gives to devices, whatever follows the first dot."""
 LONGEST_NAME = 60
 """Characters; each may take four of the 255 bytes that a file's name may have."""
 LIST_EVERY = 1.0
-"""Seconds between two looks at which runs there are."""
+"""Seconds between two looks at which runs and which data there are."""
+MOST_LISTED = 10_000
+"""Entries of a folder that are looked at for texts."""
+LONGEST_TEXT = 2**30
+"""Characters of a text that is uploaded, when it is unpacked."""
+BUSY = {"prepare": "A text is being prepared", "check": "An upload is being checked", "measure": "A model is measured"}
 MOST_TEXTS = 500
+MOST_GENERATIONS = 16
+"""Texts of different windows that are written or kept at once."""
+RETURN_WITHIN = 300.0
+"""Seconds for which a text of a window that has gone is written on, and kept."""
 
 
 class Desk:
@@ -33,8 +48,11 @@ class Desk:
         self.tasks: dict[str, Task] = {}
         self.looking = asyncio.Lock()
         """Held while a model is looked into: one after another, so that these leave threads for the rest."""
+        self._generations: dict[str, Generation] = {}  # by the window that asked for it, the newest at the end
+        self._windows: collections.Counter[str] = collections.Counter()  # pages of each
         self._runs: list[str] = []
-        self._listed_at = -LIST_EVERY
+        self._listed_at = self._data_listed_at = -LIST_EVERY
+        self._data: list[str] = []
         self._histories: dict[str, History] = {}
 
     def train(self, *arguments: str) -> Training:
@@ -44,12 +62,49 @@ class Desk:
         self.training = Training(*arguments)
         return self.training
 
-    def start(self, kind: str, *arguments: str, then: Callable[[str], object] = lambda _: None) -> Task:
+    def start(self, kind: str, *arguments: str, **then: Any) -> Task:
         """Start another command, as Task does. Raises UsageError while one of its kind runs."""
         if kind in self.tasks and not self.tasks[kind].is_over:
-            raise UsageError(f"`scratchgpt {self.tasks[kind].name}` is running already; wait until it has ended.")
-        self.tasks[kind] = Task(*arguments, then=then)
+            raise UsageError(f"{BUSY[kind]} already; wait until it has ended, or stop it.")
+        self.tasks[kind] = Task(*arguments, **then)
         return self.tasks[kind]
+
+    def check(self, text: Path) -> Task:
+        """Start to read an uploaded text; it is removed if it is none. Raises UsageError while another is read."""
+        options = ("--check", "--longest", str(LONGEST_TEXT), "--", str(text))
+        return self.start("check", "prepare", *options, otherwise=lambda: text.unlink(missing_ok=True))
+
+    def generate(self, window: str, prompt: str, *arguments: str) -> Generation:
+        """Start to write a text for a window of a browser. Raises UsageError while one is written, or too many are."""
+        if (last := self._generations.get(window)) and not last.is_over:
+            raise UsageError("A text is being written; stop it first.")
+        self._generations.pop(window, None)
+        over = [each for each, generation in self._generations.items() if generation.is_over]
+        if len(self._generations) >= MOST_GENERATIONS:
+            if not over:
+                raise UsageError(f"{MOST_GENERATIONS} texts are being written here; wait until one is finished.")
+            del self._generations[over[0]]
+        self._generations[window] = Generation(prompt, *arguments)
+        return self._generations[window]
+
+    def generation(self, window: str | None) -> Generation | None:
+        """Return the last text of a window, if the desk still has it."""
+        return self._generations.get(window or "")
+
+    def arrive(self, window: str) -> None:
+        """Take note of a page in this window of a browser."""
+        self._windows[window] += 1
+
+    def leave(self, window: str) -> None:
+        """Take note that a page has gone; if the window does not return in time, its text ends."""
+        self._windows[window] -= 1
+        if self._windows[window] <= 0:
+            del self._windows[window]
+            asyncio.get_running_loop().call_later(RETURN_WITHIN, self._forget_unless_back, window)
+
+    def _forget_unless_back(self, window: str) -> None:
+        if window not in self._windows and (generation := self._generations.pop(window, None)):
+            generation.stop()
 
     def training_of(self, run: str | None) -> Training | None:
         """Return the training of ours that is, or was, in this run."""
@@ -75,17 +130,22 @@ class Desk:
 
     def data(self) -> list[str]:
         """Return the names of all prepared data, the newest at the beginning."""
-        metas = sorted(DATA.glob("*/meta.json"), key=_written_at, reverse=True)
-        return [meta.parent.name for meta in metas]
+        if time.monotonic() >= self._data_listed_at + LIST_EVERY:
+            metas = sorted(DATA.glob("*/meta.json"), key=_written_at, reverse=True)
+            self._data = [meta.parent.name for meta in metas]
+            self._data_listed_at = time.monotonic()
+        return self._data
 
     def texts(self) -> list[str]:
         """Return the texts in the working folder and in data, by their paths."""
-        return sorted(path.as_posix() for path in self._texts())[:MOST_TEXTS]
+        return sorted(Path(name).as_posix() for name in self._texts())[:MOST_TEXTS]
 
-    def _texts(self) -> Iterator[Path]:
+    def _texts(self) -> Iterator[str]:
         for folder in (Path(), DATA):
-            if folder.is_dir():
-                yield from (path for path in folder.iterdir() if path.suffix.lower() in TEXTS and path.is_file())
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in itertools.islice(entries, MOST_LISTED):
+                    if entry.name.lower().endswith(TEXTS) and not entry.name.startswith(".") and entry.is_file():
+                        yield entry.path
 
     def inside(self, path: str | Path) -> Path:
         """Return a path within the working folder, relative to it. Raises UsageError for one that leads out of it."""
@@ -101,7 +161,7 @@ class Desk:
 
     def close(self) -> None:
         """Have the training save and end; end all else."""
-        for task in self.tasks.values():
+        for task in (*self.tasks.values(), *self._generations.values()):
             task.stop()
         if self.training:
             self.training.close()
@@ -123,12 +183,21 @@ def new_text(folder: Path, name: str) -> Path:
     for number in itertools.count(1):
         path = folder / (safe_name(stem) + (f"-{number}" if number > 1 else "") + suffix)
         with contextlib.suppress(FileExistsError):
-            path.touch(exist_ok=False)
-            break
+            if not is_taken(path):
+                path.touch(exist_ok=False)
+                break
     return path
 
 
 def safe_name(name: str) -> str:
-    """Return what of a file's name is harmless: no folders, nothing hidden, no characters that mean something."""
+    """Return what of a file's name is harmless on every system: no folders, nothing hidden, no device of Windows."""
     name = re.split(r"[/\\]", name)[-1]
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:LONGEST_NAME] or "text"
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:LONGEST_NAME].rstrip("-.") or "text"
+    return f"text-{name}" if DEVICES.fullmatch(name) else name
+
+
+def is_taken(path: Path) -> bool:
+    """Whether there is something of this name in its folder; to some systems A and a are one name."""
+    with contextlib.suppress(OSError):
+        return any(each.name.casefold() == path.name.casefold() for each in path.parent.iterdir())
+    return False

@@ -18,6 +18,7 @@ from scratchgpt.tokenizer import Tokenizer
 from scratchgpt.training import checkpoint
 from scratchgpt.web import charts
 from scratchgpt.web.desk import Desk
+from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import ModelChoice, card, failures_told, scrolling
 
 MOST_TOKENS = 64
@@ -64,16 +65,17 @@ def look(model: Path, text: str) -> Seen:
 class InsideTab:
     """The tab."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, memory: Memory) -> None:
         """Lay out."""
-        self._desk = desk
+        self._desk, self._memory = desk, memory
         self._seen: Seen | None = None
         self._n_asked = 0
         with ui.element("div").classes("columns"):
             with card("Text", "Type, and see what the model makes of it."):
-                self._model = ModelChoice(desk, on_change=self._look)
+                self._model = ModelChoice(desk, memory, "inside.model", on_change=self._look)
                 self._text = ui.textarea("Text", value=EXAMPLE, on_change=self._look).classes("wide")
                 self._text.props(f'autogrow maxlength={LONGEST_TEXT} debounce={PAUSE * 1000:.0f} input-class="text"')
+                memory.keep("inside.text", self._text, longest=LONGEST_TEXT)
                 self._problem = ui.label().classes("bad").props('role="status"')
             with card("What comes next", "The likeliest tokens after the text.") as following:
                 self._next = ui.element("div").classes("bars")
@@ -88,6 +90,8 @@ class InsideTab:
             with ui.element("div").classes("fields"):
                 self._layer = ui.select({}, label="Layer", on_change=self._draw)
                 self._head = ui.select({}, label="Head", on_change=self._draw)
+            memory.keep("inside.layer", self._layer)
+            memory.keep("inside.head", self._head)
             with scrolling("Attention map").classes("map"):
                 self._map = charts.Picture().classes("square")
         self._pictures = (following, surprise, attention)
@@ -136,8 +140,8 @@ class InsideTab:
                     ui.label(text).classes("piece")
                     ui.label("" if bits is None else f"{bits:.2f}").classes("number")
         n_layers, n_heads = seen.maps.shape[:2]
-        self._layer.set_options(places(n_layers), value=min(self._layer.value or 0, n_layers - 1))
-        self._head.set_options(places(n_heads), value=min(self._head.value or 0, n_heads - 1))
+        self._memory.offer("inside.layer", places(n_layers))
+        self._memory.offer("inside.head", places(n_heads))
         self._seen = seen
         self._draw()
 

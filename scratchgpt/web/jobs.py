@@ -10,9 +10,10 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from scratchgpt.cli.render import PROGRESS, Pace
+from scratchgpt.cli import PROGRESS
+from scratchgpt.cli.render import Pace
 from scratchgpt.errors import ScratchGPTError, reason
 from scratchgpt.training.child import OWN, Run
 from scratchgpt.training.events import Evaluating, Event, Started, StepDone
@@ -22,6 +23,8 @@ BLOCK = 2**16
 MOST_COMPLAINTS = 200
 LONGEST_OUTPUT = 2 * 10**5
 """Characters of what a command says that are kept: its end."""
+ERROR = "Error: "
+"""With which a command begins its last sentence, if it has failed."""
 KILLED = 9
 """The signal, whose name Windows does not know."""
 END_AFTER = 60.0
@@ -40,7 +43,7 @@ class Training:
         self.n_changes = 0  # of what its log or `complaints` holds, except numbers of steps
         self._condition = Condition()
         self._pace = Pace()
-        self._child = Run([*OWN, "train", *arguments, "--json", "--control"])
+        self._child = Run([*OWN, "train", *arguments, "--json", "--control"], os.environ | {PROGRESS: "json"})
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -78,7 +81,9 @@ class Training:
         """Learn from all that it says."""
         while (said := self._child.heard.get()) is not None:
             if isinstance(said, str):
-                self.complaints.append(printable(said))
+                told = _told(said)
+                if "stage" not in told:
+                    self.complaints.append(_for_people(said, told))
             else:
                 self._take_in(said)
             self.n_changes += not isinstance(said, StepDone | Evaluating)
@@ -101,15 +106,19 @@ class Task:
     """Another command, from its start to its end."""
 
     def __init__(
-        self, *arguments: str, standard_input: str = "", then: Callable[[str], object] = lambda _: None
+        self,
+        *arguments: str,
+        standard_input: str = "",
+        then: Callable[[str], object] = lambda _: None,
+        otherwise: Callable[[], object] = lambda: None,
     ) -> None:
-        """Start it, and give it its input; what is to be done with its output, if it succeeds, is done by `then`."""
+        """Start it, and give it its input; then `then` receives its output, or `otherwise` follows if it fails."""
         self.name = arguments[0]
         self.output = ""
         self.stage, self.done = "", 0.0  # what it is at, and which part of that it has done
         self.failure = ""
         self.is_stopped = False
-        self._then = then
+        self._then, self._otherwise = then, otherwise
         self._complaints: collections.deque[str] = collections.deque(maxlen=MOST_COMPLAINTS)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
@@ -142,8 +151,9 @@ class Task:
                 self._then(self.output)
             except (ScratchGPTError, ValueError) as error:
                 self.failure = f"The result cannot be kept: {reason(error)}"
-        elif not self.is_stopped:
-            self.failure = _reason(self._complaints, exit_code)
+        else:
+            self._otherwise()
+            self.failure = "" if self.is_stopped else _reason(self._complaints, exit_code)
 
     def _hear(self) -> None:
         decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
@@ -155,11 +165,11 @@ class Task:
         stream = io.BufferedReader(self._stream(self._process.stderr))  # type: ignore[type-var]
         with io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                try:
-                    told = json.loads(line)
+                told = _told(line)
+                if "stage" in told:
                     self.stage, self.done = str(told["stage"]), told["done"] / max(told["total"], 1)
-                except (ValueError, TypeError, KeyError):  # it is for people
-                    self._complaints.append(printable(line.rstrip("\n")))
+                else:
+                    self._complaints.append(_for_people(line, told))
 
     @staticmethod
     def _stream(stream: IO[bytes] | None) -> IO[bytes]:
@@ -167,9 +177,32 @@ class Task:
         return stream
 
 
+class Generation(Task):
+    """A text that a model writes."""
+
+    def __init__(self, prompt: str, *arguments: str) -> None:
+        """Start `scratchgpt generate` with these arguments."""
+        super().__init__("generate", *arguments, standard_input=prompt)
+        self.prompt = prompt
+
+
+def _told(line: str) -> dict[str, Any]:
+    """Return what a line of a command's standard error says to programs; nothing if it is for people."""
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) and ("page" in told or {"stage", "done", "total"} <= told.keys()) else {}
+
+
+def _for_people(line: str, told: dict[str, Any]) -> str:
+    """Return a line as the page shows it: an error in the words of the page."""
+    return printable(f"{ERROR}{told['page']}" if told else line.rstrip("\n"))
+
+
 def _reason(said: collections.deque[str], exit_code: int) -> str:
     """Return the sentence with which a command has failed."""
     if exit_code == -KILLED:
         return "It was killed, perhaps for want of memory."
-    errors = [line.removeprefix("Error: ") for line in said if line.startswith("Error: ")]
+    errors = [line.removeprefix(ERROR) for line in said if line.startswith(ERROR)]
     return (errors or [*said] or [f"It has ended without a word, with exit code {exit_code}."])[-1]

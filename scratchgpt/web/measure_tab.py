@@ -14,6 +14,7 @@ from scratchgpt.training import logs, runs
 from scratchgpt.training.sinks import KINDS
 from scratchgpt.web.desk import RUNS, Desk
 from scratchgpt.web.jobs import Task
+from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import Progress, card, failures_told, scrolling
 
 KEPT = RUNS / "measured.jsonl"
@@ -25,14 +26,16 @@ TICK = 0.5
 class MeasureTab:
     """The tab."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, memory: Memory) -> None:
         """Lay out."""
-        self._desk = desk
+        self._desk, self._memory = desk, memory
         self._shown: tuple[Task | None, bool] | None = None  # the command that is shown, and whether it was over
         with card("Measure a model"):
-            with ui.element("div").classes("fields"):
+            with ui.element("div").classes("fields roomy"):
                 self._run = ui.select([], label="Run")
                 self._split = ui.select({"val": "Validation", "train": "Training"}, label="Part", value="val")
+            memory.keep("measure.run", self._run)
+            memory.keep("measure.split", self._split)
             with ui.row().classes("line buttons"):
                 ui.button("Evaluate", icon="rule", on_click=self._evaluate)
                 ui.button("Time generation", icon="timer", on_click=self._time_generation).props("outline")
@@ -79,7 +82,7 @@ class MeasureTab:
         """Show what has changed."""
         names = self._desk.runs()
         if names != self._run.options:
-            self._run.set_options(names, value=self._run.value if self._run.value in names else next(iter(names), None))
+            self._memory.offer("measure.run", names)
         task = self._desk.tasks.get("measure")
         self._progress.show(task)
         shown = (task, task is None or task.is_over)
@@ -97,7 +100,7 @@ class MeasureTab:
         with self._results:
             shown = kept()[: -MOST_SHOWN - 1 : -1]
             if not shown:
-                ui.label("Nothing yet.").classes("soft")
+                ui.label("Nothing yet: choose a run, and press a button above.").classes("soft")
             for result in shown:
                 with ui.element("div").classes("item"):
                     ui.label(f"{result.get('run')}: {result.get('what')}, {result.get('when')}").classes("strong")

@@ -5,40 +5,47 @@ import math
 import shlex
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from nicegui import ui
 
 from scratchgpt.backend import PRECISIONS
 from scratchgpt.config import DEFAULT_PRESET, preset_names
-from scratchgpt.data.dataset import read_meta
-from scratchgpt.errors import ScratchGPTError, UsageError
+from scratchgpt.data.dataset import read_meta, require_windows
+from scratchgpt.errors import ScratchGPTError, UsageError, for_page
+from scratchgpt.machine import amount
 from scratchgpt.model import files as model_files
 from scratchgpt.model.plan import default_lanes
 from scratchgpt.training import checkpoint
 from scratchgpt.web import recipe
-from scratchgpt.web.desk import DATA, RUNS, Desk, safe_name
+from scratchgpt.web.desk import DATA, RUNS, Desk, is_taken, safe_name
+from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import ModelChoice, card, explain, failures_told
 
 MODEL = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_word_embeddings")
 TRAIN = ("steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "eval_every", "sample_every", "seed")
 TICK = 2.0
+NEW_WEIGHTS = "new ones, drawn by chance"
+MINUTE, HOUR, DAY, YEAR = 60, 3600, 86_400, 31_557_600
+"""Seconds."""
 
 
 class ModelTab:
     """The tab."""
 
-    def __init__(self, desk: Desk, show_training: Callable[[], None]) -> None:
+    def __init__(self, desk: Desk, memory: Memory, show_training: Callable[[], None]) -> None:
         """Lay out; `show_training` goes to the tab where a training is watched."""
-        self._desk, self._show_training = desk, show_training
+        self._desk, self._memory, self._show_training = desk, memory, show_training
         self._fields: dict[str, Any] = {}
         self._found: dict[str, str] = {}
         self._rate = 0.0
         self._is_filling = True
-        with card("Start from"), ui.element("div").classes("fields"):
+        with card("Start from"), ui.element("div").classes("fields roomy"):
             self._data = ui.select([], label="Data", on_change=self._changed)
             self._preset = ui.select(preset_names(), label="Preset", value=DEFAULT_PRESET, on_change=self._take_preset)
-            self._weights = ModelChoice(desk, self._take_weights, label="Weights", none="new ones, drawn by chance")
+            weights = "model.weights"
+            self._weights = ModelChoice(desk, memory, weights, self._take_weights, label="Weights", none=NEW_WEIGHTS)
             self._name = ui.input("Name of the run", on_change=self._changed).props('hint="left empty: one is found"')
             self._device = ui.select(["cpu"], label="Device", value="cpu", on_change=self._device_changed)
             lanes = {0: "as many as suit"} | {number: str(number) for number in range(1, default_lanes() + 1)}
@@ -55,11 +62,25 @@ class ModelTab:
                     self._lay_out_fields(rest)
         with card("What it takes"):
             self._figures = ui.element("div").classes("figures")
-            self._problem = ui.label().classes("bad").props('role="status"')
+            ui.label("The same in a terminal:").classes("soft")
             with ui.row().classes("line"):
-                self._start = ui.button("Start training", icon="play_arrow", on_click=self._train)
                 self._command = ui.label().classes("command")
+                copy = ui.button(icon="content_copy").props('flat round dense aria-label="Copy the command"')
+                copy.on("click", js_handler=f"() => copyText(getHtmlElement({self._command.id}).innerText)")
+        with ui.element("div").classes("start-bar"):
+            self._start = ui.button("Start training", icon="play_arrow", on_click=self._train)
+            self._problem = ui.label().classes("bad").props('role="status"')
         self._take_preset()
+        for name, field in {
+            "data": self._data,
+            "preset": self._preset,
+            "name": self._name,
+            "device": self._device,
+            "lanes": self._lanes,
+            "precision": self._precision,
+            **self._fields,
+        }.items():
+            memory.keep(f"model.{name}", field)
         self._look_at_data()
         ui.timer(TICK, self._look_at_data)
         ui.timer(0.1, self._look_at_machine, once=True)
@@ -99,7 +120,10 @@ class ModelTab:
         self._is_filling = True
         sizes = self._sizes()
         for name, text in (texts | sizes).items():
-            self._fields[name].value = text
+            if f"model.{name}" in self._memory:
+                self._memory.set(f"model.{name}", text)
+            else:  # the tab is being laid out
+                self._fields[name].value = text
             self._fields[name].set_enabled(name not in sizes)
         self._is_filling = False
         self._changed()
@@ -123,13 +147,14 @@ class ModelTab:
         """Offer the data that there is."""
         names = self._desk.data()
         if names != self._data.options:
-            self._data.set_options(
-                names, value=self._data.value if self._data.value in names else next(iter(names), None)
-            )
+            new = [name for name in names if self._data.options and name not in self._data.options]
+            self._memory.offer("model.data", names)
+            if new:
+                self._memory.set("model.data", new[0])
 
     async def _look_at_machine(self) -> None:
         """Find out what can compute here, and how fast."""
-        self._device.set_options(await asyncio.to_thread(recipe.devices))
+        self._memory.offer("model.device", await asyncio.to_thread(recipe.devices))
         self._rate = await asyncio.to_thread(recipe.matrix_rate)
         self._changed()
 
@@ -146,13 +171,13 @@ class ModelTab:
         if found:
             self._problem.text = "Something is wrong: see the fields that are marked."
         elif not self._data.value:
-            self._problem.text = "There is no prepared data yet; see the first tab."
+            self._problem.text = "There is no prepared data yet: prepare a text in the tab Data."
         else:
             try:
                 self._show_cost()
             except (ScratchGPTError, KeyError, TypeError) as error:
-                self._problem.text = str(error)
-                self._start.set_enabled(False)
+                self._problem.text = for_page(error)
+            self._start.set_enabled(not self._problem.text)
 
     def _show_cost(self) -> None:
         meta = read_meta(DATA / self._data.value)
@@ -167,9 +192,9 @@ class ModelTab:
         )
         figures = {
             "parameters": f"{cost.n_parameters:,}",
-            "memory": f"{cost.n_bytes / 1e6:,.0f} MB",
+            "memory": amount(cost.n_bytes),
             "tokens": f"{cost.n_tokens:,}",
-            "passes over the data": f"{cost.n_tokens / meta['train_tokens']:,.3g}",
+            "passes over the data": passes(cost.n_tokens / meta["train_tokens"]),
         }
         if cost.seconds is not None:
             figures["time, roughly"] = duration(cost.seconds) if self._rate else "..."
@@ -178,9 +203,9 @@ class ModelTab:
                 with ui.element("div").classes("figure"):
                     ui.label(value).classes("number bad" if name == "memory" and cost.shortage else "number")
                     ui.label(name).classes("soft")
+        self._command.text = shlex.join(["scratchgpt", "train", *self._arguments(str(self._run_folder()))])
         self._problem.text = cost.shortage
-        run = RUNS / (safe_name(self._name.value) if self._name.value else "...")
-        self._command.text = shlex.join(["scratchgpt", "train", *self._arguments(str(run))])
+        require_windows(DATA / self._data.value, meta["train_tokens"], meta["val_tokens"], model.block_size)
 
     def _arguments(self, run_folder: str) -> list[str]:
         """Return the options of `scratchgpt train`. Raises UsageError."""
@@ -201,20 +226,31 @@ class ModelTab:
             self._desk.train(*self._arguments(str(self._new_run())))
             self._show_training()
 
-    def _new_run(self) -> Any:
+    def _new_run(self) -> Path:
         """Return a folder for the run. Raises UsageError if there is one of this name."""
+        folder = self._run_folder()
+        if is_taken(folder):
+            raise UsageError(f"{folder} is there already; choose another name, or go on with it in the next tab.")
+        return folder
+
+    def _run_folder(self) -> Path:
+        """Return the folder that is named, or the first one that is free."""
         if self._name.value:
-            folder = RUNS / safe_name(self._name.value)
-            if folder.exists():
-                raise UsageError(f"{folder} is there already; choose another name, or go on with it in the next tab.")
-            return folder
-        stem = f"{self._data.value}-{self._preset.value}"
-        return next(path for number in range(1, 10**6) if not (path := RUNS / f"{stem}-{number}").exists())
+            return RUNS / safe_name(self._name.value)
+        stem = safe_name(f"{self._data.value}-{self._preset.value}")
+        return next(path for number in range(1, 10**6) if not is_taken(path := RUNS / f"{stem}-{number}"))
+
+
+def passes(n: float) -> str:
+    """Return how often something is gone through, to two digits or three."""
+    return f"{n:.2g}" if n < 10 else f"{round(n, 2 - math.floor(math.log10(n))):,.0f}"
 
 
 def duration(seconds: float) -> str:
     """Return a time as people say it."""
     if seconds < 100:
         return f"{math.ceil(seconds)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"
+    for limit, unit_seconds, unit in ((100, MINUTE, "min"), (72, HOUR, "h"), (600, DAY, "days"), (1000, YEAR, "years")):
+        if round(seconds / unit_seconds) < limit:
+            return f"{round(seconds / unit_seconds)} {unit}"
+    return "over 1,000 years"

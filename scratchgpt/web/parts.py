@@ -7,10 +7,11 @@ from typing import Any
 
 from nicegui import ui
 
-from scratchgpt.errors import ScratchGPTError, reason
+from scratchgpt.errors import ScratchGPTError, UsageError, for_page
 from scratchgpt.training.checkpoint import Checkpoints
 from scratchgpt.web.desk import RUNS, Desk
 from scratchgpt.web.jobs import Task
+from scratchgpt.web.memory import Memory
 
 
 @contextlib.contextmanager
@@ -30,9 +31,9 @@ def failures_told(where: ui.label | None = None) -> Iterator[None]:
         yield
     except (ScratchGPTError, OSError, MemoryError) as error:
         if where:
-            where.text = reason(error)
+            where.text = for_page(error)
         else:
-            tell_failure(reason(error))
+            tell_failure(for_page(error))
 
 
 def tell_failure(sentence: str) -> None:
@@ -60,18 +61,62 @@ def scrolling(name: str) -> ui.element:
     return region
 
 
+def number_field(
+    label: str,
+    value: float | None,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    step: float = 1,
+    is_whole: bool = False,
+    is_optional: bool = False,
+) -> ui.number:
+    """Lay out a field for a number, which says what is wrong and never changes what was typed."""
+
+    def problem(typed: float | None) -> str | None:
+        """Return what is wrong with a number."""
+        if typed is None:
+            return None if is_optional else f"{label}: a number is needed."
+        if is_whole and typed != round(typed):
+            return f"{label} must be a whole number, not {typed:g}."
+        if not low <= typed <= high:
+            limits = [f"at least {low:g}"] * (low > -math.inf) + [f"at most {high:g}"] * (high < math.inf)
+            return f"{label} must be {' and '.join(limits)}, not {typed:g}."
+        return None
+
+    field = ui.number(label, value=value, step=step, validation=problem)
+    field.validate(return_result=False)
+    return field
+
+
+def number_in(field: ui.number) -> float:
+    """Return what was typed. Raises UsageError if it cannot be meant."""
+    if not field.validate():
+        raise UsageError(str(field.error))
+    return float(field.value or 0)
+
+
 class ModelChoice:
     """Which model to use: the last checkpoint of a run, or its best one."""
 
     def __init__(
-        self, desk: Desk, on_change: Callable[[], Any] | None = None, *, label: str = "Model", none: str = ""
+        self,
+        desk: Desk,
+        memory: Memory,
+        key: str,
+        on_change: Callable[[], Any] | None = None,
+        *,
+        label: str = "Model",
+        none: str = "",
     ) -> None:
         """Lay out; if `none` is a text, it is a choice, too, and comes first."""
-        self._desk = desk
+        self._desk, self._memory, self._key = desk, memory, key
         self._none = {"": none} if none else {}
         self._select = ui.select(self._none, label=label, value=next(iter(self._none), None), on_change=on_change)
         self._select.classes("wide")
         self._offered: dict[str, str] | None = None
+        memory.keep(key, self._select)
+        self._offer()
         ui.timer(2, self._offer)
 
     @property
@@ -91,8 +136,7 @@ class ModelChoice:
         if models != self._offered:
             self._offered = models
             self._select.props(remove="hint") if models else self._select.props('hint="none yet: train one first"')
-            value = self._select.value if self._select.value in models else next(iter(models), None)
-            self._select.set_options(models, value=value)
+            self._memory.offer(self._key, models)
 
 
 class Progress:

@@ -11,9 +11,9 @@ import numpy as np
 from scratchgpt import backend
 from scratchgpt.bench import Workload
 from scratchgpt.config import RECORDS, ModelConfig, Patterns, TrainConfig, load_recipe, read_setting
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import UsageError, for_page
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import default_plan, expected_bytes, require_memory
+from scratchgpt.model.plan import default_plan, needed_bytes, require_memory
 
 FIELDS = {
     field.name: field
@@ -114,8 +114,8 @@ def cost(
     try:
         require_memory(model, plan)
     except MemoryError as error:
-        shortage = f"{error} A smaller n_embd, n_layer, block_size or batch_size needs less."
-    return Cost(Layout(model).size, expected_bytes(model, plan), n_tokens, seconds, shortage)
+        shortage = for_page(error)
+    return Cost(Layout(model).size, needed_bytes(model, plan), n_tokens, seconds, shortage)
 
 
 def matrix_rate() -> float:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nicegui import ui
@@ -29,9 +29,9 @@ MOST_NOTES = 30
 class TrainTab:
     """The tab."""
 
-    def __init__(self, desk: Desk) -> None:
-        """Lay out."""
-        self._desk = desk
+    def __init__(self, desk: Desk, on_choice: Callable[[str, list[str]], None]) -> None:
+        """Lay out; `on_choice` receives the run that is watched and those that are compared with it."""
+        self._desk, self._on_choice = desk, on_choice
         self._looked_at = -math.inf
         self._heard: Any = None  # how much of a training of ours
         self._said: Any = None  # which notes and texts are on the page
@@ -85,6 +85,15 @@ class TrainTab:
     def _changed(self) -> None:
         self._said = None
         self._looked_at = -math.inf
+        self._on_choice(self._run.value or "", self._others.value)
+
+    def show(self, run: str, compare: Sequence[str]) -> None:
+        """Show a run, and those to compare with it, as far as they exist."""
+        names = self._desk.runs()
+        if run in names:
+            self._training = self._desk.training  # which does not replace a run that was asked for
+            self._offer(names, run)
+            self._others.value = [name for name in compare if name in names]
 
     async def _tick(self) -> None:
         """Show what is new."""

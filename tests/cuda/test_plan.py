@@ -51,5 +51,7 @@ def test_memory_of_the_machine_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(plan, "available_memory", lambda: 2e9)
     require_memory(MODEL, Plan(1, 8, device="gpu:0"))
     monkeypatch.setattr(plan, "available_memory", lambda: 1e9)
-    with pytest.raises(MemoryError, match=r"at least 1\.5 GB .* on gpu:0, of this machine's own, and 1\.0 GB are"):
+    with pytest.raises(
+        MemoryError, match=r"takes 1\.5 GB of this machine's own memory besides gpu:0's, and 1\.0 GB are"
+    ):
         require_memory(MODEL, Plan(1, 8, device="gpu:0"))

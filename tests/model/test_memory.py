@@ -53,5 +53,7 @@ def test_activations_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch
     model = ModelConfig(**SIZES)
     monkeypatch.setattr(plan, "available_memory", lambda: 1e9)
     require_memory(model, Plan(2, micro_batch=16))
-    with pytest.raises(MemoryError, match=r"about 1\.\d GB with --lanes 2 and --micro-batch 128, and 1\.0 GB are"):
+    with pytest.raises(
+        MemoryError, match=r"takes 1\.\d GB of memory, and 1\.0 GB are available\. Fewer --lanes than 2 "
+    ):
         require_memory(model, Plan(2, micro_batch=128))

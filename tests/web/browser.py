@@ -99,7 +99,7 @@ class Browser:
         field = self.field(label)
         field.send_keys("\ue009", "a")  # Ctrl
         field.send_keys("\ue009")
-        field.send_keys(text)
+        field.send_keys(text or "\ue003")  # Backspace
         wait_until(lambda: self.field(label).get_attribute("value") == text)
 
     def choose(self, label: str, option: str) -> None:
@@ -200,7 +200,8 @@ class Browser:
         """Take a picture of the whole page, as wide as the window."""
         time.sleep(SETTLE)
         width, height = self.driver.execute_script(
-            "const ends = [...document.querySelectorAll('.part')].map(e => e.getBoundingClientRect().bottom);"
+            "const parts = [...document.querySelectorAll('.part, .start-bar')];"
+            "const ends = parts.map(e => e.getBoundingClientRect().bottom);"
             "return [innerWidth, Math.max(...ends) + scrollY + 20]"
         )
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}

@@ -1,5 +1,6 @@
 """What needs no browser: names and paths, recipes as they are typed, curves of a log that grows, commands."""
 
+import gzip
 import json
 import math
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.machine import amount
 from scratchgpt.model import plan
 from scratchgpt.training.journal import Journal
 from tests.web.server import wait_until
@@ -23,6 +25,7 @@ from scratchgpt.web import curves, data_tab, inside_tab, measure_tab, recipe
 from scratchgpt.web.desk import Desk, new_text, safe_name
 from scratchgpt.web.history import LARGE, History
 from scratchgpt.web.jobs import Task, Training
+from scratchgpt.web.model_tab import duration, passes
 
 RUN = ("--set", "n_layer=1", "--set", "n_embd=16", "--set", "block_size=8", "--set", "batch_size=4", "--lanes", "1")
 
@@ -50,6 +53,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
         ("a\0b\n.txt", "a-b-.txt"),
         ("ß中.txt", "ß中.txt"),
         ("x" * 500, "x" * 60),
+        ("x" * 59 + ".y", "x" * 59),
+        ("a. . ", "a"),
+        ("CON", "text-CON"),
+        ("nul.txt", "text-nul.txt"),
+        ("com1.tar.gz", "text-com1.tar.gz"),
+        ("Lpt²", "text-Lpt²"),
+        ("console", "console"),
     ],
 )
 def test_names_become_harmless(name: str, safe: str) -> None:
@@ -64,12 +74,20 @@ def test_names_become_harmless(name: str, safe: str) -> None:
         ("\U00020000" * 500 + ".txt", "\U00020000" * 60 + ".txt"),
         ("../../.bashrc", "bashrc.txt"),
         ("", "text.txt"),
+        ("con.txt", "text-con.txt"),
+        ("table.CSV", "table.csv"),
+        ("a.docx", "a.docx.txt"),
     ],
 )
 def test_uploaded_texts_keep_their_kind(tmp_path: Path, name: str, kept: str) -> None:
     folder = tmp_path / "data"
     assert new_text(folder, name) == folder / kept
     assert new_text(folder, name) == folder / f"{kept.rpartition('.')[0]}-2.{kept.rpartition('.')[2]}"
+
+
+def test_names_that_differ_in_case_are_one(tmp_path: Path) -> None:
+    assert new_text(tmp_path, "Fox.txt") == tmp_path / "Fox.txt"
+    assert new_text(tmp_path, "fOX.txt") == tmp_path / "fOX-2.txt"
 
 
 def test_no_path_leads_out_of_the_folder(desk: Desk, tmp_path: Path) -> None:
@@ -122,7 +140,29 @@ def test_a_model_that_memory_cannot_hold_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(plan, "available_memory", lambda: 1e9)
     assert not shortage()
     monkeypatch.setattr(plan, "available_memory", lambda: 4e7)
-    assert re.search(r"takes about 0\.\d GB .*, and 0\.0 GB are available; .* A smaller n_embd", shortage())
+    assert re.search(r"takes \d\d MB of memory, and 40 MB are available\. A smaller n_embd", shortage())
+
+
+@pytest.mark.parametrize("n_embd", ["128", "16384"])
+def test_the_memory_that_is_shown_is_the_one_that_is_required(monkeypatch: pytest.MonkeyPatch, n_embd: str) -> None:
+    texts = recipe.preset_texts("shakespeare-cpu") | {"n_embd": n_embd}
+
+    def cost() -> recipe.Cost:
+        return recipe.cost(*recipe.configs(texts, 65), device="cpu", precision="fp32", lanes=2, rate=1e9)
+
+    needed = cost().n_bytes
+    monkeypatch.setattr(plan, "available_memory", lambda: needed)
+    assert not cost().shortage
+    monkeypatch.setattr(plan, "available_memory", lambda: needed - 1)
+    assert amount(needed) in cost().shortage
+
+
+def test_figures_are_as_people_say_them() -> None:
+    times = (0.2, 99, 125, 5400, 7 * 3600, 86400 * 4, 86400 * 900, 3e9, 4e13)
+    said = "1 s|99 s|2 min|90 min|7 h|4 days|2 years|95 years|over 1,000 years"
+    assert "|".join(map(duration, times)) == said
+    assert [passes(n) for n in (0.0123, 2.46, 82.44, 2_012_345.0)] == ["0.012", "2.5", "82", "2,010,000"]
+    assert [amount(n) for n in (41_900, 4.2e8, 4.73e10, 1.2e12)] == ["42 kB", "420 MB", "47.3 GB", "1,200 GB"]
 
 
 def row(step: int, loss: float = 1.0) -> str:
@@ -228,13 +268,46 @@ def test_settings_that_differ_are_named(tmp_path: Path) -> None:
     assert [history.steps for history in histories] == [5, 5, 0]
 
 
-def test_texts_are_checked_to_their_end(tmp_path: Path) -> None:
-    for content, sentence in ((b"", "empty"), (b"good\n" * 10**5 + b"\xff", "UTF-8"), (b"\xff\xfe\0\0", "UTF-8")):
-        (tmp_path / "a.txt").write_bytes(content)
-        with pytest.raises(DataError, match=sentence):
-            data_tab.check_text(tmp_path / "a.txt")
-    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
-    data_tab.check_text(tmp_path / "a.txt")
+def test_uploads_are_checked_to_their_end(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    cases = [
+        (b"", "is empty"),
+        (b"good\n" * 10**5 + b"\xff", "is not UTF-8"),
+        (b"\xff\xfe\0\0", "is not UTF-8"),
+        (b"%PDF-1.7\n", "is a PDF document"),
+        (b"PK\x03\x04" + bytes(100), "is a ZIP archive"),
+        (b"\x89PNG\r\n\x1a\n", "is a PNG picture"),
+        (gzip.compress(b"text"), "is packed by gzip"),
+    ]
+    for content, sentence in cases:
+        path.write_bytes(content)
+        task = desk.check(path)
+        wait_until(lambda: task.is_over)  # noqa: B023
+        assert sentence in task.failure
+        assert "--" not in task.failure
+        assert not path.exists()
+    path.write_text(TEXT, encoding="utf-8")
+    task = desk.check(path)
+    wait_until(lambda: task.is_over)
+    assert not task.failure
+    assert path.exists()
+
+
+def test_a_check_can_be_stopped_and_has_limits(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"a" * 2**28, 1))  # no word ends in it
+    task = desk.check(path)
+    with pytest.raises(UsageError, match="An upload is being checked already"):
+        desk.check(path)
+    task.stop()
+    wait_until(lambda: task.is_over, seconds=10)
+    assert not path.exists()
+    path.write_bytes(gzip.compress(b"a" * 2**20, 1))
+    monkeypatch.setattr("scratchgpt.web.desk.LONGEST_TEXT", 2**20 - 1)
+    task = desk.check(path)
+    wait_until(lambda: task.is_over)
+    assert "more than 1,048,575 characters" in task.failure
+    assert not path.exists()
 
 
 def test_tokens_can_be_looked_at(desk: Desk) -> None:
