@@ -12,19 +12,22 @@ class ScratchGPTError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str = "", *, page: str = "") -> None:
-        """Take a sentence for the command line; `page` is the one for the page, which has no options, if it differs."""
-        super().__init__(message)
-        self.page = page or message
+    def __init__(self, fact: str = "", *, advice: str = "", page: str | None = None) -> None:
+        """Say what failed, and what to do: `advice` names options, `page` the fields and buttons of `scratchgpt web`.
+
+        Without `page`, the advice is for both.
+        """
+        super().__init__(f"{fact} {advice}".strip())
+        self.page = f"{fact} {advice if page is None else page}".strip()
 
 
 class MemoryShortageError(MemoryError):
     """There is less memory than a run takes."""
 
-    def __init__(self, message: str, *, page: str = "") -> None:
-        """Take the sentences of ScratchGPTError."""
-        super().__init__(message)
-        self.page = page or message
+    def __init__(self, fact: str = "", *, advice: str = "", page: str = "") -> None:
+        """Say what ScratchGPTError says."""
+        super().__init__(f"{fact} {advice}".strip())
+        self.page = f"{fact} {page}".strip()
 
 
 class UsageError(ScratchGPTError):

@@ -69,12 +69,16 @@ def resolve(device: str, *, tell: Callable[[str], None] | None = None) -> str:
         from scratchgpt.backend.gpu import cuda  # noqa: PLC0415 - CuPy is needed for a GPU only
     except ImportError as error:
         raise NoGPUError(
-            f"A GPU needs CuPy, which cannot be imported ({error}): pip install 'scratchgpt[gpu]', or use --device cpu."
+            f"A GPU needs CuPy, which cannot be imported ({error}).",
+            advice="Install it: pip install 'scratchgpt[gpu]', or use --device cpu.",
+            page="Choose the device cpu.",
         ) from error
     except OSError as error:  # it makes a folder for its kernels when it is imported
         raise UsageError(
-            f"CuPy cannot be imported ({error}); if it is a folder for kernels that cannot be written, set "
-            "CUPY_CACHE_DIR to one that can, or use --device cpu."
+            f"CuPy cannot be imported ({error}).",
+            advice="If it is a folder for kernels that cannot be written, set CUPY_CACHE_DIR to one that can, or use "
+            "--device cpu.",
+            page="Choose the device cpu.",
         ) from error
     cuda.require(number)
     return f"gpu:{number}"
@@ -85,7 +89,9 @@ def require_precision(device: str, precision: str) -> None:
     if precision not in PRECISIONS:
         raise UsageError(f"There is no precision {precision!r}; choose {', '.join(PRECISIONS)}.")
     if device == "cpu" and precision != "fp32":
-        raise UsageError(f"A CPU computes in fp32, not in {precision}; leave out --precision.")
+        raise UsageError(
+            f"A CPU computes in fp32, not in {precision}.", advice="Leave out --precision.", page="Choose fp32."
+        )
 
 
 def free_memory(device: str) -> int:

@@ -41,7 +41,11 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     folder = checkpoint.locate(model)
     data = data or checkpoint.data_of(folder)
     if data is None:
-        raise UsageError(f"{folder} does not say what it was trained on; name prepared data with --data.")
+        raise UsageError(
+            f"{folder} does not say what it was trained on.",
+            advice="Name prepared data with --data.",
+            page="It cannot be evaluated here.",
+        )
     device = resolved(device or "auto")
     with waiting("Checking model and data ..."):
         config, params, tokenizer = checkpoint.open_model(folder)

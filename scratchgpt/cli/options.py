@@ -183,8 +183,9 @@ def require_vocabulary(folder: Path, tokenizer: "Tokenizer", dataset: "Dataset")
 
     if found := difference(tokenizer, dataset.tokenizer):
         raise UsageError(
-            f"The vocabulary of {folder} is not that of {dataset.folder}: {found}. "
-            f"Prepare the text anew with --tokenizer {folder}."
+            f"The vocabulary of {folder} is not that of {dataset.folder}: {found}.",
+            advice=f"Prepare the text anew with --tokenizer {folder}.",
+            page="Choose data that were prepared as those of the weights, or new weights.",
         )
 
 
@@ -223,7 +224,11 @@ def encoded(text: str, vocabulary: "Tokenizer", *, skip_unknown: bool) -> tuple[
     try:
         return text, vocabulary.encode(text).tolist()
     except UsageError as error:
-        raise UsageError(f"{error} Use --skip-unknown to leave such characters out.") from error
+        raise UsageError(
+            str(error),
+            advice="Use --skip-unknown to leave such characters out.",
+            page="Change the text, or let Generate leave out unknown characters.",
+        ) from error
 
 
 def standard_input() -> Iterator[bytes]:

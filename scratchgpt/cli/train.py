@@ -307,7 +307,11 @@ def _resume(
         with waiting(CHECKING):
             dataset = Dataset.open(data or Path(snapshot.data_folder))
             if dataset.digest != snapshot.data_digest:
-                raise DataError(f"{dataset.folder} is not the data that {run} was trained on; name that with --data.")
+                raise DataError(
+                    f"{dataset.folder} is not the data that {run} was trained on.",
+                    advice="Name that with --data.",
+                    page="Put that data back, or start a new run.",
+                )
             dataset.require(snapshot.model.block_size, order=train.order, within_documents=train.within_documents)
         snapshot = snapshot._replace(data_folder=dataset.folder.as_posix())
         trainer = Trainer(snapshot, dataset, run)
@@ -321,7 +325,11 @@ def _require_empty(run: Path) -> None:
     from scratchgpt.training.checkpoint import Checkpoints
 
     if Checkpoints(run).all():
-        raise DataError(f"{run} already holds a run; go on with it by --resume {run}, or use --force to replace it.")
+        raise DataError(
+            f"{run} already holds a run.",
+            advice=f"Go on with it by --resume {run}, or use --force to replace it.",
+            page="Choose another name, or go on with it in the tab Train.",
+        )
 
 
 def _newest_data() -> Path:
@@ -329,7 +337,9 @@ def _newest_data() -> Path:
     metas = sorted(DATA.glob("*/meta.json"), key=lambda meta: meta.stat().st_mtime_ns)
     if not metas:
         raise UsageError(
-            f"There is no prepared text in {DATA}; run `scratchgpt prepare FILE` first, or name one with --data."
+            f"There is no prepared text in {DATA}.",
+            advice="Run `scratchgpt prepare FILE` first, or name one with --data.",
+            page="Prepare one in the tab Data.",
         )
     return metas[-1].parent
 

@@ -23,6 +23,8 @@ from scratchgpt.files import file_record, read_json
 
 META = "meta.json"
 FORMAT = 2
+AGAIN = "Prepare the text again."
+REMOVE_AND_PREPARE = "Remove the folder, and prepare the text again."
 NAMES = {"train": "training", "val": "validation"}
 """What people call the parts."""
 
@@ -65,14 +67,15 @@ class Dataset:
         """Open a prepared folder and check that it is whole. Raises DataError, and UsageError if it is not there."""
         if not folder.is_dir():
             raise UsageError(
-                f"There is no prepared data in {folder}; run `scratchgpt prepare FILE`, or name other data with --data."
+                f"There is no prepared data in {folder}.",
+                advice="Run `scratchgpt prepare FILE`, or name other data with --data.",
+                page="Prepare a text in the tab Data.",
             )
         if not (folder / "tokenizer.json").is_file():
             is_rusted = (folder / "vocab.json").is_file()
-            advice = (
-                f"bring it with `scratchgpt import --rusted-data {folder}`" if is_rusted else "prepare the text again"
-            )
-            raise DataError(f"{folder} lacks tokenizer.json; {advice}.")
+            advice = f"Bring it with `scratchgpt import --rusted-data {folder}`." if is_rusted else AGAIN
+            page = f"In a terminal, `scratchgpt import --rusted-data {folder}` brings it." if is_rusted else AGAIN
+            raise DataError(f"{folder} lacks tokenizer.json.", advice=advice, page=page)
         tokenizer = tokenizers.load(folder)
         train, val = (ShardReader(folder, part, token_dtype(tokenizer.vocab_size)) for part in PARTS)
         records = {path.name: file_record(path) for path in (*train.paths, *val.paths, folder / "tokenizer.json")}
@@ -137,10 +140,11 @@ class Dataset:
         """Return why a part has no windows, and what to do."""
         if part.size <= block_size:
             return _too_short(self.folder, self.train.size, self.val.size, block_size)
-        fact = f"No document in the {NAMES[part.part]} part of {self.folder} has more than {block_size:,} tokens"
         return UsageError(
-            f"{fact}, so no window fits into one; use a smaller --block-size, or --no-within-documents.",
-            page=f"{fact}, so no window fits into one; choose a smaller block_size, or false for within_documents.",
+            f"No document in the {NAMES[part.part]} part of {self.folder} has more than {block_size:,} tokens, so no "
+            "window fits into one.",
+            advice="Use a smaller --block-size, or --no-within-documents.",
+            page="Choose a smaller block_size, or false for within_documents.",
         )
 
     def _separator(self) -> int:
@@ -149,7 +153,9 @@ class Dataset:
         if separator is None:
             raise UsageError(
                 f"The vocabulary of {self.folder} has no {tokenizers.END_OF_TEXT}, so that it is not known where its "
-                "documents end; use --no-within-documents, or prepare the text with --bpe or --gpt2."
+                "documents end.",
+                advice="Use --no-within-documents, or prepare the text with --bpe or --gpt2.",
+                page="Choose false for within_documents, or prepare the text as byte pairs or with GPT-2's tokens.",
             )
         return separator
 
@@ -178,11 +184,11 @@ def _too_short(folder: Path, n_train: int, n_val: int, block_size: int) -> Usage
     """Return which part of some data is too short, and what to do."""
     part, n_tokens = ("train", n_train) if n_train <= block_size else ("val", n_val)
     limit = min(n_train, n_val) - 1
-    fact = f"The {NAMES[part]} part of {folder} has {n_tokens:,} tokens, too few for a block_size of {block_size:,}"
     smaller = f", or a {{}} of at most {limit}." if limit > 0 else "."
     return UsageError(
-        f"{fact}; use a longer text{smaller.format('--block-size')}",
-        page=f"{fact}; prepare a longer text{smaller.format('block_size')}",
+        f"The {NAMES[part]} part of {folder} has {n_tokens:,} tokens, too few for a block_size of {block_size:,}.",
+        advice=f"Use a longer text{smaller.format('--block-size')}",
+        page=f"Prepare a longer text{smaller.format('block_size')}",
     )
 
 
@@ -190,7 +196,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """Read what `prepare` recorded. Raises DataError."""
     meta = read_json(folder / META, DataError)
     if meta.get("format") != FORMAT or not isinstance(meta.get("files"), dict):
-        raise DataError(f"{folder / META} is not of format {FORMAT}; prepare the text again with --force.")
+        raise DataError(
+            f"{folder / META} is not of format {FORMAT}.",
+            advice="Prepare the text again with --force.",
+            page=REMOVE_AND_PREPARE,
+        )
     return meta
 
 
@@ -206,8 +216,9 @@ def _compare(folder: Path, meta: dict[str, Any], records: dict[str, dict[str, An
     for name in sorted({*records, *recorded}):
         if recorded.get(name) != records.get(name):
             raise DataError(
-                f"{folder / name} is not as `prepare` wrote it: it was truncated, altered, added or removed. "
-                "Prepare the text again with --force."
+                f"{folder / name} is not as `prepare` wrote it: it was truncated, altered, added or removed.",
+                advice="Prepare the text again with --force.",
+                page=REMOVE_AND_PREPARE,
             )
 
 

@@ -56,8 +56,9 @@ def _weighted(part: Path) -> Source:
     match = WEIGHTED.fullmatch(part.name)
     if not match or not part.is_dir():
         raise UsageError(
-            f"{part} stands beside weighted folders but is none; name it like 25_{part.stem}, or give all weights "
-            "with --mix NAME=WEIGHT."
+            f"{part} stands beside weighted folders but is none; name it like 25_{part.stem}.",
+            advice="Or give all weights with --mix NAME=WEIGHT.",
+            page="",
         )
     return Source(match[2], text_files(part), _positive(match[1], part.name))
 

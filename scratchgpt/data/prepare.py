@@ -99,8 +99,9 @@ def prepare(
             work.forget()
     except OSError as error:
         raise DataError(
-            f"Cannot write the prepared data into {folder}: {error.strerror or error}. Once that is mended, the same "
-            "command goes on from there."
+            f"Cannot write the prepared data into {folder}: {error.strerror or error}.",
+            advice="Once that is mended, the same command goes on from there.",
+            page="Once that is mended, prepare the same text under the same name again: it goes on from there.",
         ) from error
     return Prepared(folder, read_meta(folder), is_new, work.was_interrupted)
 
@@ -118,10 +119,16 @@ def _check(sources: list[Source], val: Source | None, folder: Path, val_fraction
     for root in {file.root for file in (*files, *held_out)}:
         if place.is_relative_to(root.resolve()):
             raise UsageError(
-                f"{folder} is or is inside the text {root}; name another folder for the tokens with --out."
+                f"{folder} is or is inside the text {root}.",
+                advice="Name another folder for the tokens with --out.",
+                page="Choose another name.",
             )
     if not place.name or (place.exists() and not place.is_dir()):
-        raise UsageError(f"{folder} cannot be the folder for the tokens; name another one with --out.")
+        raise UsageError(
+            f"{folder} cannot be the folder for the tokens.",
+            advice="Name another one with --out.",
+            page="Choose another name.",
+        )
 
 
 @contextlib.contextmanager
@@ -430,7 +437,8 @@ def is_prepared(folder: Path, asked: dict[str, Any]) -> bool:
     if ours:
         names = ", ".join(path.name for path in ours)
         raise DataError(
-            f"{folder} already holds {names} from something else; use --force to replace it, or --out for another "
-            "place."
+            f"{folder} already holds {names} from something else.",
+            advice="Use --force to replace it, or --out for another place.",
+            page="Choose another name.",
         )
     return False

@@ -38,7 +38,9 @@ def shard_paths(folder: Path, part: str) -> list[Path]:
         if path != _shard(folder, part, number):
             raise DataError(
                 f"{path} stands where {_shard(folder, part, number).name} should be: shards count from 00001 without "
-                "gaps. Put the missing one there, or prepare the text again with --force."
+                "gaps.",
+                advice="Put the missing one there, or prepare the text again with --force.",
+                page="Put the missing one there, or remove the folder and prepare the text again.",
             )
     return shards
 

@@ -154,8 +154,9 @@ def text_files(path: Path) -> list[TextFile]:
         raise DataError(f"{path} holds no files; there is nothing to learn from.")
     if {Path("train.bin"), Path("vocab.json")}.issubset(visible):
         raise DataError(
-            f"{path} holds the tokens of nanogpt-rusted; bring them with `scratchgpt import --rusted-data {path}`, or "
-            "name the text itself."
+            f"{path} holds the tokens of nanogpt-rusted.",
+            advice=f"Bring them with `scratchgpt import --rusted-data {path}`, or name the text itself.",
+            page=f"In a terminal, `scratchgpt import --rusted-data {path}` brings them; or choose the text itself.",
         )
     return [TextFile(path / name, path) for name in sorted(visible, key=lambda name: name.parts)]
 
@@ -232,7 +233,12 @@ def _extra(module: str, extra: str, path: Path) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(f"Reading {path} needs one more package: `pip install 'scratchgpt[{extra}]'`.") from error
+        install = f"`pip install 'scratchgpt[{extra}]'`"
+        raise UsageError(
+            f"Reading {path} needs one more package.",
+            advice=f"Install it: {install}.",
+            page=f"Whoever started this page can install it in a terminal: {install}.",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -270,7 +276,9 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, offset: int) -> DataError:
     guess = " (it looks like UTF-16)" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
     return DataError(
         f"{path} is not UTF-8 text: the byte 0x{error.object[error.start]:02x} at offset {offset + error.start:,} does "
-        f"not belong. Save the text as UTF-8 first{guess}, or put U+FFFD in such places with --errors replace."
+        "not belong.",
+        advice=f"Save the text as UTF-8 first{guess}, or put U+FFFD in such places with --errors replace.",
+        page=f"Save the text as UTF-8 first{guess}.",
     )
 
 
@@ -302,11 +310,19 @@ def _field(content: Any, how: Reading, where: str) -> str:
     """Return the text in a line of JSON. Raises DataError."""
     text = content.get(how.field) if isinstance(content, dict) else None
     if not isinstance(text, str):
-        raise DataError(f"{where} has no text in a field {how.field!r}; name its field with --field.")
+        raise DataError(
+            f"{where} has no text in a field {how.field!r}.",
+            advice="Name its field with --field.",
+            page='Each line must be like {"text": "..."}.',
+        )
     if how.errors == "replace":
         text = re.sub("[\ud800-\udfff]", "\ufffd", text)
     if re.search("[\ud800-\udfff]", text):
-        raise DataError(f"{where} has half a surrogate pair; put U+FFFD in such places with --errors replace.")
+        raise DataError(
+            f"{where} has half a surrogate pair, which is no character.",
+            advice="Put U+FFFD in such places with --errors replace.",
+            page="Save the text without it.",
+        )
     return text
 
 
@@ -318,7 +334,11 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
     with _failures_named(path, damage), parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         if field not in names:
-            raise DataError(f"{path} has no column {field!r}, only {', '.join(names)}; name one with --field.")
+            raise DataError(
+                f"{path} has no column {field!r}, only {', '.join(names)}.",
+                advice="Name one with --field.",
+                page="Name the column of the text so.",
+            )
         for batch in file.iter_batches(batch_size=ROWS, columns=[field]):
             for text in batch.column(0).to_pylist():
                 number += 1

@@ -130,6 +130,7 @@ def require_memory(model: ModelConfig, plan: Plan) -> None:
         where = "of memory" if is_cpu else f"of this machine's own memory besides {plan.device}'s"
         fact = f"{who} takes {amount(needed)} {where}, and {amount(available)} are available."
         raise MemoryShortageError(
-            f"{fact} Fewer --lanes than {plan.lanes} and a smaller --micro-batch than {plan.micro_batch} take less.",
-            page=f"{fact} A smaller n_embd, n_layer, block_size or batch_size takes less, and so do fewer lanes.",
+            fact,
+            advice=f"Fewer --lanes than {plan.lanes} and a smaller --micro-batch than {plan.micro_batch} take less.",
+            page="A smaller n_embd, n_layer, block_size or batch_size takes less, and so do fewer lanes.",
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 from scratchgpt.backend import Backend, pool_bytes
 from scratchgpt.config import ModelConfig
+from scratchgpt.errors import MemoryShortageError
 from scratchgpt.model.gpt import GPT, Score
 from scratchgpt.model.loss_scale import LossScale
 from scratchgpt.model.plan import Plan
@@ -70,10 +71,12 @@ class Solo:
         # Only here, where the error is gone, is the memory free again that its traceback held.
         fitting = self._fitting(compute, tokens, targets)
         self.gpt.grads.fill(0)
-        advice = f"{fitting} at a time would fit: use --micro-batch {fitting}" if fitting else "not even one would fit"
-        raise MemoryError(
+        would = f"{fitting} at a time would fit" if fitting else "not even one would fit"
+        raise MemoryShortageError(
             f"{self.gpt.backend.name} cannot compute {min(self.plan.micro_batch, len(tokens))} sequences at once "
-            f"({reason}); {advice}."
+            f"({reason}); {would}.",
+            advice=f"Use --micro-batch {fitting}." if fitting else "",
+            page=f"Use a micro_batch of {fitting}." if fitting else "",
         )
 
     def _fitting(self, compute: Callable[..., float], tokens: Array, targets: Array) -> int:

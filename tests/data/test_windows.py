@@ -73,7 +73,7 @@ def test_batches_are_those_of_a_list_of_all_windows(
         dataset = make_tokens(tmp_path_factory.mktemp("tokens"), tokens, tokens, shard_sizes=(train_shard, val_shard))
         expected = all_windows(tokens, block_size, is_sequential=order == "sequential", within=within)
         if not expected:
-            with pytest.raises(UsageError, match=r"use a smaller --block-size|use a longer text"):
+            with pytest.raises(UsageError, match=r"Use a smaller --block-size|Use a longer text"):
                 dataset.require(block_size, order=order, within_documents=within)
             return
         dataset.require(block_size, order=order, within_documents=within)

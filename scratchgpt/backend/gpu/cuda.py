@@ -13,6 +13,7 @@ from scratchgpt.backend.gpu.device import Size
 from scratchgpt.errors import NoGPUError, UsageError
 from scratchgpt.ops.array import Array
 
+CPU = "Choose the device cpu."
 OLDEST = 70
 """Compute capability that our kernels are written for, 7.0: Volta, 2017."""
 TENSOR_CORES = 80
@@ -32,22 +33,28 @@ def require(number: int = 0) -> None:
     runtime = cupy.cuda.runtime
     driver, built_for = runtime.driverGetVersion() // 1000, runtime.runtimeGetVersion() // 1000
     if not driver:
-        raise NoGPUError("There is no NVIDIA driver on this machine; install one, or use --device cpu.")
+        advice = "Install one, or use --device cpu."
+        raise NoGPUError("There is no NVIDIA driver on this machine.", advice=advice, page=CPU)
     if driver < built_for:
         raise UsageError(
-            f"The NVIDIA driver is made for CUDA {driver}, CuPy for CUDA {built_for}; update the driver, install "
-            f"cupy-cuda{driver}x in place of CuPy if there is one, or use --device cpu."
+            f"The NVIDIA driver is made for CUDA {driver}, CuPy for CUDA {built_for}.",
+            advice=f"Update the driver, install cupy-cuda{driver}x in place of CuPy if there is one, or use "
+            "--device cpu.",
+            page=CPU,
         )
     try:
         n_devices = runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:
-        raise NoGPUError(f"The NVIDIA driver finds no GPU ({error}); use --device cpu.") from error
+        raise NoGPUError(f"The NVIDIA driver finds no GPU ({error}).", advice="Use --device cpu.", page=CPU) from error
     if number >= n_devices:
         there = ", ".join(f"gpu:{n}" for n in range(n_devices)) or "none"
-        raise UsageError(f"There is no GPU number {number} (there are: {there}); choose another, or --device cpu.")
+        fact = f"There is no GPU number {number} (there are: {there})."
+        raise UsageError(fact, advice="Choose another, or --device cpu.", page=CPU)
     if (capability := int(cupy.cuda.Device(number).compute_capability)) < OLDEST:
         raise UsageError(
-            f"GPU {number} is of compute capability {capability / 10}, and {OLDEST / 10} is needed; use --device cpu."
+            f"GPU {number} is of compute capability {capability / 10}, and {OLDEST / 10} is needed.",
+            advice="Use --device cpu.",
+            page=CPU,
         )
     try:
         cupy.cuda.nvrtc.getVersion()
@@ -55,8 +62,9 @@ def require(number: int = 0) -> None:
     except (ImportError, AttributeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"CUDA's compiler or cuBLAS is missing ({reason}): pip install 'cupy-cuda{built_for}x[ctk]', or use "
-            "--device cpu."
+            f"CUDA's compiler or cuBLAS is missing ({reason}).",
+            advice=f"Install them: pip install 'cupy-cuda{built_for}x[ctk]', or use --device cpu.",
+            page=CPU,
         ) from error
 
 
