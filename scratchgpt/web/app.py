@@ -141,8 +141,7 @@ class Page:
                 case "model":
                     ModelTab(self._desk, self._memory, show_training=self._show_training)
                 case "train":
-                    self._train_tab = TrainTab(self._desk, self._watched)
-                    self._train_tab.show(self._address.run, self._address.compare)
+                    self._train_tab = TrainTab(self._desk, self._watched, self._address.run, self._address.compare)
                 case "inside":
                     InsideTab(self._desk, self._memory)
                 case "generate":

@@ -160,7 +160,7 @@ class DataTab:
 
     def _propose_name(self) -> None:
         if self._text.value:
-            self._memory.set("data.name", safe_name(Path(self._text.value).name.partition(".")[0]))
+            self._memory.set({"data.name": safe_name(Path(self._text.value).name.partition(".")[0])})
 
     def _prepare(self) -> None:
         """Start to prepare."""
@@ -194,7 +194,7 @@ class DataTab:
             self._shown = names[:]
             self._show_sets(names)
             if new:
-                self._memory.set("data.look_at", new[0])
+                self._memory.set({"data.look_at": new[0]})
 
     def _show_upload(self, check: Task) -> None:
         """Choose an uploaded text, or say why it is none."""
@@ -202,7 +202,7 @@ class DataTab:
             tell_failure(check.failure or f"{self._checked.name} is removed, because its check was stopped.")
             return
         self._offer_texts()
-        self._memory.set("data.text", self._checked.as_posix())
+        self._memory.set({"data.text": self._checked.as_posix()})
         self._propose_name()
 
     def _offer_texts(self) -> None:

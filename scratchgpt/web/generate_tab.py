@@ -158,9 +158,8 @@ class GenerateTab:
 
     def _finish(self, prompt: str) -> None:
         """Have the browser remember a text that is complete."""
-        self._memory.put("generate.window", "")
-        self._memory.put("generate.said", self._said.text)
-        self._memory.put("generate.text", self._text.text)
+        for key, value in (("window", ""), ("said", self._said.text), ("text", self._text.text)):
+            self._memory.put(f"generate.{key}", value)
         if not self._text.text or self._earlier is None:
             return
         settings = {name: field.value for name, field in self._settings.items()}
@@ -197,10 +196,8 @@ class GenerateTab:
 
     def _use_again(self, item: dict[str, Any]) -> None:
         """Put the prompt and the settings of an earlier text into the fields."""
-        self._memory.set("generate.prompt", item["prompt"])
-        for name in self._settings:
-            if name in item["settings"]:
-                self._memory.set(f"generate.{name}", item["settings"][name])
+        settings = {name: value for name, value in item["settings"].items() if name in self._settings}
+        self._memory.set({f"generate.{name}": value for name, value in ({"prompt": item["prompt"]} | settings).items()})
 
 
 def _is_earlier(item: Any) -> bool:

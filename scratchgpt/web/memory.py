@@ -40,16 +40,14 @@ class Memory:
         if self.is_recalled:
             self._restore(key)
 
-    def __contains__(self, key: str) -> bool:
-        """Whether there is a field of this key."""
-        return key in self._fields
-
-    def set(self, key: str, value: Any) -> None:
-        """Give a kept field a value that follows from what a person did, and remember it; one that fits."""
-        field, longest = self._fields[key]
-        if _fits(field, value, longest):
-            field.value = value
-            self.put(key, value)
+    def set(self, values: Mapping[str, Any]) -> None:
+        """Give kept fields values that follow from what a person did, and remember them; those that fit."""
+        fitting = {
+            key: value for key, value in values.items() if _fits(self._fields[key][0], value, self._fields[key][1])
+        }
+        for key, value in fitting.items():
+            self._fields[key][0].value = value
+        self._remember(fitting)
 
     def offer(self, key: str, options: Iterable[Any] | Mapping[Any, str]) -> None:
         """Offer choices in a kept field: what is chosen stays, else what is remembered, else the first is chosen."""
@@ -62,9 +60,12 @@ class Memory:
 
     def put(self, key: str, value: Any) -> None:
         """Remember a value."""
-        if not self._is_restoring:
-            self._values[key] = value
-            ui.run_javascript(f"remember({json.dumps(key)}, {json.dumps(value)})")
+        self._remember({key: value})
+
+    def _remember(self, values: Mapping[str, Any]) -> None:
+        if values and not self._is_restoring:
+            self._values |= values
+            ui.run_javascript(f"for (const [k, v] of Object.entries({json.dumps(values)})) remember(k, v)")
 
     def put_first(self, key: str, item: Any, *, most: int) -> None:
         """Remember an item at the beginning of a list that all windows share."""

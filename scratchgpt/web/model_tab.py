@@ -40,7 +40,7 @@ class ModelTab:
         self._fields: dict[str, Any] = {}
         self._found: dict[str, str] = {}
         self._rate = 0.0
-        self._is_filling = True
+        self._is_filling, self._is_laid_out = True, False
         with card("Start from"), ui.element("div").classes("fields roomy"):
             self._data = ui.select([], label="Data", on_change=self._changed)
             self._preset = ui.select(preset_names(), label="Preset", value=DEFAULT_PRESET, on_change=self._take_preset)
@@ -81,6 +81,7 @@ class ModelTab:
             **self._fields,
         }.items():
             memory.keep(f"model.{name}", field)
+        self._is_laid_out = True
         self._look_at_data()
         ui.timer(TICK, self._look_at_data)
         ui.timer(0.1, self._look_at_machine, once=True)
@@ -119,11 +120,13 @@ class ModelTab:
         """Put these into the fields, but for the sizes of the weights, which stay."""
         self._is_filling = True
         sizes = self._sizes()
-        for name, text in (texts | sizes).items():
-            if f"model.{name}" in self._memory:
-                self._memory.set(f"model.{name}", text)
-            else:  # the tab is being laid out
+        texts = texts | sizes
+        if self._is_laid_out:
+            self._memory.set({f"model.{name}": text for name, text in texts.items()})
+        else:  # these follow from no choice of a person
+            for name, text in texts.items():
                 self._fields[name].value = text
+        for name in texts:
             self._fields[name].set_enabled(name not in sizes)
         self._is_filling = False
         self._changed()
@@ -150,7 +153,7 @@ class ModelTab:
             new = [name for name in names if self._data.options and name not in self._data.options]
             self._memory.offer("model.data", names)
             if new:
-                self._memory.set("model.data", new[0])
+                self._memory.set({"model.data": new[0]})
 
     async def _look_at_machine(self) -> None:
         """Find out what can compute here, and how fast."""

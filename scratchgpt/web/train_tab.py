@@ -29,8 +29,10 @@ MOST_NOTES = 30
 class TrainTab:
     """The tab."""
 
-    def __init__(self, desk: Desk, on_choice: Callable[[str, list[str]], None]) -> None:
-        """Lay out; `on_choice` receives the run that is watched and those that are compared with it."""
+    def __init__(
+        self, desk: Desk, on_choice: Callable[[str, list[str]], None], run: str, compare: Sequence[str]
+    ) -> None:
+        """Lay out, and show a run and others; `on_choice` receives what is chosen in their place."""
         self._desk, self._on_choice = desk, on_choice
         self._looked_at = -math.inf
         self._heard: Any = None  # how much of a training of ours
@@ -48,6 +50,7 @@ class TrainTab:
                 self._texts = scrolling("Texts").classes("texts").props('aria-live="polite"')
             with card("Notes"):
                 self._notes = scrolling("Notes").classes("texts")
+        self.show(run, compare)
         self._offer_runs(desk.training)
         self._show_parts()
         ui.timer(TICK, self._tick)

@@ -130,7 +130,7 @@ def test_a_lane_that_is_killed_ends_the_run_in_a_sentence(prepared: Path) -> Non
     assert "Traceback" not in errors
     message = " ".join(errors.split())
     assert f"Process {lane}, one of the run's lanes, was ended by SIGKILL, as happens when memory runs out" in message
-    assert f"The run's last checkpoint is r/checkpoints/{_text(last).strip()}; go on with --resume" in message
+    assert f"The run's last checkpoint is r/checkpoints/{_text(last).strip()}. Go on with --resume" in message
     step = int(_text(last).strip().removeprefix("step-"))
     assert scratchgpt("train", "--resume", "r", "--steps", str(step + 1), cwd=prepared).returncode == 0
 

@@ -216,7 +216,9 @@ def test_packages_that_are_missing(module: str, command: str, trained: Path) -> 
     )
     extra = {"matplotlib": "plot", "tensorboardX": "tensorboard"}.get(module, module)
     assert result.returncode == USAGE, result.stderr
-    assert f"needs one more package: `pip install 'scratchgpt[{extra}]'`." in " ".join(result.stderr.split())
+    assert f"needs one more package. Install it: `pip install 'scratchgpt[{extra}]'`." in " ".join(
+        result.stderr.split()
+    )
     assert sorted(trained.rglob("*")) == before
 
 

@@ -136,7 +136,7 @@ def test_within_documents_a_separator_is_the_last_token_or_none(order: str, tmp_
 
 def test_documents_that_cannot_be_told_apart(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
-    with pytest.raises(UsageError, match=r"has no <\|endoftext\|>, .*use --no-within-documents"):
+    with pytest.raises(UsageError, match=r"has no <\|endoftext\|>, .*Use --no-within-documents"):
         dataset.require(4, within_documents=True)
 
 
