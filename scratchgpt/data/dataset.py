@@ -52,19 +52,22 @@ class Dataset:
         val: ShardReader,
         records: dict[str, dict[str, Any]],
     ) -> None:
-        """Take a checked folder, with the size and hash of each of its files; `Dataset.open` checks."""
+        """Take a checked folder, with the size and hash of each of its files, or none; `Dataset.open` checks."""
         self.folder = folder
         self.tokenizer = tokenizer
         self.train, self.val = train, val
-        hashes = ["-".join(records[path.name]["sha256"] for path in part.paths) for part in (train, val)]
-        hashes.append(records["tokenizer.json"]["sha256"])
+        hashes = ["-".join(records[path.name]["sha256"] for path in part.paths) for part in (train, val) if records]
+        hashes += [records["tokenizer.json"]["sha256"]] if records else []
         # Any change of tokens or vocabulary changes it:
         self.digest = hashlib.sha256("".join(hashes).encode("ascii")).hexdigest()
         self._windows: dict[tuple[str, int, str, bool], Windows] = {}
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open a prepared folder and check that it is whole. Raises DataError, and UsageError if it is not there."""
+    def open(cls, folder: Path, *, is_checked: bool = True) -> Self:
+        """Open a prepared folder and check that it is whole: each byte is read, unless it is only to be looked at.
+
+        Raises DataError, and UsageError if it is not there.
+        """
         if not folder.is_dir():
             raise UsageError(
                 f"There is no prepared data in {folder}.",
@@ -78,6 +81,8 @@ class Dataset:
             raise DataError(f"{folder} lacks tokenizer.json.", advice=advice, page=page)
         tokenizer = tokenizers.load(folder)
         train, val = (ShardReader(folder, part, token_dtype(tokenizer.vocab_size)) for part in PARTS)
+        if not is_checked:
+            return cls(folder, tokenizer, train, val, {})
         records = {path.name: file_record(path) for path in (*train.paths, *val.paths, folder / "tokenizer.json")}
         if (folder / META).exists():
             _compare(folder, read_meta(folder), records)

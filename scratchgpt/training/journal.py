@@ -119,4 +119,6 @@ def note(event: Event) -> str | None:
 
 def printable(text: str) -> str:
     """Return the text with U+FFFD for invisible characters: a model may write what moves the cursor."""
+    if text.replace("\n", "").isprintable():  # as nearly all is; a long one is looked at again and again
+        return text
     return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)

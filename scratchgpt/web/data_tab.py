@@ -1,7 +1,6 @@
 """Texts: upload, prepare, look at."""
 
 import asyncio
-import functools
 import random
 import time
 from pathlib import Path
@@ -10,8 +9,8 @@ from urllib.parse import urlsplit
 
 from nicegui import events, ui
 
-from scratchgpt.data.dataset import META, Dataset, read_meta
-from scratchgpt.errors import DataError, ScratchGPTError, UsageError
+from scratchgpt.data.dataset import Dataset
+from scratchgpt.errors import ScratchGPTError, UsageError
 from scratchgpt.inspection.labels import label
 from scratchgpt.machine import amount
 from scratchgpt.tokenizer import gpt2
@@ -39,31 +38,21 @@ class Token(NamedTuple):
     number: int
 
 
-@functools.lru_cache(maxsize=4)
-def opened(folder: Path, _prepared_at: int) -> Dataset:
-    """Return the data in a folder, checked once. Raises DataError and UsageError."""
-    return Dataset.open(folder)
+def some_tokens(folder: Path, part: str) -> list[Token]:
+    """Return a stretch from anywhere in a part of prepared data, of which nothing else is read.
 
-
-def dataset(desk: Desk, name: str) -> Dataset:
-    """Return prepared data by its name. Raises DataError and UsageError."""
-    folder = desk.inside(DATA / name)
-    try:
-        return opened(folder, (folder / META).stat().st_mtime_ns)
-    except OSError as error:
-        raise DataError(f"{folder} was removed, or never prepared.") from error
-
-
-def some_tokens(data: Dataset, part: str) -> list[Token]:
-    """Return a stretch from anywhere in a part of the data."""
+    Raises DataError and UsageError.
+    """
+    data = Dataset.open(folder, is_checked=False)
     tokens = data.train if part == "train" else data.val
     start = random.randrange(max(tokens.size - SHOWN_TOKENS, 0) + 1)  # noqa: S311 - only to look at
     ids = tokens.read(start, min(start + SHOWN_TOKENS, tokens.size)).tolist()
     return [Token(label(data.tokenizer, number), number) for number in ids]
 
 
-def loading_speed(data: Dataset, *, batch_size: int, block_size: int) -> tuple[float, float]:
-    """Return how many batches and how many tokens a second the data gives a training. Raises UsageError."""
+def loading_speed(folder: Path, *, batch_size: int, block_size: int) -> tuple[float, float]:
+    """Return how many batches and how many tokens a second data gives a training. Raises DataError and UsageError."""
+    data = Dataset.open(folder, is_checked=False)
     data.require(block_size)
     n_batches, start = 0, time.perf_counter()
     while (seconds := time.perf_counter() - start) < LOAD_SECONDS:
@@ -104,6 +93,7 @@ class DataTab:
             ui.label(f"Drop a text here, {limit}").classes("strong")
             choose = ui.button("Choose a file").props("outline")
             choose.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
+            ui.element("q-uploader-add-trigger")  # the browser's own field, unseen above all of this
         self._upload.add_slot("list")  # files go on at once
         self._upload.props("flat bordered")
         self._checking = Progress("Checking the upload")
@@ -187,6 +177,7 @@ class DataTab:
         said = (task, task is not None and task.is_over)
         if task and said != self._said:
             self._said = said
+            self._desk.expire()
             self._result.text = (task.failure or task.output.strip().rpartition("\n")[2]) if said[1] else ""
             self._result.classes(add="bad" if task.failure else "", remove="" if task.failure else "bad")
         if (names := self._desk.data()) != self._shown:
@@ -221,16 +212,20 @@ class DataTab:
         with ui.element("div").classes("item"):
             ui.label(name).classes("strong")
             try:
-                ui.label(figures(read_meta(DATA / name))).classes("soft")
+                ui.label(figures(self._desk.meta(name))).classes("soft")
             except (ScratchGPTError, KeyError, TypeError, ValueError) as error:
                 ui.label(f"It cannot be read: {error}").classes("bad")
 
-    async def _look(self) -> None:
+    @property
+    def _chosen(self) -> Path:
+        """Return the data to look at. Raises UsageError if there are none."""
         if not self._look_at.value:
-            return
+            raise UsageError("There is no prepared data yet: prepare a text first.")
+        return self._desk.inside(DATA / self._look_at.value)
+
+    async def _look(self) -> None:
         with failures_told():
-            data = await asyncio.to_thread(dataset, self._desk, self._look_at.value)
-            tokens = some_tokens(data, self._part.value)
+            tokens = await asyncio.to_thread(some_tokens, self._chosen, self._part.value)
             self._tokens.clear()
             with self._tokens:
                 for token in tokens:
@@ -239,12 +234,10 @@ class DataTab:
                         ui.label(str(token.number)).classes("number")
 
     async def _test(self) -> None:
-        if not self._look_at.value:
-            return
-        self._speed.text = "Measuring ..."
         with failures_told():
-            data = await asyncio.to_thread(dataset, self._desk, self._look_at.value)
-            batches, tokens = await asyncio.to_thread(loading_speed, data, batch_size=12, block_size=64)
+            folder = self._chosen
+            self._speed.text = "Measuring ..."
+            batches, tokens = await asyncio.to_thread(loading_speed, folder, batch_size=12, block_size=64)
             self._speed.text = f"{batches:,.0f} batches of 12 × 64 tokens a second, {tokens / 1e6:,.1f} million tokens"
             return
         self._speed.text = ""

@@ -3,15 +3,20 @@
 import asyncio
 import collections
 import contextlib
+import functools
 import itertools
+import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from scratchgpt.data.dataset import META, read_meta
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.machine import amount
+from scratchgpt.training.checkpoint import Checkpoints
 from scratchgpt.training.runs import all_runs
 from scratchgpt.web.history import History
 from scratchgpt.web.jobs import Generation, Task, Training
@@ -25,7 +30,11 @@ DEVICES = re.compile(r"(con|prn|aux|nul|conin|conout|com[0-9¹²³]|lpt[0-9¹²�
 LONGEST_NAME = 60
 """Characters; each may take four of the 255 bytes that a file's name may have."""
 LIST_EVERY = 1.0
-"""Seconds between two looks at which runs and which data there are."""
+"""Seconds between two looks at which runs, data and models there are."""
+LARGEST_META = 2**24
+"""Bytes of a meta.json that the page reads: one of data from some 50,000 files."""
+LIST_PAUSE = 20
+"""A look that takes long is followed by this many times as long without one."""
 MOST_LISTED = 10_000
 """Entries of a folder that are looked at for texts."""
 LONGEST_TEXT = 2**30
@@ -50,9 +59,7 @@ class Desk:
         """Held while a model is looked into: one after another, so that these leave threads for the rest."""
         self._generations: dict[str, Generation] = {}  # by the window that asked for it, the newest at the end
         self._windows: collections.Counter[str] = collections.Counter()  # pages of each
-        self._runs: list[str] = []
-        self._listed_at = self._data_listed_at = -LIST_EVERY
-        self._data: list[str] = []
+        self._listings: dict[str, tuple[Any, float]] = {}  # and when they are looked at again
         self._histories: dict[str, History] = {}
 
     def train(self, *arguments: str) -> Training:
@@ -120,21 +127,52 @@ class Desk:
             with contextlib.suppress(DataError):
                 self.history(run).refresh()
 
+    def expire(self) -> None:
+        """Look anew at what there is when somebody asks: something has just been written."""
+        self._listings.clear()
+
     def runs(self) -> list[str]:
         """Return the names of all runs, the one that was alive last at the beginning."""
-        if time.monotonic() >= self._listed_at + LIST_EVERY:  # many pages may ask
-            with contextlib.suppress(OSError):  # one is just being removed
-                self._runs = [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else []
-            self._listed_at = time.monotonic()
-        return self._runs
+        return self._listed("runs", lambda: [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else [])
 
     def data(self) -> list[str]:
         """Return the names of all prepared data, the newest at the beginning."""
-        if time.monotonic() >= self._data_listed_at + LIST_EVERY:
-            metas = sorted(DATA.glob("*/meta.json"), key=_written_at, reverse=True)
-            self._data = [meta.parent.name for meta in metas]
-            self._data_listed_at = time.monotonic()
-        return self._data
+
+        def look() -> list[str]:
+            metas = sorted(DATA.glob(f"*/{META}"), key=_written_at, reverse=True)
+            return [meta.parent.name for meta in metas]
+
+        return self._listed("data", look)
+
+    def meta(self, name: str) -> dict[str, Any]:
+        """Return what is recorded of prepared data. Raises DataError."""
+        folder = self.inside(DATA / name)
+        return _meta(folder, _written_at(folder / META))
+
+    def models(self) -> dict[str, str]:
+        """Return the models that runs have, by path, and what they are called."""
+
+        def look() -> dict[str, str]:
+            found = {}
+            for name in self.runs():
+                checkpoints = Checkpoints(RUNS / name)
+                if checkpoints.pointed("last"):
+                    found[str(RUNS / name)] = f"{name}, last"
+                if checkpoints.pointed("best"):
+                    found[str(checkpoints.folder / "best")] = f"{name}, best"
+            return found
+
+        return self._listed("models", look)
+
+    def _listed(self, what: str, look: Callable[[], Any]) -> Any:
+        """Return what a look at the disk has found lately: all pages share it, and it takes little of the time."""
+        found, due = self._listings.get(what, (None, -math.inf))
+        if (start := time.monotonic()) >= due:
+            with contextlib.suppress(OSError):  # something is just being removed
+                found = look()
+            end = time.monotonic()
+            self._listings[what] = found if found is not None else [], end + max(LIST_EVERY, LIST_PAUSE * (end - start))
+        return self._listings[what][0]
 
     def texts(self) -> list[str]:
         """Return the texts in the working folder and in data, by their paths."""
@@ -165,6 +203,14 @@ class Desk:
             task.stop()
         if self.training:
             self.training.close()
+
+
+@functools.lru_cache(maxsize=64)
+def _meta(folder: Path, _written_at: int) -> dict[str, Any]:
+    with contextlib.suppress(OSError):
+        if (folder / META).stat().st_size > LARGEST_META:
+            raise DataError(f"{folder / META} is larger than {amount(LARGEST_META)}; prepare the text as one file.")
+    return read_meta(folder)
 
 
 def _written_at(path: Path) -> int:
@@ -198,6 +244,11 @@ def safe_name(name: str) -> str:
 
 def is_taken(path: Path) -> bool:
     """Whether there is something of this name in its folder; to some systems A and a are one name."""
+    return path.name.casefold() in taken(path.parent)
+
+
+def taken(folder: Path) -> set[str]:
+    """Return the names in a folder, in lower case; none if there is no such folder."""
     with contextlib.suppress(OSError):
-        return any(each.name.casefold() == path.name.casefold() for each in path.parent.iterdir())
-    return False
+        return {each.name.casefold() for each in folder.iterdir()}
+    return set()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 import typing
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,8 @@ TICK = 0.15
 LONGEST_PROMPT = 100_000
 """Characters; any model sees the last few thousand."""
 MOST_TOKENS = 10**6
+LETTERS_PER_S = 100_000
+"""That a page is sent while a text is written: always all of it, as it may be changed at its beginning."""
 MOST_EARLIER = 10
 """Texts of the past that are remembered."""
 SNIPPET = 160
@@ -46,6 +49,7 @@ class GenerateTab:
         self._desk, self._memory, self._window = desk, memory, window
         self._shown: tuple[Generation, str, bool] | None = None  # its output, and whether it is over
         self._earlier: list[Any] | None = None
+        self._next_look = 0.0
         with ui.element("div").classes("columns"):
             with card("Prompt"):
                 self._model = ModelChoice(desk, memory, "generate.model")
@@ -141,8 +145,9 @@ class GenerateTab:
         if generation is None:
             return
         shown = (generation, generation.output, not is_alive)
-        if shown == self._shown:
+        if shown == self._shown or (is_alive and time.monotonic() < self._next_look):
             return
+        self._next_look = time.monotonic() + len(generation.output) / LETTERS_PER_S  # a long text is sent less often
         was_over = self._shown is not None and self._shown[0] is generation and self._shown[2]
         self._shown = shown
         prompt, text = printable(generation.prompt), printable(generation.output)

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +11,13 @@ import numpy.typing as npt
 from nicegui import ui
 
 from scratchgpt import backend
+from scratchgpt.errors import UsageError
 from scratchgpt.inspection.inside import attention_maps, next_tokens, token_losses, without_future
 from scratchgpt.inspection.labels import label
 from scratchgpt.inspection.page import STRONGEST
+from scratchgpt.model.files import load_config
 from scratchgpt.model.gpt import GPT
+from scratchgpt.model.params import Layout
 from scratchgpt.tokenizer import Tokenizer
 from scratchgpt.training import checkpoint
 from scratchgpt.web import charts
@@ -24,6 +28,8 @@ from scratchgpt.web.parts import ModelChoice, card, failures_told, scrolling
 MOST_TOKENS = 64
 """Whose attention is drawn: the last ones of a text."""
 LONGEST_TEXT = 2000
+MOST_PARAMETERS = 2 * 10**8
+"""Of a model that is looked into: it is computed with in the server's own process, for seconds if it is so large."""
 N_NEXT = 10
 N_STRONGEST = 5
 """Pairs of tokens that are named in words."""
@@ -44,6 +50,12 @@ class Seen(NamedTuple):
 @functools.lru_cache(maxsize=2)
 def loaded(folder: Path, _written_at: int) -> tuple[GPT, Tokenizer]:
     """Return the model of a checkpoint, which never changes once it is written. Raises ScratchGPTError."""
+    n_parameters = Layout(load_config(folder / "config.json")).size
+    if n_parameters > MOST_PARAMETERS:
+        raise UsageError(
+            f"The model has {n_parameters:,} parameters, and the page looks into at most {MOST_PARAMETERS:,}. In a "
+            f"terminal, `scratchgpt attention {shlex.quote(str(folder))}` looks into any."
+        )
     config, params, vocabulary = checkpoint.read_model(folder)
     return GPT(config, backend.select("cpu"), params), vocabulary
 

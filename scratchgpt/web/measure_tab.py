@@ -1,7 +1,9 @@
 """Measure: how good a model is, how fast it writes and how fast it trains; results are kept, and exported."""
 
 import asyncio
+import contextlib
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,8 @@ from scratchgpt.web.parts import Progress, card, failures_told, scrolling
 KEPT = RUNS / "measured.jsonl"
 """Where results are kept: a JSON object a line."""
 MOST_SHOWN = 50
+MOST_READ = 2**18
+"""Bytes at the end of that file which are looked at."""
 TICK = 0.5
 
 
@@ -139,9 +143,12 @@ def keep(run: str, what: str, output: str) -> None:
 
 
 def kept() -> list[dict[str, Any]]:
-    """Return all results, the oldest first; what is damaged is left out."""
+    """Return the last results, the oldest first; what is damaged, or cut at the beginning, is left out."""
     results = []
-    lines = KEPT.read_text(encoding="utf-8", errors="replace").splitlines() if KEPT.exists() else []
+    lines: list[bytes] = []
+    with contextlib.suppress(OSError), KEPT.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_READ))
+        lines = file.read(MOST_READ).splitlines()
     for line in lines:
         try:
             result = json.loads(line)

@@ -1,6 +1,7 @@
 """Model and recipe: every field, checked as it is typed; what it costs; and the start of a training."""
 
 import asyncio
+import itertools
 import math
 import shlex
 from collections.abc import Callable
@@ -12,14 +13,14 @@ from nicegui import ui
 
 from scratchgpt.backend import PRECISIONS
 from scratchgpt.config import DEFAULT_PRESET, preset_names
-from scratchgpt.data.dataset import read_meta, require_windows
+from scratchgpt.data.dataset import require_windows
 from scratchgpt.errors import ScratchGPTError, UsageError, for_page
 from scratchgpt.machine import amount
 from scratchgpt.model import files as model_files
 from scratchgpt.model.plan import default_lanes
 from scratchgpt.training import checkpoint
 from scratchgpt.web import recipe
-from scratchgpt.web.desk import DATA, RUNS, Desk, is_taken, safe_name
+from scratchgpt.web.desk import DATA, RUNS, Desk, is_taken, safe_name, taken
 from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import ModelChoice, card, explain, failures_told
 
@@ -183,7 +184,7 @@ class ModelTab:
             self._start.set_enabled(not self._problem.text)
 
     def _show_cost(self) -> None:
-        meta = read_meta(DATA / self._data.value)
+        meta = self._desk.meta(self._data.value)
         model, train = recipe.configs(self._texts, meta["vocab_size"])
         cost = recipe.cost(
             model,
@@ -241,7 +242,8 @@ class ModelTab:
         if self._name.value:
             return RUNS / safe_name(self._name.value)
         stem = safe_name(f"{self._data.value}-{self._preset.value}")
-        return next(path for number in range(1, 10**6) if not is_taken(path := RUNS / f"{stem}-{number}"))
+        names = taken(RUNS)
+        return next(RUNS / name for n in itertools.count(1) if (name := f"{stem}-{n}").casefold() not in names)
 
 
 def passes(n: float) -> str:

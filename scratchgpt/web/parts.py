@@ -8,8 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from scratchgpt.errors import ScratchGPTError, UsageError, for_page
-from scratchgpt.training.checkpoint import Checkpoints
-from scratchgpt.web.desk import RUNS, Desk
+from scratchgpt.web.desk import Desk
 from scratchgpt.web.jobs import Task
 from scratchgpt.web.memory import Memory
 
@@ -112,11 +111,11 @@ class ModelChoice:
         """Lay out; if `none` is a text, it is a choice, too, and comes first."""
         self._desk, self._memory, self._key = desk, memory, key
         self._none = {"": none} if none else {}
-        self._select = ui.select(self._none, label=label, value=next(iter(self._none), None), on_change=on_change)
-        self._select.classes("wide")
-        self._offered: dict[str, str] | None = None
+        self._offered = self._none | desk.models()
+        first = next(iter(self._offered), None)
+        self._select = ui.select(self._offered, label=label, value=first, on_change=on_change).classes("wide")
+        self._hint()
         memory.keep(key, self._select)
-        self._offer()
         ui.timer(2, self._offer)
 
     @property
@@ -126,17 +125,14 @@ class ModelChoice:
 
     def _offer(self) -> None:
         """Offer the models that there are."""
-        models = dict(self._none)
-        for name in self._desk.runs():
-            checkpoints = Checkpoints(RUNS / name)
-            if checkpoints.pointed("last"):
-                models[str(RUNS / name)] = f"{name}, last"
-            if checkpoints.pointed("best"):
-                models[str(checkpoints.folder / "best")] = f"{name}, best"
+        models = self._none | self._desk.models()
         if models != self._offered:
             self._offered = models
-            self._select.props(remove="hint") if models else self._select.props('hint="none yet: train one first"')
+            self._hint()
             self._memory.offer(self._key, models)
+
+    def _hint(self) -> None:
+        self._select.props(remove="hint") if self._offered else self._select.props('hint="none yet: train one first"')
 
 
 class Progress:

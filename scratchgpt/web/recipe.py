@@ -21,6 +21,7 @@ FIELDS = {
     for field in dataclasses.fields(record)
     if field.name != "vocab_size"
 }
+LONGEST_FIELD = 1000
 EFFICIENCY = 0.4
 """Of the speed of a large matrix product, what a training step reaches on a CPU, roughly."""
 
@@ -59,6 +60,8 @@ def size_texts(model: ModelConfig) -> dict[str, str]:
 
 def understood(name: str, text: str) -> Any:
     """Return the value of one field. Raises UsageError."""
+    if len(text) > LONGEST_FIELD:
+        raise UsageError(f"{name} must have at most {LONGEST_FIELD:,} characters.")
     if FIELDS[name].type == Patterns and not text.strip():
         return ()
     return read_setting(f"{name}={text.strip()}")[1]

@@ -311,16 +311,14 @@ def test_a_check_can_be_stopped_and_has_limits(desk: Desk, tmp_path: Path, monke
 
 
 def test_tokens_can_be_looked_at(desk: Desk) -> None:
-    data = data_tab.dataset(desk, "data")
+    data = desk.inside("data/data")
     tokens = data_tab.some_tokens(data, "train")
     assert len(tokens) == data_tab.SHOWN_TOKENS
     assert all(token.piece.isprintable() for token in tokens)
     batches, per_second = data_tab.loading_speed(data, batch_size=2, block_size=8)
     assert per_second == pytest.approx(16 * batches)
-    with pytest.raises(DataError, match="removed"):
-        data_tab.dataset(desk, "nothing")
-    with pytest.raises(UsageError, match="not inside"):
-        data_tab.dataset(desk, "../..")
+    with pytest.raises(UsageError, match="no prepared data"):
+        data_tab.some_tokens(Path("data/nothing"), "train")
 
 
 def test_commands_tell_progress_output_and_failures(desk: Desk, tmp_path: Path) -> None:
