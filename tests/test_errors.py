@@ -21,7 +21,15 @@ NEVER_ON_THE_PAGE = {
 NEVER_ASKED = (
     *("Give the prompt one way", "--stop is empty", "--lanes must be", "Lanes are a CPU's", "Name one vocabulary"),
     *(" is set by ", "--control goes", "--longest is", "--val is", "--char, --bpe", "--vocab-size is", "--resume goes"),
-    *("There are several texts", " has later checkpoints", "--tui needs", "--set takes", "--mix ", "--field is"),
+    *(
+        "There are several texts",
+        " has later checkpoints",
+        "--tui needs",
+        "--set takes",
+        "--attach ",
+        "--mix ",
+        "--field is",
+    ),
     *("--errors is", " is there already", " already holds ", " is not one token"),
 )
 """How errors begin that are about options which the page never gives; their values are left out."""

@@ -75,8 +75,8 @@ class DataTab:
         with card("Look inside", "A stretch from anywhere in the data: each token, and its number below it."):
             self._lay_out_looking()
         self._shown: list[str] | None = None
-        self._check: Task | None = None  # of the upload that this page waits for
-        self._checked = Path()
+        # The uploads that this page waits for; those that run may be its own, before a reload.
+        self._waiting = {path: check for path, check in desk.checks.items() if not check.is_over}
         self._said: tuple[Task | None, bool] | None = None  # of which command, and whether it was over
         ui.timer(TICK, self._tick)
 
@@ -143,7 +143,7 @@ class DataTab:
             path = new_text(self._desk.inside(DATA), arrived.file.name)
             try:
                 await arrived.file.save(path)
-                self._check, self._checked = self._desk.check(path), path
+                self._waiting[path] = self._desk.check(path)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -168,10 +168,9 @@ class DataTab:
 
     def _tick(self) -> None:
         """Show what has changed."""
-        self._checking.show(self._desk.tasks.get("check"))
-        if self._check and self._check.is_over:
-            self._show_upload(self._check)
-            self._check = None
+        self._checking.show(next(iter(self._waiting.values()), None))
+        for path in [path for path, check in self._waiting.items() if check.is_over]:
+            self._show_upload(path, self._waiting.pop(path))
         task = self._desk.tasks.get("prepare")
         self._progress.show(task)
         said = (task, task is not None and task.is_over)
@@ -187,13 +186,13 @@ class DataTab:
             if new:
                 self._memory.set({"data.look_at": new[0]})
 
-    def _show_upload(self, check: Task) -> None:
+    def _show_upload(self, path: Path, check: Task) -> None:
         """Choose an uploaded text, or say why it is none."""
         if check.failure or check.is_stopped:
-            tell_failure(check.failure or f"{self._checked.name} is removed, because its check was stopped.")
+            tell_failure(check.failure or f"{path.name} is removed, because its check was stopped.")
             return
         self._offer_texts()
-        self._memory.set({"data.text": self._checked.as_posix()})
+        self._memory.set({"data.text": path.as_posix()})
         self._propose_name()
 
     def _offer_texts(self) -> None:

@@ -39,7 +39,9 @@ MOST_LISTED = 10_000
 """Entries of a folder that are looked at for texts."""
 LONGEST_TEXT = 2**30
 """Characters of a text that is uploaded, when it is unpacked."""
-BUSY = {"prepare": "A text is being prepared", "check": "An upload is being checked", "measure": "A model is measured"}
+MOST_CHECKS = 4
+"""Uploads that are checked at once."""
+BUSY = {"prepare": "A text is being prepared", "measure": "A model is measured"}
 MOST_TEXTS = 500
 MOST_GENERATIONS = 16
 """Texts of different windows that are written or kept at once."""
@@ -55,6 +57,7 @@ class Desk:
         self.root = Path.cwd().resolve()
         self.training: Training | None = None
         self.tasks: dict[str, Task] = {}
+        self.checks: dict[Path, Task] = {}  # of uploads
         self.looking = asyncio.Lock()
         """Held while a model is looked into: one after another, so that these leave threads for the rest."""
         self._generations: dict[str, Generation] = {}  # by the window that asked for it, the newest at the end
@@ -77,9 +80,13 @@ class Desk:
         return self.tasks[kind]
 
     def check(self, text: Path) -> Task:
-        """Start to read an uploaded text; it is removed if it is none. Raises UsageError while another is read."""
+        """Start to read an uploaded text; it is removed if it is none. Raises UsageError while too many are read."""
+        self.checks = {path: task for path, task in self.checks.items() if not task.is_over}
+        if len(self.checks) >= MOST_CHECKS:
+            raise UsageError(f"{MOST_CHECKS} uploads are being checked; wait until one of them is done.")
         options = ("--check", "--longest", str(LONGEST_TEXT), "--", str(text))
-        return self.start("check", "prepare", *options, otherwise=lambda: text.unlink(missing_ok=True))
+        self.checks[text] = Task("prepare", *options, otherwise=lambda: text.unlink(missing_ok=True))
+        return self.checks[text]
 
     def generate(self, window: str, prompt: str, *arguments: str) -> Generation:
         """Start to write a text for a window of a browser. Raises UsageError while one is written, or too many are."""
@@ -199,7 +206,7 @@ class Desk:
 
     def close(self) -> None:
         """Have the training save and end; end all else."""
-        for task in (*self.tasks.values(), *self._generations.values()):
+        for task in (*self.tasks.values(), *self.checks.values(), *self._generations.values()):
             task.stop()
         if self.training:
             self.training.close()

@@ -53,8 +53,8 @@ def loaded(folder: Path, _written_at: int) -> tuple[GPT, Tokenizer]:
     n_parameters = Layout(load_config(folder / "config.json")).size
     if n_parameters > MOST_PARAMETERS:
         raise UsageError(
-            f"The model has {n_parameters:,} parameters, and the page looks into at most {MOST_PARAMETERS:,}. In a "
-            f"terminal, `scratchgpt attention {shlex.quote(str(folder))}` looks into any."
+            f"The model has {n_parameters:,} parameters, and the page looks into at most {MOST_PARAMETERS:,}.",
+            page=f"In a terminal, `scratchgpt attention {shlex.quote(str(folder))}` looks into any.",
         )
     config, params, vocabulary = checkpoint.read_model(folder)
     return GPT(config, backend.select("cpu"), params), vocabulary

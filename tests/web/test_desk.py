@@ -297,10 +297,11 @@ def test_a_check_can_be_stopped_and_has_limits(desk: Desk, tmp_path: Path, monke
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(b"a" * 2**28, 1))  # no word ends in it
     task = desk.check(path)
-    with pytest.raises(UsageError, match="An upload is being checked already"):
-        desk.check(path)
+    others = [desk.check(tmp_path / name) for name in "bcd"]
+    with pytest.raises(UsageError, match="4 uploads are being checked"):
+        desk.check(tmp_path / "e")
     task.stop()
-    wait_until(lambda: task.is_over, seconds=10)
+    wait_until(lambda: task.is_over and all(other.is_over for other in others), seconds=10)
     assert not path.exists()
     path.write_bytes(gzip.compress(b"a" * 2**20, 1))
     monkeypatch.setattr("scratchgpt.web.desk.LONGEST_TEXT", 2**20 - 1)

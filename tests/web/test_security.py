@@ -1,6 +1,7 @@
 """Who may use the page, and what an upload may do."""
 
 import contextlib
+import gzip
 import http.client
 import json
 import re
@@ -263,6 +264,20 @@ def test_uploads_stay_in_the_data_folder(server: Server) -> None:
     top = server.folder.parents[2]
     outside = [path for path in top.rglob("*") if path.is_file() and server.folder / "data" not in path.parents]
     assert not outside
+
+
+def test_an_upload_that_unpacks_to_gigabytes_disturbs_nobody(tmp_path: Path) -> None:
+    packed = gzip.compress(b"a" * 2**20, 1) * 1000  # a gigabyte in which no word ends
+    line = gzip.compress(b'{"text": "') + gzip.compress(b"a" * 2**20, 1) * 255
+    for name, content in (("a.txt.gz", packed), ("a.jsonl.gz", line)):
+        with served(tmp_path) as server:
+            assert upload(server, name, content) == 200
+            start = time.monotonic()
+            for _ in range(5):
+                assert ask(server, "/")[0] == 200
+            assert time.monotonic() - start < 5
+            start = time.monotonic()
+        assert time.monotonic() - start < 10  # to end
 
 
 def test_uploads_are_limited(server: Server) -> None:
