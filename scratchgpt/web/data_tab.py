@@ -93,7 +93,7 @@ class DataTab:
             ui.label(f"Drop a text here, {limit}").classes("strong")
             choose = ui.button("Choose a file").props("outline")
             choose.on("click", js_handler=f"() => getElement({self._upload.id}).$refs.qRef.pickFiles()")
-            ui.element("q-uploader-add-trigger")  # the browser's own field, unseen above all of this
+            ui.element("q-uploader-add-trigger")  # the browser's own field, which is not shown
         self._upload.add_slot("list")  # files go on at once
         self._upload.props("flat bordered")
         self._checking = Progress("Checking the upload")
