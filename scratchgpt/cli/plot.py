@@ -93,7 +93,7 @@ def figure(runs: dict[str, "Curves"], against: str, smooth: int | None) -> "Figu
         from matplotlib.lines import Line2D
         from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
     except ImportError as error:
-        raise UsageError("Drawing needs one more package: `pip install 'scratchgpt[plot]'`.") from error
+        raise UsageError("Drawing needs one more package. Install it: `pip install 'scratchgpt[plot]'`.") from error
     from scratchgpt.training.curves import outline, smoothed, sparse
 
     picture = Figure(figsize=(9, 5.5), layout="constrained")
