@@ -27,6 +27,7 @@ NEVER_ASKED = (
         "--tui needs",
         "--set takes",
         "--attach ",
+        "There is no run ",
         "--mix ",
         "--field is",
     ),
