@@ -78,18 +78,19 @@ class RaggedCache:
         self.lengths[slots] = start + T
         return x
 
-    def step(self, tokens: Sequence[int | None]) -> Array:
+    def step(self, tokens: Sequence[int], *, idle: Sequence[int] = ()) -> Array:
         """Append a token to each of the `n_used` sequences, which must have room; return the logits (n_used, V).
 
-        A sequence whose token is None stays as it is, and its logits mean nothing. The logits are a NumPy array, on a
-        CPU one that the next call overwrites.
+        Sequences in idle slots stay as they are, whatever their tokens and logits are. The logits are a NumPy array, on
+        a CPU one that the next call overwrites.
         """
         n = self.n_used
         if n not in self._steps:
             self._steps[n] = _Step(self.model, self._memory[:, :, :n])
-        given = np.array([token or 0 for token in tokens], np.int64)
-        logits = self._steps[n].append(given, self.lengths[:n])
-        self.lengths[:n] += [token is not None for token in tokens]
+        logits = self._steps[n].append(np.array(tokens, np.int64), self.lengths[:n])
+        self.lengths[:n] += 1
+        if idle:
+            self.lengths[list(idle)] -= 1
         return logits
 
     def n_bytes(self, slot: int) -> int:

@@ -197,11 +197,7 @@ class Engine:
                 return False
         try:
             self._drop_unwanted()
-            with self._changed:
-                move = self._schedule.next_move()
-            if move:
-                self._move(*move)
-            elif self._slots:
+            if not (self.waiting and self._move()) and self._slots:
                 self._compute()
         except Exception as error:  # noqa: BLE001 - whatever it was, the next texts may succeed
             self._fail_running(error)
@@ -224,8 +220,13 @@ class Engine:
         for text in late:
             text.job.fail(_late(text.job))
 
-    def _move(self, entering: _Text, leaving: _Text | None) -> None:
-        """Give a slot to a text: that of another, which is suspended, or a free one."""
+    def _move(self) -> bool:
+        """Give a slot to the text whose turn it is: that of another, which is suspended, or a free one. False: none."""
+        with self._changed:
+            move = self._schedule.next_move()
+        if not move:
+            return False
+        entering, leaving = move
         slot = leaving.slot if leaving else len(self._slots)
         if leaving:
             self._suspend(leaving)
@@ -243,14 +244,18 @@ class Engine:
         entering.n_allowed = max(QUANTUM, self._n_missing(entering) // RECOMPUTED)
         entering.turn = self._next_turn()
         self._begin_if_ready(entering)
+        return True
 
     def _suspend(self, text: _Text) -> None:
-        """Keep what a text has computed, if there is room."""
         text.penalties = None
-        n_bytes = self._cache.n_bytes(text.slot)
+        self._keep(text.slot, text)
+
+    def _keep(self, slot: int, text: _Text) -> None:
+        """Keep a slot's keys and values for a text that waits, if there is room."""
+        n_bytes = self._cache.n_bytes(slot)
         if not n_bytes or self.n_kept_bytes + n_bytes > self._most_kept_bytes:
             return
-        kept = self._cache.copy_of(text.slot)
+        kept = self._cache.copy_of(slot)
         with self._changed:
             if text.job in self._texts:  # it may have been cancelled meanwhile
                 text.kept = kept
@@ -258,12 +263,13 @@ class Engine:
 
     def _compute(self) -> None:
         """Compute a chunk of a prompt, or a step."""
-        unready = [text for text in self._slots if self._n_missing(text)]
+        lengths = self._cache.lengths.tolist()
+        unready = [text for text in self._slots if len(text.recent) - 1 > lengths[text.slot]]
         if unready and (self._n_positions > 0 or len(unready) == len(self._slots)):
             self._extend(unready)
         else:
             self._n_positions = self._most_positions
-            self._step()
+            self._step(unready)
 
     def _extend(self, unready: list[_Text]) -> None:
         """Compute a chunk of the prompt that has waited longest, at once for all texts that have the same.
@@ -308,16 +314,24 @@ class Engine:
         if text.echo:
             text.job.echo(text.echo.scored)
             text.echo = None
+        self._pass_on(text)
         if not text.job.wish.n_tokens:
             text.job.finish()
             self._leave(text)
             text.job.tell()
 
-    def _step(self) -> None:
+    def _pass_on(self, text: _Text) -> None:
+        """Keep the prompt's keys and values for the next text of the same request and prompt, which may begin later."""
+        with self._changed:
+            following = next(self._schedule.waiting_of(text), None)
+        if following and following.kept is None and following.recent == text.recent:
+            self._keep(text.slot, following)
+
+    def _step(self, unready: Sequence[_Text]) -> None:
         """Add a token to each text whose prompt has been computed; those that end leave."""
-        ready = [text for text in self._slots if not self._n_missing(text)]
-        is_ready = set(ready)
-        logits = self._cache.step([text.recent[-1] if text in is_ready else None for text in self._slots])
+        is_unready = set(unready)
+        ready = [text for text in self._slots if text not in is_unready]
+        logits = self._cache.step([text.recent[-1] for text in self._slots], idle=[text.slot for text in unready])
         kinds: dict[Hashable, list[_Text]] = {}
         for text in ready:
             kinds.setdefault(text.kind, []).append(text)

@@ -65,6 +65,10 @@ class Schedule(Generic[Text]):
         for request in self._queue:
             yield from request.waiting  # type: ignore[misc] # a schedule has entries of one type
 
+    def waiting_of(self, text: Text) -> Iterator[Text]:
+        """Yield the texts of the same request that have no slot, in their order."""
+        yield from text.request.waiting  # type: ignore[misc]
+
     def next_move(self) -> Move[Text] | None:
         """Give a slot to the text whose turn it is, and return the move; None if all may stay as it is.
 

@@ -66,7 +66,7 @@ def test_sequences_in_chunks_suspended_and_restored(changes: dict[str, Any]) -> 
     assert np.abs(cache.step(tokens[[0, 1], [8, 4]].tolist()) - expected[[0, 1], [8, 4]]).max() <= tolerance
     cache.n_used = 3
     cache.restore(2, kept)
-    logits = cache.step([int(tokens[0, 9]), None, int(tokens[0, 8])])
+    logits = cache.step([int(tokens[0, 9]), 0, int(tokens[0, 8])], idle=[1])
     assert np.abs(logits[[0, 2]] - expected[0, [9, 8]]).max() <= tolerance
     cache.clear(1)
     assert cache.lengths.tolist() == [10, 0, 9]

@@ -38,7 +38,8 @@ class _World:
         return chunks
 
     def step(self, tokens: list[int | None], tolerance: float) -> None:
-        logits = self.cache.step(tokens)
+        idle = [slot for slot, token in enumerate(tokens) if token is None]
+        logits = self.cache.step([token or 0 for token in tokens], idle=idle)
         for text, token, row in zip(self.texts, tokens, logits, strict=True):
             if token is not None:
                 text.append(token)
