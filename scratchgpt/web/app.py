@@ -40,13 +40,7 @@ TABS = {
     "measure": ("Measure", "speed"),
 }
 TICK = 2.0
-FOLLOW_SCHEME = """
-const tell = () => setTimeout(() => emitEvent('scheme'), 300);
-darkSystem.addEventListener('change', tell);
-if (darkSystem.matches !== wasDark) tell();
-"""
-"""Run when the page is connected, which is a while after its charts were drawn."""
-SCRIPTS = f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}const wasDark = darkSystem.matches;</script>"
+SCRIPTS = f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>"
 FIRST_COLOURS = """
 <script>if (chosenDark() ?? darkSystem.matches) document.body.classList.add('body--dark')</script>
 """
@@ -71,13 +65,10 @@ class Page:
                 for name, (title, icon) in TABS.items():
                     ui.tab(name, title, icon)
                 self._tabs.value = address.tab
-            self._tabs.props("inline-label dense no-caps mobile-arrows")
-            self._state = ui.label().classes("chip wide-only")
+            self._tabs.props("inline-label dense no-caps mobile-arrows align=left")
+            self._state = ui.label().classes("chip")
             with ui.button(icon="contrast").props('flat round dense aria-label="Light or dark"') as turn:
                 ui.tooltip("As the system is, dark, or light")
-            turn.on(
-                "click", lambda: ui.timer(0.3, self._draw_again, once=True), []
-            )  # when the page has its new colours
             turn.on("click", js_handler="() => turnDark()")
         with ui.tab_panels(self._tabs, value=address.tab, animated=False).classes("panels") as self._all_panels:
             self._panels = {name: ui.tab_panel(name).classes("panel") for name in TABS}
@@ -87,11 +78,9 @@ class Page:
         self._lay_out(address.tab)
         self._tabs.on_value_change(self._changed)
         ui.timer(TICK, self._tick)
-        ui.on("scheme", self._draw_again)
         ui.on("address", self._go)
         ui.add_head_html(SCRIPTS)
         ui.add_body_html(FIRST_COLOURS)
-        ui.run_javascript(FOLLOW_SCHEME)
 
     async def _connected(self) -> None:
         """Show what the browser remembers, then let the person type."""
@@ -141,7 +130,9 @@ class Page:
                 case "model":
                     ModelTab(self._desk, self._memory, show_training=self._show_training)
                 case "train":
-                    self._train_tab = TrainTab(self._desk, self._watched, self._address.run, self._address.compare)
+                    self._train_tab = TrainTab(
+                        self._desk, self._memory, self._watched, self._address.run, self._address.compare
+                    )
                 case "inside":
                     InsideTab(self._desk, self._memory)
                 case "generate":
@@ -154,13 +145,6 @@ class Page:
 
     def _watched(self, run: str, compare: list[str]) -> None:
         self._set_address(self._address._replace(run=run, compare=tuple(compare)))
-
-    def _draw_again(self) -> None:
-        """Let charts take the page's colours."""
-        for panel in self._panels.values():
-            for element in panel.descendants():
-                if isinstance(element, ui.echart):
-                    element.update()
 
     def _tick(self) -> None:
         """Show on all tabs what the training is at."""

@@ -10,6 +10,7 @@ from nicegui import events, ui
 
 from scratchgpt.web.charts import N_SHADES, Curve, Picture
 from scratchgpt.web.history import ALL, NOISY, Axis, History, Points
+from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import card, number, scrolling
 from scratchgpt.web.recipe import written
 
@@ -36,7 +37,7 @@ LEAST_PART = 1e-3
 class Curves:
     """All charts of the runs that are watched."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory) -> None:
         """Lay out, hidden until there is something to draw."""
         self._runs: dict[str, History] = {}
         self._span = WHOLE
@@ -44,7 +45,7 @@ class Curves:
         self._cells: list[list[ui.label]] = []  # of the table, without names
         with ui.element("div").classes("rows") as self._all:
             with card("Loss, nats a token"):
-                self._lay_out_choices()
+                self._lay_out_choices(memory)
                 self._loss = self._lay_out_chart()
                 with ui.row().classes("line"):
                     ui.label("Drag across a chart to look closer.").classes("soft pointer-only")
@@ -62,12 +63,14 @@ class Curves:
                         self._small[column] = self._lay_out_chart().classes("small")
         self._all.visible = False
 
-    def _lay_out_choices(self) -> None:
+    def _lay_out_choices(self, memory: Memory) -> None:
         with ui.element("div").classes("fields"):
             self._axis = ui.select(AXES, label="Over", value="step", on_change=self._draw)
             self._smoothing = ui.select(SMOOTHING, label="Smoothing", value=50, on_change=self._draw)
             self._scale = ui.select([*SCALES], label="Loss axis", value=SCALES[0], on_change=self._draw)
             self._part = ui.select({}, label="Part", on_change=lambda change: self._zoom(change.value))
+        for key, field in (("over", self._axis), ("smoothing", self._smoothing), ("scale", self._scale)):
+            memory.keep(f"curves.{key}", field)
         self._offer_parts()
 
     def _lay_out_chart(self) -> Picture:

@@ -14,6 +14,7 @@ from scratchgpt.web.curves import Curves
 from scratchgpt.web.desk import RUNS, Desk
 from scratchgpt.web.history import History
 from scratchgpt.web.jobs import Training
+from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import card, failures_told, number, scrolling
 
 TICK = 1.0
@@ -30,7 +31,12 @@ class TrainTab:
     """The tab."""
 
     def __init__(
-        self, desk: Desk, on_choice: Callable[[str, list[str]], None], run: str, compare: Sequence[str]
+        self,
+        desk: Desk,
+        memory: Memory,
+        on_choice: Callable[[str, list[str]], None],
+        run: str,
+        compare: Sequence[str],
     ) -> None:
         """Lay out, and show a run and others; `on_choice` receives what is chosen in their place."""
         self._desk, self._on_choice = desk, on_choice
@@ -44,7 +50,7 @@ class TrainTab:
             with ui.element("div").classes("rows") as self._there:
                 self._lay_out_run()
             self._problem = ui.label().classes("bad").props('role="status"')
-        self._curves = Curves()
+        self._curves = Curves(memory)
         with ui.element("div").classes("columns") as self._words:
             with card("Texts"):
                 self._texts = scrolling("Texts").classes("texts").props('aria-live="polite"')

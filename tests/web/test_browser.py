@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -185,6 +186,17 @@ def test_a_narrow_window_is_enough(browser: Browser, *, is_dark: bool) -> None:
         browser.open(tab)
         assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 360
     assert not browser.complaints()
+
+
+def test_a_phone_shows_what_the_training_is_at(server: Server, browser: Browser) -> None:
+    make_dataset(server.folder / "data", TEXT * 10)
+    browser.open("data")
+    start(browser, "100000")
+    wait_until(lambda: browser.step() > 5)
+    browser.size(320, 640)
+    browser.go("Data")
+    wait_until(lambda: re.fullmatch(r"training, [\d,]+ of 100,000", "".join(browser.texts(".bar .chip"))))
+    assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 320
 
 
 def test_charts_follow_the_system_into_the_dark(server: Server, browser: Browser) -> None:

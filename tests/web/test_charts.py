@@ -125,6 +125,18 @@ def test_curves_are_drawn_as_one_chooses(server: Server, browser: Browser) -> No
     assert not browser.complaints()
 
 
+def test_how_curves_are_drawn_is_remembered(server: Server, browser: Browser) -> None:
+    write_run(server.folder, "run", 1000, 20.0)
+    browser.open("train")
+    wait_until(browser.n_points)
+    browser.choose("Over", "tokens")
+    browser.choose("Loss axis", "logarithmic")
+    browser.open("train")
+    wait_until(lambda: browser.n_points() and browser.shown_steps() == 100_000)
+    assert browser.of_chart(".chart", "getOption().yAxis[0].max") < 1
+    assert not browser.complaints()
+
+
 def test_noise_is_not_magnified_and_pictures_have_words(server: Server, browser: Browser) -> None:
     write_run(server.folder, "run", 100, 20.0)
     browser.open("train")
