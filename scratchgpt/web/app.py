@@ -153,7 +153,7 @@ class Page:
         if training and not training.is_over:
             words = [training.state]
             if training.last and training.started:
-                words = [training.state, f"{training.last.step:,} of {training.started.steps:,}"]
+                words.append(f"{training.last.step / training.started.steps:.0%}")
         self._state.text = ", ".join(words)
         self._state.visible = bool(words)
 

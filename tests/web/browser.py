@@ -39,11 +39,15 @@ class Browser:
 
     def size(self, width: int, height: int, *, is_dark: bool = False) -> None:
         """Look through a window of this size; as who likes it dark, perhaps."""
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self._window = (width, height)
+        self._fit(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         motion = {"name": "prefers-reduced-motion", "value": "reduce"}  # colours change at once, too
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, motion]})
+
+    def _fit(self, width: int, height: int) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def open(self, tab: str) -> None:
         """Open the page at a tab, anew."""
@@ -199,14 +203,16 @@ class Browser:
     def picture(self, path: Path) -> None:
         """Take a picture of the whole page, as wide as the window."""
         time.sleep(SETTLE)
-        width, height = self.driver.execute_script(
+        height = self.driver.execute_script(
             "const parts = [...document.querySelectorAll('.part, .start-bar')];"
             "const ends = parts.map(e => e.getBoundingClientRect().bottom);"
-            "return [innerWidth, Math.max(...ends) + scrollY + 20]"
+            "return Math.ceil(Math.max(...ends) + scrollY + 20)"
         )
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        self._fit(self._window[0], height)  # to capture beyond the window would lay out the page at other widths
+        time.sleep(SETTLE)
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {})
         path.write_bytes(base64.b64decode(shot["data"]))
+        self._fit(*self._window)
 
     def complaints(self) -> list[str]:
         """Return what the browser's console has heard of errors since the last time."""
