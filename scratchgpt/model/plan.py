@@ -122,7 +122,7 @@ def require_memory(model: ModelConfig, plan: Plan) -> None:
         needed, free = state_bytes(layout.size, is_half=plan.precision == "fp16"), free_memory(plan.device)
         if needed > free:
             raise MemoryShortageError(
-                f"{who} takes at least {amount(needed)} of {plan.device}'s memory, and {amount(free)} are free."
+                f"{who} takes at least {amount(needed)}, and {amount(free)} are free on {plan.device}."
             )
     is_cpu, available = plan.device == "cpu", available_memory()
     needed = needed_bytes(model, plan) if is_cpu else _start_bytes(model, plan)
