@@ -185,7 +185,7 @@ def test_something_else_in_the_way_is_kept(tmp_path: Path) -> None:
     write_data(tmp_path / "theirs", [1, 2], [3])
     import_data(tmp_path / "theirs", tmp_path / "ours")
     write_data(tmp_path / "others", [1, 2, 3], [3])
-    with pytest.raises(DataError, match=r"already holds train\.bin.* use --force"):
+    with pytest.raises(DataError, match=r"already holds train\.bin.* Use --force"):
         import_data(tmp_path / "others", tmp_path / "ours")
     assert Dataset.open(tmp_path / "ours").train.size == 2
     import_data(tmp_path / "others", tmp_path / "ours", force=True)
@@ -218,9 +218,9 @@ def test_files_that_make_no_sense_are_refused(data: bytes | None, sentence: str,
 
 def test_where_they_are_taken_for_something_else_the_command_is_named(tmp_path: Path) -> None:
     write_data(tmp_path / "theirs", [1, 2], [3])
-    with pytest.raises(DataError, match=r"lacks tokenizer\.json; bring it with `scratchgpt import --rusted-data"):
+    with pytest.raises(DataError, match=r"lacks tokenizer\.json\. Bring it with `scratchgpt import --rusted-data"):
         Dataset.open(tmp_path / "theirs")
-    with pytest.raises(DataError, match="holds the tokens of nanogpt-rusted; bring them with"):
+    with pytest.raises(DataError, match="holds the tokens of nanogpt-rusted. Bring them with"):
         text_files(tmp_path / "theirs")
 
 
