@@ -175,8 +175,21 @@ def test_fields_say_what_is_wrong(server: Server, browser: Browser) -> None:
     browser.type("learning_rate", "1e-3")
     browser.type("n_embd", "65536")
     browser.wait_for("A smaller n_embd")
+    assert not browser.driver.find_element("css selector", ".start-bar button").is_enabled()
+    browser.type("n_embd", "128")
+    browser.type("block_size", "100000")
+    browser.wait_for("too few for a block_size of 100,000. Prepare a longer text")
+    assert not browser.driver.find_element("css selector", ".start-bar button").is_enabled()
+    browser.type("block_size", "64")
+    wait_until(lambda: browser.driver.find_element("css selector", ".start-bar button").is_enabled())
     browser.type("Name of the run", "../größer")
     browser.wait_for("runs/größer")
+    browser.go("Data")
+    browser.choose("Text (a file or folder)", "data/source.txt")
+    browser.type("For validation, %", "0")
+    browser.click("Prepare")
+    browser.wait_for("For validation, % must be at least 0.01")
+    assert browser.field("For validation, %").get_attribute("value") == "0"
 
 
 @pytest.mark.parametrize("is_dark", [False, True])
