@@ -220,7 +220,7 @@ def test_where_they_are_taken_for_something_else_the_command_is_named(tmp_path: 
     write_data(tmp_path / "theirs", [1, 2], [3])
     with pytest.raises(DataError, match=r"lacks tokenizer\.json\. Bring it with `scratchgpt import --rusted-data"):
         Dataset.open(tmp_path / "theirs")
-    with pytest.raises(DataError, match="holds the tokens of nanogpt-rusted. Bring them with"):
+    with pytest.raises(DataError, match=r"holds the tokens of nanogpt-rusted\. Bring them with"):
         text_files(tmp_path / "theirs")
 
 
