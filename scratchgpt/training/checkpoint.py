@@ -130,7 +130,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"Cannot save {path}: {error.strerror or str(error).rstrip('.')}. Earlier checkpoints are untouched.",
                 advice="Make room, then go on with --resume.",
-                page="Make room, then press Go on.",
+                page="Make room, then press Continue from checkpoint.",
             ) from error
         self._thin_out(snapshot.train)
         return path

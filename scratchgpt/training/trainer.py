@@ -121,7 +121,7 @@ class Trainer:
             raise TrainingError(
                 f"{error} The run's last checkpoint is {self.checkpoints.pointed('last')}.",
                 advice="Go on with --resume, and if memory is short with fewer --lanes or a smaller --micro-batch.",
-                page="Press Go on; if memory is short, end other programs first.",
+                page="Press Continue from checkpoint; if memory is short, end other programs first.",
             ) from error
 
     def _run(self) -> Iterator[Event]:
@@ -300,7 +300,7 @@ class Trainer:
         last = self.checkpoints.pointed("last")
         return MemoryShortageError(
             advice=f"{str(error).rstrip('.')}. The run is saved in {last}; go on with --resume.",
-            page=f"{for_page(error).rstrip('.')}. The run is saved in {last}; press Go on.",
+            page=f"{for_page(error).rstrip('.')}. The run is saved in {last}; press Continue from checkpoint.",
         )
 
     def _diverged(self, step: int, *numbers: float) -> TrainingError:
