@@ -108,6 +108,7 @@ class InsideTab:
                 self._map = charts.Picture().classes("square")
         self._pictures = (following, surprise, attention)
         self._show(None)
+        ui.timer(0, self._look, once=True)  # a field that begins with its value does not change
 
     async def _look(self) -> None:
         """Look at the text, unless a later one is there already."""

@@ -136,6 +136,7 @@ function curvesOption({ curves, x, isLogarithmic, isLarge, span }, shown) {
         symbolSize: 7,
         showSymbol: curve.points.length <= MOST_DOTS,
         endLabel: { show: isCompared && !isFaint && curve.what !== "validation", color: shade, formatter: `${curve.number}` },
+        labelLayout: { moveOverlap: "shiftY" },
       };
     }),
   };

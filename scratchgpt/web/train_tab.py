@@ -199,7 +199,7 @@ class TrainTab:
                 ui.label(f"step {step:,}").classes("soft")
                 ui.label(text).classes("text")
             if not texts:
-                ui.label("No texts yet: press Sample, or set sample_every.").classes("soft")
+                ui.label("No texts. Press Sample during a training, or set sample_every before it.").classes("soft")
         self._notes.clear()
         with self._notes:
             for note in [*notes][: -MOST_NOTES - 1 : -1]:

@@ -165,6 +165,10 @@ def looked_into(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
+def test_the_example_is_looked_at_before_anything_is_typed(looked_into: Browser) -> None:
+    wait_until(lambda: looked_into.texts(".surprise"))
+
+
 def test_a_map_names_all_tokens_and_follows_the_window(looked_into: Browser) -> None:
     browser = looked_into
     text = TEXT[:64].replace("\n", " ")
