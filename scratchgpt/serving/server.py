@@ -132,9 +132,9 @@ class _Connection(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """One that ends well when told to: uvicorn's own raises the signal again, and breaks off requests unheard.
+    """A server that ends in time after a signal. uvicorn's own raises it again, and drops requests without an answer.
 
-    Nor does it wait for clients that ask nothing, or read nothing, or do so a byte at a time.
+    It also closes the connections of clients that ask nothing, or read nothing, for too long.
     """
 
     def __init__(self, config: uvicorn.Config, give_up: Callable[[], None], is_saving: Callable[[], bool]) -> None:
@@ -180,7 +180,7 @@ class _Server(uvicorn.Server):
             async with asyncio.timeout(GRACE):
                 while self._told_twice_at is None:  # noqa: ASYNC110 - a signal cannot set an Event of a loop that sleeps
                     await asyncio.sleep(0.1)
-        self._give_up()
+        await asyncio.to_thread(self._give_up)
 
     def _end_in_time(self) -> None:
         """End the process when its time is over, whatever else still waits."""
@@ -221,6 +221,7 @@ def run(
     """
     config = uvicorn.Config(
         app,
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # or clients could choose their address
         http=_Connection,  # httptools takes headers of any size, and goes through what has come again and again
         log_config=None,
         access_log=False,

@@ -1,24 +1,23 @@
 """The token: requests carry it, browsers get a cookie for it, and guessing it takes too long.
 
 A session is a cookie that is derived from the token, slowly: it outlives a restart of the server, it is not the token,
-and whoever guesses tokens gains nothing by trying cookies instead. Browsers keep one cookie jar for all ports of a
-host, so the cookie's name has the port.
+and cookies are no easier to guess than tokens. Browsers keep one cookie jar for all ports of a host, so the cookie's
+name has the port.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import html
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from http.cookies import CookieError, SimpleCookie
+from collections.abc import Callable
 from urllib.parse import parse_qs
 from weakref import WeakValueDictionary
 
 from scratchgpt.errors import UsageError
 from scratchgpt.serving.answers import Message, Receive, html_page, values
+from scratchgpt.serving.origins import is_loopback
 
 SHORTEST = 16
 """Characters of a token."""
@@ -66,7 +65,7 @@ def peer_of(scope: Message) -> Peer:
 
 
 class Login:
-    """Decides who has the token."""
+    """Decides which requests have the token."""
 
     def __init__(self, token: str, port: int | None = None) -> None:
         """Take the token; with the server's port, browsers may log in.
@@ -87,35 +86,45 @@ class Login:
         return f"{self.cookie_name}={self._session}; Path=/; HttpOnly; SameSite=Lax".encode("ascii")
 
     async def lets_in(self, scope: Message) -> bool:
-        """Return whether a request belongs to a session, or carries the token."""
+        """Return whether a request belongs to a session, or carries the token.
+
+        A WebSocket needs a session: if its client left, its guess would still wait for its turn.
+        """
+        if self._has_session(scope):
+            return True
         given = [header[7:].strip() for header in values(scope, "authorization") if header[:7].lower() == "bearer "]
-        return self._has_session(scope) or (bool(given) and await self.is_right(scope, given[0]))
+        return scope["type"] == "http" and bool(given) and await self.is_right(scope, given[0])
 
     def _has_session(self, scope: Message) -> bool:
-        if self.cookie_name is None:
-            return False
-        given: list[str] = []
-        for header in values(scope, "cookie"):
-            with contextlib.suppress(CookieError):
-                given += [morsel.value for name, morsel in SimpleCookie(header).items() if name == self.cookie_name]
-        return any(_are_equal(value, self._session) for value in given)
+        # By hand: SimpleCookie gives up at the first cookie of another server that it does not understand.
+        cookies = [cookie.strip().partition("=") for header in values(scope, "cookie") for cookie in header.split(";")]
+        return any(name == self.cookie_name and _are_equal(value, self._session) for name, _, value in cookies)
 
     async def is_right(self, scope: Message, given: str) -> bool:
         """Return whether this is the token.
 
-        Each address tries one token at a time, in turn, and loses PAUSE seconds with a wrong one. So guessing is slow,
-        and the right token passes after those that wait in front of it: at most as many as there are connections.
+        Each address tries one token at a time, in turn, and loses PAUSE seconds with a wrong one, even if the client
+        leaves. So guessing is slow, and the right token passes after those that wait in front of it: at most as many as
+        there are connections.
         """
         peer = peer_of(scope)
-        if peer.knows_token:
-            return _are_equal(given, self._token)
+        if peer.knows_token and _are_equal(given, self._token):
+            return True
+        if peer.has_left():  # `leave` was called before there was anything to cancel
+            return False
         address = (scope.get("client") or ("",))[0]
-        with _waiting(peer):
-            async with self._turns.setdefault(address, asyncio.Lock()):
-                peer.knows_token = _are_equal(given, self._token)
-                if not peer.knows_token:
+        turn = self._turns.setdefault("loopback" if is_loopback(address) else address, asyncio.Lock())
+        peer.waiting = asyncio.current_task()
+        try:
+            async with turn:
+                peer.waiting = None  # a client that leaves now loses the pause all the same
+                is_right = _are_equal(given, self._token)
+                if not is_right:
                     await asyncio.sleep(PAUSE)
-        return peer.knows_token
+        finally:
+            peer.waiting = None
+        peer.knows_token = peer.knows_token or is_right
+        return is_right
 
     def ticket(self) -> str:
         """Return a new ticket, with which a browser can begin a session once, and soon."""
@@ -149,16 +158,6 @@ def login_page(query: str, error: str = "") -> bytes:
         '<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>\n'
         "<button>Log in</button>\n</form>",
     )
-
-
-@contextlib.contextmanager
-def _waiting(peer: Peer) -> Iterator[None]:
-    """Within this context, the end of the connection ends the wait."""
-    peer.waiting = asyncio.current_task()
-    try:
-        yield
-    finally:
-        peer.waiting = None
 
 
 def _are_equal(given: str, expected: str) -> bool:

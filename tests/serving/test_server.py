@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from scratchgpt.serving import tokens
 from scratchgpt.tokenizer import CharTokenizer
 from tests.serving.world import address_of, begin, serving, write_model
 
@@ -183,6 +184,21 @@ def test_nonsense_is_answered_with_our_headers_and_leaves_no_trace(folder: Path)
                 assert answer.startswith((b"http/1.1 4", b"http/1.1 200")), nonsense
                 assert b"frame-ancestors 'none'" in answer, nonsense
                 assert b"\x1b" not in answer
+
+
+def test_no_client_chooses_the_address_that_it_guesses_from(folder: Path) -> None:
+    """With X-Forwarded-For, as if it were a proxy."""
+    asked = [
+        b"GET /version" + TO_HERE + b"Authorization: Bearer wrong\r\nX-Forwarded-For: 10.0.0.%d\r\n\r\n" % number
+        for number in range(8)
+    ]
+    with serving(folder, "--token", "a-token-of-tests") as address, connections(address, 8, "") as opened:
+        start = time.monotonic()
+        for connection, request in zip(opened, asked, strict=True):
+            connection.sendall(request)
+        for connection in opened:
+            assert connection.recv(2**16).startswith(b"HTTP/1.1 401")
+        assert time.monotonic() - start >= 7 * tokens.PAUSE
 
 
 def test_requests_with_two_lengths_end_their_connection(folder: Path) -> None:

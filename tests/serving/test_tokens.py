@@ -85,6 +85,11 @@ def test_the_form_gives_a_session_and_keeps_the_query() -> None:
     assert ask(cookie=f"a=b; {SESSION}; c=d")[0] == 200, "a server that has started again knows it"
 
 
+@pytest.mark.parametrize("other", ['a={"b": 1}', "a[b]=c", 'a="', "a", "=", "a b=c", "\xff=\xff", ""])
+def test_cookies_of_other_servers_hide_no_session(other: str) -> None:
+    assert ask(cookie=f"{other}; {SESSION}")[0] == 200
+
+
 @pytest.mark.parametrize(
     "body", ["", "token=", "token=wrong", f"token={TOKEN}x", f"other={TOKEN}", "\xff", "token=%ff"]
 )
@@ -130,6 +135,7 @@ def test_a_ticket_is_good_once_and_soon(monkeypatch: pytest.MonkeyPatch) -> None
     assert headers[b"set-cookie"] == login.cookie
     status, headers, _ = ask(login, query=f"ticket={ticket}")
     assert (status, headers[b"location"], b"set-cookie" in headers) == (303, b"/", False)
+    assert ask(login, query="%74icket=x")[0] == 401, "or the browser would be sent here again and again"
     monkeypatch.setattr(tokens, "TICKET_SECONDS", -1)
     assert b"set-cookie" not in ask(login, query=f"ticket={login.ticket()}")[1]
 
@@ -207,3 +213,79 @@ def test_guesses_of_clients_that_have_gone_do_not_wait() -> None:
         return time.monotonic() - start
 
     assert asyncio.run(leave_and_ask()) <= 3 * tokens.PAUSE
+
+
+async def seconds_until_let_in(login: Login, **asked: Any) -> float:
+    """Return how long the right token takes from loopback."""
+    start = time.monotonic()
+    assert (await ask_now(login, authorization=f"Bearer {TOKEN}", **asked))[0] == 200
+    return time.monotonic() - start
+
+
+def test_a_client_that_leaves_early_loses_the_pause() -> None:
+    """It would know that its guess was wrong as soon as there is no answer."""
+
+    async def guess_and_leave() -> float:
+        login, peer = Login(TOKEN, 8070), Peer()
+        guess = asyncio.create_task(ask_now(login, peer=peer, authorization="Bearer wrong"))
+        await asyncio.sleep(0.01)
+        peer.leave()
+        seconds = await seconds_until_let_in(login)
+        await guess
+        return seconds
+
+    assert asyncio.run(guess_and_leave()) >= tokens.PAUSE / 2
+
+
+def test_loopback_addresses_count_as_one() -> None:
+    async def guess() -> float:
+        login = Login(TOKEN, 8070)
+        guess = asyncio.create_task(ask_now(login, client="127.0.0.2", authorization="Bearer wrong"))
+        await asyncio.sleep(0.01)
+        seconds = await seconds_until_let_in(login, client="::1")
+        await guess
+        return seconds
+
+    assert asyncio.run(guess()) >= tokens.PAUSE / 2
+
+
+def test_a_connection_that_knows_the_token_cannot_guess_faster() -> None:
+    """Other clients of a proxy may use the same connection."""
+
+    async def guess() -> list[float]:
+        login, peer = Login(TOKEN, 8070), Peer()
+        seconds = [await seconds_until_let_in(login, peer=peer)]
+        start = time.monotonic()
+        assert (await ask_now(login, peer=peer, authorization="Bearer wrong"))[0] == 401
+        return [*seconds, time.monotonic() - start, await seconds_until_let_in(login, peer=peer)]
+
+    first, wrong, again = asyncio.run(guess())
+    assert wrong >= tokens.PAUSE
+    assert max(first, again) <= tokens.PAUSE / 2
+
+
+def test_no_guess_waits_for_a_client_that_has_left() -> None:
+    """Half a form, or a WebSocket: then the end of the connection comes before the wait, or is not noticed."""
+    login = Login(TOKEN, 8070)
+    scope: dict[str, Any] = {"type": "http", "headers": [], "client": ("127.0.0.1", 50_000)}
+
+    async def send_half_a_form() -> bool:
+        has_left = asyncio.Event()
+
+        async def receive() -> Message:
+            has_left.set()
+            return {"type": "http.disconnect"}
+
+        return await login.is_right_form(scope | {"state": {"peer": Peer(has_left.is_set)}}, receive)
+
+    async def open_a_socket() -> bool:
+        return await login.lets_in(scope | {"type": "websocket", "headers": [(b"authorization", b"Bearer wrong")]})
+
+    async def leave_and_ask() -> float:
+        guesses = [asyncio.create_task(guess()) for _ in range(20) for guess in (send_half_a_form, open_a_socket)]
+        await asyncio.sleep(0)
+        seconds = await seconds_until_let_in(login)
+        assert not any(await asyncio.gather(*guesses))
+        return seconds
+
+    assert asyncio.run(leave_and_ask()) <= tokens.PAUSE / 2
