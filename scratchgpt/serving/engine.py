@@ -161,7 +161,7 @@ class Engine:
         return echoes[id(wish.prompt)]
 
     def cancel(self, jobs: Iterable[Job]) -> None:
-        """Drop texts that nobody reads. Those that have slots lose them before the next piece of work."""
+        """Drop texts of a client that has left. Those that have slots lose them before the next piece of work."""
         with self._changed:
             for job in jobs:
                 job.is_cancelled = True
@@ -174,8 +174,8 @@ class Engine:
         with self._changed:
             self.is_closed = True
             self._changed.notify()
+        self._fail_all()  # without waiting for the thread: clients read at once why there is no text
         self._thread.join(CLOSE_SECONDS)
-        self._fail_all()
 
     # ------------------------------------------------------------------------------- in the engine's thread
 
@@ -282,7 +282,8 @@ class Engine:
         alike = [text for text in unready if self._cache.lengths[text.slot] == start and len(text.recent) == n + 1]
         group = [text for text in alike if text.recent[:-1] == first.recent[:-1]]
         echoes = {text.echo for text in group if text.echo and text.echo.n_done == start}
-        is_alone = len(group) == len(self._texts) and not echoes
+        # Small chunks for an echo, even again: a large one would begin before n_done, and would not be scored.
+        is_alone = len(group) == len(self._texts) and not any(text.echo for text in group)
         chunk = self._cache.next_chunk(first.slot, n, is_alone=is_alone)
         rows = [first.recent[chunk]]
         if len(group) == 1 and not echoes and chunk == slice(0, n):
@@ -396,7 +397,7 @@ class Engine:
     # ------------------------------------------------------------------------------------------ in any thread
 
     def _forget(self, text: _Text) -> None:
-        """Remove a text that is over or that nobody wants; the caller holds the lock."""
+        """Remove a text that is over or was cancelled; the caller holds the lock."""
         if self._texts.pop(text.job, None):
             self._schedule.remove(text)
             self._drop_kept(text)

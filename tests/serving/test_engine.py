@@ -249,16 +249,17 @@ def test_a_failure_ends_its_own_texts() -> None:
     without_it = Sampling(temperature=1.0, logit_bias=((10, -1e6),))
     long = wish([1, 2, 3, 4, 5] * 5, 200, without_it)
     short = [wish([1, token], 20, without_it) for token in range(1, 6)]
+    texts = [expected(model, wanted) for wanted in [*short, long]]  # now: two threads cannot compute with one model
     (other,) = reader.submit(long)
     bad = reader.submit(wish([1, 2, 3, 10, 1, 2], 5, SAMPLINGS[1]))
     reader.wait(bad)
     assert "no numbers" in str(bad[0].error)
-    for wanted in short:
+    for wanted, text in zip(short, texts, strict=False):
         (job,) = reader.submit(wanted)
         reader.wait([job])
-        assert job.take()[0] == expected(model, wanted)
+        assert job.take()[0] == text
     reader.wait([other])
-    assert other.take()[0] == expected(model, long)
+    assert other.take()[0] == texts[-1]
     engine.close()
 
 
@@ -363,6 +364,27 @@ def test_closing_does_not_wait_for_a_piece_without_end(monkeypatch: pytest.Monke
         is_free.set()
 
 
+def test_readers_of_texts_that_are_given_up_do_not_wait_for_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    with watched(monkeypatch, 1) as (engine, cache):
+        is_free, has_begun = threading.Event(), threading.Event()
+
+        def hang(_: str) -> None:
+            has_begun.set()
+            assert is_free.wait(60)
+
+        cache.before = hang
+        reader = _Reader(engine)
+        jobs = reader.submit(*[wish([1], 10)] * 3)
+        assert has_begun.wait(60)
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        reader.wait(jobs)
+        assert closing.is_alive()
+        assert [type(job.error) for job in jobs] == [ClosedError] * 3
+        is_free.set()
+        closing.join()
+
+
 def test_late_texts_deep_in_the_queue_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever stands before them, and while others go on."""
     with watched(monkeypatch, 1) as (engine, _):
@@ -392,6 +414,27 @@ def test_prompts_with_log_probabilities_are_scored_once(monkeypatch: pytest.Monk
         first = jobs[0].take()
         assert len(first[1]) == len(prompt)
         assert all(job.take() == first for job in jobs[1:])
+
+
+def test_a_prompt_that_is_computed_again_keeps_its_log_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text was suspended in the middle, its keys and values were not kept, and then it is alone."""
+    monkeypatch.setattr(serving, "KEPT_BYTES", 0)
+    monkeypatch.setattr(_Watched, "nbytes", 0)
+    with watched(monkeypatch, 2) as (engine, cache):
+        reader = _Reader(engine)
+        others: list[Job] = []
+        prompt = [1 + number % 10 for number in range(45)]
+
+        def submit(_: str) -> None:
+            if cache.pieces.count("chunk") == 6 and not others:
+                others.extend(reader.submit(wish([1], 6)))
+
+        cache.before, cache.largest_chunk_size = submit, 16
+        jobs = reader.submit(wish([1], 10), wish(prompt, 3, n_top=0, has_echo=True, n_before=45))
+        reader.wait(jobs)
+        assert others[0].is_over
+        assert cache.pieces.count("chunk") == 6 + 11, "it was computed again"
+        assert [entry.offset for entry in jobs[1].take()[1]] == list(range(48))
 
 
 def test_a_prompt_is_computed_once_for_all_texts_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
