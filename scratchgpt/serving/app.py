@@ -1,6 +1,7 @@
 """The server: OpenAI's paths in front of an engine."""
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterable
 from http import HTTPStatus
 from typing import Annotated
@@ -59,8 +60,7 @@ def create_app(engine: Engine, model_id: str, limits: Limits, metrics: Metrics) 
     app = FastAPI(
         title="scratchgpt",
         version=__version__,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,  # a redirect would repeat the address, however long it is
         lifespan=lifespan,
     )
@@ -86,6 +86,12 @@ def create_app(engine: Engine, model_id: str, limits: Limits, metrics: Metrics) 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def show_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    document = json.dumps(app.openapi()).encode("ascii")  # once: to write it takes milliseconds
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def show_document() -> Response:
+        return Response(document, media_type="application/json")
 
     return app
 
