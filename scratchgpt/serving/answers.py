@@ -74,11 +74,15 @@ SENTENCES: dict[int, str] = {
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take requests of this method.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The server is busy; try again in a moment.",
 }
-"""What an error means, if the application says nothing about it."""
+"""Messages of errors for which the application has none."""
+
+
+CLIENT_LEFT = 499
+"""nginx's status of a request whose client has left before the answer."""
 
 
 def phrase(status: int) -> str:
-    """Return what a status is called; some servers have their own, as 499 for a client that has gone."""
+    """Return the name of a status, which may be one that HTTP does not define, such as CLIENT_LEFT."""
     return HTTPStatus(status).phrase if status in set(HTTPStatus) else f"Error {status}"
 
 

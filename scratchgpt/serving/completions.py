@@ -1,4 +1,4 @@
-"""Answering requests for completions, whole or in pieces."""
+"""Answers to requests for completions, whole or in pieces."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from scratchgpt.generation import Sampling, Stop
+from scratchgpt.serving.answers import CLIENT_LEFT
 from scratchgpt.serving.bodies import Aside, Reader
 from scratchgpt.serving.engine import BusyError, ClosedError, Engine
 from scratchgpt.serving.job import Job, Likely, Wish
@@ -44,7 +45,7 @@ MOST_ECHOED = 2**22
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may ask for."""
+    """Limits of what a request may ask for."""
 
     prompt_tokens: int = 16_384
     max_tokens: int = 4096
@@ -57,16 +58,16 @@ class _Prompt(NamedTuple):
 
 
 class _News:
-    """How the engine's thread wakes a reader in the event loop: seldom, for that takes time from both."""
+    """Wakes a reader in the event loop from the engine's thread: once until it looks, as that takes time from both."""
 
     def __init__(self) -> None:
         self._loop, self._event, self._is_told = asyncio.get_running_loop(), asyncio.Event(), False
 
     def tell(self) -> None:
-        """Say that there is news; from any thread."""
+        """Report news, from any thread."""
         if not self._is_told:
             self._is_told = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody reads any more
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and there is no reader
                 self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self) -> None:
@@ -185,7 +186,7 @@ class Completions:
 
 
 class _Answer:
-    """What becomes of one request."""
+    """The answer to one request."""
 
     def __init__(
         self,
@@ -201,11 +202,11 @@ class _Answer:
         self._id, self._created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
 
     def cancel(self) -> None:
-        """Make no more of it."""
+        """Drop the texts that are not over."""
         self._engine.cancel(self._jobs)
 
     async def whole(self, request: Request) -> Response:
-        """Return all at once, or nothing if the reader has gone."""
+        """Return all at once, or nothing if the client has left."""
         watcher = asyncio.create_task(self._watch(request))
         try:
             while not (watcher.done() or all(job.is_over for job in self._jobs)):
@@ -214,7 +215,7 @@ class _Answer:
             watcher.cancel()
             self.cancel()
         if watcher.done():
-            return Response(status_code=499)  # as nginx counts those who have gone
+            return Response(status_code=CLIENT_LEFT)
         for job in self._jobs:
             if job.error:
                 raise problem_of(job.error) from job.error
@@ -287,7 +288,7 @@ class _Answer:
 
 
 class _Events(StreamingResponse):
-    """Server-sent events; who goes away before the end frees his places."""
+    """Server-sent events. A client that leaves before the end frees its slots."""
 
     def __init__(self, answer: _Answer) -> None:
         super().__init__(answer.pieces(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

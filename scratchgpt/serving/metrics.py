@@ -1,4 +1,4 @@
-"""What the server has done and is doing, as Prometheus reads it."""
+"""The server's numbers, in the form that Prometheus reads."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from scratchgpt.serving.answers import App, Message, Receive, Send
+from scratchgpt.serving.answers import CLIENT_LEFT, App, Message, Receive, Send
 from scratchgpt.serving.engine import Engine
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -37,7 +37,7 @@ class Metrics:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
-            status, start = 500, time.perf_counter()
+            status, start = CLIENT_LEFT, time.perf_counter()
 
             async def noted(message: Message) -> None:
                 nonlocal status

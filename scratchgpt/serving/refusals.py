@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scratchgpt.serving.answers import (
     SENTENCES,
@@ -37,7 +37,7 @@ class Refusal(NamedTuple):
 async def refuse(scope: Message, refusal: Refusal, receive: Receive, send: Send) -> None:
     """Send the reason; then read on for a while, or the connection breaks before the client has read the answer."""
     content = error_content(refusal.status, refusal.message, code=refusal.code)
-    media, body = _our_error(scope, refusal.status, json.dumps(content).encode("utf-8"))
+    media, body = _dressed(scope, refusal.status, content)
     if wants_html(scope) and refusal.page:
         body = refusal.page
     headers = [*_content_headers(media, body), *refusal.headers]
@@ -82,7 +82,7 @@ def with_our_errors(scope: Message, send: Send) -> Send:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            kind, body = _our_error(scope, start["status"], body)
+            kind, body = _dressed(scope, start["status"], _content(start["status"], body))
             ours = {b"content-type", b"content-length", b"content-encoding"}
             headers = [header for header in start.get("headers", ()) if header[0].lower() not in ours]
             await send({**start, "headers": headers + _content_headers(kind, body)})
@@ -92,13 +92,17 @@ def with_our_errors(scope: Message, send: Send) -> Send:
     return dress
 
 
-def _our_error(scope: Message, status: int, body: bytes) -> tuple[bytes, bytes]:
-    """Return the type and the body of an error, given the JSON that the application has for it, if any."""
-    content = error_content(status, SENTENCES.get(status, f"{phrase(status)}."))
+def _content(status: int, body: bytes) -> dict[str, Any]:
+    """Return an error in OpenAI's form, given the application's answer, which may have this form already."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        given = json.loads(body)
+        given: dict[str, Any] = json.loads(body)
         if isinstance(given["error"]["message"], str):
-            content = given
+            return given
+    return error_content(status, SENTENCES.get(status, f"{phrase(status)}."))
+
+
+def _dressed(scope: Message, status: int, content: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Return the type and the body of an error: a page for browsers, JSON for programs."""
     if wants_html(scope):
         return b"text/html; charset=utf-8", error_page(status, content["error"]["message"])
     return b"application/json", json.dumps(content).encode("utf-8")
