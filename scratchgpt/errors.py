@@ -37,7 +37,7 @@ class UsageError(ScratchGPTError):
 
 
 class NoGPUError(UsageError):
-    """There is no GPU, or nobody has installed what uses one."""
+    """There is no GPU, or the package that uses it is missing."""
 
 
 class DataError(ScratchGPTError):

@@ -141,7 +141,7 @@ def grow(texts: Sequence[Text], draws: Iterable[Draw], *, log_probabilities: boo
 
 
 def default_prompt(vocabulary: Tokenizer) -> str:
-    """Return what a text begins with if nobody says: a newline, or the first token where there is none."""
+    """Return the prompt to use if there is none: a newline, or the first token if the vocabulary has no newline."""
     return "\n" if "\n" in vocabulary else vocabulary.decode([0])
 
 

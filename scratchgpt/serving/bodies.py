@@ -1,4 +1,4 @@
-"""Reading requests' bodies: what they ask for, or what is wrong with them, while the event loop goes on."""
+"""Reads and checks the bodies of requests, while the event loop goes on."""
 
 import asyncio
 from collections.abc import Callable
@@ -71,7 +71,7 @@ class Reader:
         self._aside = Aside("reader")
 
     async def read(self, request: Request, kind: type[Body], work: Callable[[Body], Result]) -> Result:
-        """Return what `work` makes of a body of this kind. Raises ApiError if it is none, or if too many wait."""
+        """Return the result of `work` for a body of this kind. Raises ApiError if it is invalid or too many wait."""
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":  # a page of another site could send other types without being asked
             raise bad(NOT_AN_OBJECT, None)

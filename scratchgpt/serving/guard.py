@@ -1,13 +1,13 @@
-"""Who may talk to a server on this machine: what stands before every request and every WebSocket.
+"""Decides which requests and WebSockets reach a server on this machine.
 
-A page from anywhere, open in the user's browser, can send requests to loopback. Its browser gives it away: by the
-Origin or Sec-Fetch-Site (cross-site), or by the Host that it believes to talk to (DNS rebinding). All are refused.
+Any page in the user's browser can send requests to loopback. Three headers show that they come from another site:
+Origin, Sec-Fetch-Site, and Host, which has the name of the other site after DNS rebinding. The guard refuses such
+requests.
 """
 
 import asyncio
 from collections.abc import Iterable
 from http import HTTPStatus
-from urllib.parse import parse_qs
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -22,7 +22,7 @@ PATIENCE, SLOWEST = 30.0, 10_000
 """Seconds in which a body must arrive, and the bytes for which it gets another second."""
 
 PREFLIGHT_SECONDS = 3600
-
+TICKET = b"ticket="
 
 _TOO_SLOW = Refusal(
     HTTPStatus.REQUEST_TIMEOUT,
@@ -140,7 +140,7 @@ class Guard:
 
     async def _log_in(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer the login page's form."""
-        assert self._login  # noqa: S101 - or nobody would be here
+        assert self._login  # noqa: S101 - it is called for a login only
         if await self._login.is_right_form(scope, receive):
             refusal = _see_first_page(scope, self._login.cookie)
         else:
@@ -205,12 +205,14 @@ def _is_disconnect(error: BaseException) -> bool:
 def _tickets(scope: Message) -> list[str]:
     """Return the tickets in the address of a page."""
     is_page = scope.get("method") == "GET" and scope["path"] == "/"
-    return parse_qs(scope["query_string"].decode("latin-1")).get("ticket", []) if is_page else []
+    parts = scope["query_string"].split(b"&") if is_page else []
+    return [part.removeprefix(TICKET).decode("latin-1") for part in parts if part.startswith(TICKET)]
 
 
 def _see_first_page(scope: Message, cookie: bytes | None) -> Refusal:
-    """Send a browser to the first page, with the query that it has besides a ticket, and perhaps a cookie."""
-    kept = b"&".join(part for part in scope["query_string"].split(b"&") if not part.startswith(b"ticket="))
+    """Send a browser to the first page, with its query except for tickets, and perhaps with a cookie."""
+    parts = scope["query_string"].split(b"&")
+    kept = b"&".join(part for part in parts if not part.startswith(TICKET))
     headers = [(b"location", b"/?" + kept if kept else b"/")] + ([(b"set-cookie", cookie)] if cookie else [])
     return Refusal(HTTPStatus.SEE_OTHER, "see_other", "See the first page.", headers)
 

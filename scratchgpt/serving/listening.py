@@ -1,4 +1,4 @@
-"""Where a server listens, and who can reach it there."""
+"""The address on which a server listens."""
 
 import contextlib
 import secrets

@@ -1,4 +1,4 @@
-"""What a client is told when something is wrong, in OpenAI's form."""
+"""Errors that a client receives, in OpenAI's form."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -38,12 +38,12 @@ def cut(text: str) -> str:
 
 
 def bad(message: str, param: str | None, code: str | None = None) -> ApiError:
-    """Return what is told of a field that cannot be meant."""
+    """Return the error of a field that is not valid."""
     return ApiError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
 
 
 def problem_of(error: Exception) -> ApiError:
-    """Return what a reader is told of why there is no text."""
+    """Return the error of a request whose text failed."""
     message = str(error) if isinstance(error, ScratchGPTError) else f"The model failed: {type(error).__name__}."
     match error:
         case BusyError():
@@ -57,7 +57,7 @@ def problem_of(error: Exception) -> ApiError:
 
 
 def invalid(error: Mapping[str, Any]) -> ApiError:
-    """Return what is wrong with a request, given the first thing that pydantic found."""
+    """Return the error of a request, given the first error that pydantic found."""
     field, code = str(error["loc"][0]), None
     if field in UNSUPPORTED:
         message, code = f"This server does not support {field}; leave it out.", "unsupported_parameter"
@@ -71,7 +71,7 @@ def invalid(error: Mapping[str, Any]) -> ApiError:
 
 
 def tell_problems(app: FastAPI) -> None:
-    """Have an application answer in this form whatever goes wrong."""
+    """Let an application report every error in this form."""
 
     @app.exception_handler(ApiError)
     async def tell(_: Request, error: ApiError) -> Response:

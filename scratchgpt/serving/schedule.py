@@ -96,7 +96,7 @@ class Schedule(Generic[Text]):
         return Move(entering, leaving)  # type: ignore[arg-type]
 
     def remove(self, text: Text) -> None:
-        """Forget a text that has ended or that nobody wants."""
+        """Forget a text that has ended or was cancelled."""
         request = text.request
         if text.is_running:
             self._stop_running(text)

@@ -18,7 +18,7 @@ MOST_STOPS, LONGEST_STOP = 16, 1024
 MOST_BIASES = 1024
 """Tokens with a bias. OpenAI takes 300."""
 MOST_LOGPROBS = 20
-"""Likeliest tokens that are named beside each token."""
+"""Likeliest tokens that are named next to each token."""
 LONGEST_NAME = 1024
 """Characters of a name."""
 
@@ -60,7 +60,7 @@ FORMS = {
     "tokens": f"a list of up to {MOST_IDS:,} token ids",
     "stream_options": "an object of up to 8 names with true or false",
 }
-"""Of fields whose type has several parts: what they may be."""
+"""The allowed values of fields whose type has several parts."""
 
 
 class _Request(BaseModel):
@@ -156,7 +156,7 @@ class DetokenizeRequest(_Request):
 
 
 UNSUPPORTED = {*Unsupported.model_fields, "with_pieces", "return_token_strs"}
-"""What this server does not do."""
+"""Fields that a request may only turn off."""
 
 
 class Usage(BaseModel):
@@ -257,7 +257,7 @@ class Version(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """The details of an error."""
 
     message: str
     type: str

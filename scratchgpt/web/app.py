@@ -100,7 +100,7 @@ class Page:
         for name, panel in self._panels.items():
             for element in panel.descendants():
                 if isinstance(element, ui.timer):
-                    element.active = name == change.value  # what nobody sees costs nothing
+                    element.active = name == change.value  # a hidden tab costs nothing
         self._set_address(self._address._replace(tab=change.value))
 
     def _set_address(self, address: Address) -> None:

@@ -47,11 +47,11 @@ class Front:
         elif method not in KNOWN or not KNOWN[method].fullmatch(scope["path"]):
             await _answer(scope, send, 404)
         elif scope["type"] == "websocket":
-            with contextlib.suppress(Exception):  # engineio raises ValueError and the like for nonsense
+            with contextlib.suppress(Exception):  # engineio raises ValueError and others for nonsense
                 await self._app(scope, receive, send)
         elif scope["path"] != "/":
             await self._app(scope, receive, send)
-        elif method == "HEAD":  # a page is built for those who look at it
+        elif method == "HEAD":  # to build a page for no reader is waste
             await _answer(scope, send, 200, (b"content-type", b"text/html; charset=utf-8"))
         elif self._n_waiting >= MOST_WAITING:
             await _answer(scope, send, 503, (b"retry-after", b"2"))
@@ -98,7 +98,7 @@ def page_policy(page: str) -> str:
 
 
 def ignore_nonsense() -> None:
-    """Ignore messages of a WebSocket that the page never sends; NiceGUI raises KeyError and the like for them.
+    """Ignore messages of a WebSocket that the page never sends; NiceGUI raises KeyError and others for them.
 
     It would also write to the terminal what a browser wants to log.
     """
