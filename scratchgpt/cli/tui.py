@@ -378,7 +378,7 @@ class Watch(App[None]):
         line = Series(curve.steps, curve.smooth, "braille", "cyan")
         low, high = heights(curve, *validation)
         low = max(low, min((loss for loss in [*curve.raw, *validation[1]] if loss > 0), default=0.01) / 2)
-        plot.show(Picture(low, high, [dots, line, Series(*validation, "x", "orange")], is_log=self._is_log))
+        plot.show(Picture(low, max(low, high), [dots, line, Series(*validation, "x", "orange")], is_log=self._is_log))
         if self.query_one("#small").display:
             for name, curve in self._seen.small.items():
                 values = curve.raw if name == "lr" else curve.smooth

@@ -36,7 +36,7 @@ class Condition:
             self._is_paused = isinstance(event, Paused)
         match event:
             case Evaluating():
-                self.word = f"evaluating {event.done / event.total:.0%}"
+                self.word = f"evaluating {event.done / max(event.total, 1):.0%}"
             case Sampled(is_last=False):
                 self.word = "generating"
             case Ended():

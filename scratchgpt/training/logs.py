@@ -44,6 +44,8 @@ EVALUATION_COLUMNS = (
 COLUMNS = ("step", "time", *STEP_COLUMNS, *EVALUATION_COLUMNS)
 BLOCK = 2**18
 """Bytes that are read at once, about."""
+LARGEST = 1e150
+"""Larger numbers count as none, so that sums and products of two numbers are finite."""
 BEGINNING = 48
 """Bytes that distinguish a log from others: they hold the first step and its time."""
 TEXT_INTERVAL = 0.5
@@ -244,13 +246,14 @@ def _value(line: bytes) -> Any:
 
 
 def _checked(value: Any) -> Row | None:
-    """Return a row in which all is a finite number or None, in events also text; None for what is no row."""
+    """Return a row of finite numbers and None, in events also texts; None if the line is not a valid row."""
     if type(value) is not dict or type(value.get("step")) is not int or not 0 <= value["step"] < 2**63:
         return None
     is_event = type(value.get("event")) is str
     for name, content in value.items():
-        is_number = type(content) in (float, int, bool) and -1e308 <= content <= 1e308
-        if not is_number and not (is_event and type(content) is str):
+        is_number = type(content) in (float, int, bool) and -LARGEST <= content <= LARGEST
+        is_text = is_event and type(content) is str and name not in COLUMNS
+        if not is_number and not is_text:
             value[name] = None
     return value
 

@@ -72,6 +72,7 @@ class _Numbers:
         each = np.array(self.columns["tokens"] if axis == "tokens" else self.columns["step_ms"])
         return np.cumsum(np.nan_to_num(each)) / (1 if axis == "tokens" else 1e3)
 
+    @np.errstate(over="ignore")  # in float32, larger numbers are infinite, and not drawn
     def thinned(self, column: str, axis: Axis, smoothing: int, span: Span) -> Points:
         """Return a curve as it is drawn: its part within `span`, and those before and behind, each thinned."""
         x = self.places(axis)
@@ -101,13 +102,14 @@ class History:
         self.journal = Journal()  # notes and texts
         self.state = State(is_alive=False, word="stopped")
         self.read_at = -math.inf  # when all of it was read, by the monotonic clock
-        self._lock = threading.Lock()
+        self._reading = threading.Lock()  # held while the log is read, which may take seconds
+        self._lock = threading.Lock()  # held while the numbers change, so a page waits for milliseconds at most
         self._log = logs.Follower(run)
         self._numbers = _Numbers()
 
     def refresh(self) -> None:
         """Read what has been added since the last time. Raises DataError if the run is gone."""
-        with self._lock:
+        with self._reading:
             try:
                 is_other = self._log.is_other()
             except DataError:
@@ -117,19 +119,22 @@ class History:
                 self._begin_anew(_settings(self.run))
             numbers = self._numbers
             for rows in self._log.rows():
-                numbers.take_in(rows)
+                with self._lock:
+                    numbers.take_in(rows)
                 for row in rows:
                     if row and ("event" in row or "val_loss" in row) and (event := logs.event(row)):
                         self.journal.see(event)
             is_complete = 0 < self.steps <= self.step
             self.state = runs.state(self.run, self.journal.condition, is_complete=is_complete)
             self.read_at = time.monotonic()
-            if numbers.looks_different():
-                numbers.n_drawn, numbers.drawn = (len(numbers.steps), len(numbers.validation)), {}
-                self.version += 1
+            with self._lock:
+                if numbers.looks_different():
+                    numbers.n_drawn, numbers.drawn = (len(numbers.steps), len(numbers.validation)), {}
+                    self.version += 1
 
     def _begin_anew(self, settings: dict[str, Any]) -> None:
-        self._numbers, self.journal = _Numbers(), Journal()
+        with self._lock:
+            self._numbers, self.journal = _Numbers(), Journal()
         self.settings = settings
         self.read_at = -math.inf
         self.version += 1
@@ -147,7 +152,8 @@ class History:
 
     def width(self, axis: Axis) -> float:
         """Return where on an axis the run is now."""
-        places = self._numbers.places(axis)
+        with self._lock:
+            places = self._numbers.places(axis)
         return float(places[-1]) if len(places) else 0.0
 
     def last(self, column: str) -> float:

@@ -174,6 +174,25 @@ def test_events_that_make_no_sense_are_no_events(line: str, tmp_path: Path) -> N
     assert event(row) is None
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"step": 1, "loss": 1e200, "tokens": -1e200, "lr": 1e150}', {"loss": None, "tokens": None, "lr": 1e150}),
+        ('{"step": 1, "event": "note", "message": "m", "loss": "x"}', {"event": "note", "message": "m", "loss": None}),
+        ('{"step": 1, "event": "resumed", "time": "noon"}', {"event": "resumed", "time": None}),
+    ],
+)
+def test_columns_are_numbers_that_can_be_added_and_multiplied(line: str, found: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(line + "\n", encoding="utf-8")
+    assert list(read(tmp_path / "log.jsonl")) == [{"step": 1} | found]
+
+
+def test_an_evaluation_of_nothing_has_a_state() -> None:
+    journal = Journal()
+    journal.see(Evaluating(1, 0, 0))
+    assert journal.condition.word == "evaluating 0%"
+
+
 def test_a_log_is_followed(tmp_path: Path) -> None:
     path, follower = tmp_path / "log.jsonl", Follower(tmp_path)
     with pytest.raises(DataError, match="was removed, or has not begun"):
