@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from nicegui import events, ui
 
 from scratchgpt.data.dataset import Dataset
-from scratchgpt.errors import ScratchGPTError, UsageError
+from scratchgpt.errors import ScratchGPTError, UsageError, for_page
 from scratchgpt.inspection.labels import label
 from scratchgpt.machine import amount
 from scratchgpt.tokenizer import gpt2
@@ -213,7 +213,7 @@ class DataTab:
             try:
                 ui.label(figures(self._desk.meta(name))).classes("soft")
             except (ScratchGPTError, KeyError, TypeError, ValueError) as error:
-                ui.label(f"It cannot be read: {error}").classes("bad")
+                ui.label(f"It cannot be read: {for_page(error)}").classes("bad")
 
     @property
     def _chosen(self) -> Path:

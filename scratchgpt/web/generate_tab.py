@@ -88,8 +88,6 @@ class GenerateTab:
         self._show_text("", "")
         with card("Earlier texts", f"The last {MOST_EARLIER}, which only this browser remembers."):
             self._list = scrolling("Earlier texts").classes("stack")
-        memory.keep_shown("generate.said", self._said)
-        memory.keep_shown("generate.text", self._text)
         ui.timer(TICK, self._tick)
 
     def _lay_out_setting(self, field: "dataclasses.Field[Any]") -> ui.number:
@@ -174,13 +172,15 @@ class GenerateTab:
         self._show_earlier()
 
     def _show_remembered(self, *, is_kept: bool) -> None:
-        """Show the texts of the last time; the desk may still have the last one."""
+        """Show the texts of the last time; the desk may still have the last one. Then keep what is shown."""
         if not is_kept:
             keys = ("generate.said", "generate.text")
             self._show_text(*(self._memory.get(key, str, longest=LONGEST_OUTPUT) or "" for key in keys))
             if self._is_writing:
                 self._memory.put("generate.window", "")
                 self._problem.text = "The server ended, or this page was away too long, while this text was written."
+        self._memory.keep_shown("generate.said", self._said)
+        self._memory.keep_shown("generate.text", self._text)
         self._earlier = [item for item in self._memory.get("generate.earlier", list) or [] if _is_earlier(item)]
         self._show_earlier()
 

@@ -72,8 +72,8 @@ class Memory:
         ui.run_javascript(f"rememberFirst({json.dumps(key)}, {json.dumps(item)}, {most})")
 
     def keep_shown(self, key: str, label: ui.label) -> None:
-        """Have the browser remember what a label shows when the page goes."""
-        ui.run_javascript(f"shownTexts.set({json.dumps(key)}, {label.id})")
+        """Have the browser remember what a label shows when the page goes, if that has changed."""
+        ui.run_javascript(f"keepShown({json.dumps(key)}, {label.id})")
 
     def get(self, key: str, kind: type, *, longest: int = LONGEST) -> Any:
         """Return a remembered value, None if there is none of this kind and length."""
@@ -94,7 +94,8 @@ class Memory:
     def _restore(self, key: str) -> None:
         field, longest = self._fields[key]
         with self._restoring():
-            if key in self._values and _fits(field, self._values[key], longest):
+            # A disabled field has a value that follows from another choice.
+            if key in self._values and field.enabled and _fits(field, self._values[key], longest):
                 value = self._values[key]
                 if _is_open(field) and value not in field.options:
                     field.set_options([value, *field.options])

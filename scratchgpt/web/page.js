@@ -27,7 +27,8 @@ function recall() {
   const values = [...new Set(names)].map((name) => [name.slice(PREFIX.length), stored(name.slice(PREFIX.length))]);
   const sizes = new Map(values.map(([key, value]) => [key, new Blob([JSON.stringify(value)]).size]));
   for (const [key, value] of values) {
-    if (/\\ud[89a-f]/.test(JSON.stringify(value))) sizes.set(key, Infinity); // half a character, which no message may have
+    // Half a character, which no message may have; JSON writes a backslash of the text twice.
+    if (/(?<!\\)(?:\\\\)*\\ud[89a-f]/.test(JSON.stringify(value))) sizes.set(key, Infinity);
   }
   let room = MOST_BYTES;
   const fits = ([key]) => (room -= sizes.get(key)) > 0;
@@ -47,12 +48,13 @@ function rememberFirst(key, item, most) {
   } catch {}
 }
 
-// Texts that the server writes into labels are kept as they stand when the page goes.
-const shownTexts = new Map();
+// Texts that the server writes into labels are kept as they stand when the page goes. A window whose text has not
+// changed leaves what another window has kept.
+const keptShown = new Map();
+const shownText = (id) => getHtmlElement(id)?.textContent ?? mounted_app.elements[id]?.text ?? "";
+const keepShown = (key, id) => keptShown.set(key, { id, before: shownText(id) });
 addEventListener("pagehide", () => {
-  for (const [key, id] of shownTexts) {
-    remember(key, getHtmlElement(id)?.textContent ?? mounted_app.elements[id]?.text ?? "");
-  }
+  for (const [key, { id, before }] of keptShown) if (shownText(id) !== before) remember(key, shownText(id));
 });
 
 // null: as the system is.

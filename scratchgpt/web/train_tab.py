@@ -9,7 +9,8 @@ from typing import Any
 
 from nicegui import ui
 
-from scratchgpt.errors import ScratchGPTError, UsageError
+from scratchgpt.errors import ScratchGPTError, UsageError, for_page
+from scratchgpt.web.address import MOST_COMPARED
 from scratchgpt.web.curves import Curves
 from scratchgpt.web.desk import RUNS, Desk
 from scratchgpt.web.history import History
@@ -65,7 +66,7 @@ class TrainTab:
         with ui.element("div").classes("pair"):
             self._run = ui.select([], label="Watch", on_change=self._changed)
             self._others = ui.select([], label="Compare with", multiple=True, on_change=self._changed)
-            self._others.props("use-chips")
+            self._others.props(f"use-chips max-values={MOST_COMPARED}")
         with ui.row().classes("line"):
             self._state = ui.label().classes("chip").props('role="status"')
             self._bar = ui.linear_progress(0, show_value=False).classes("grow")
@@ -94,6 +95,7 @@ class TrainTab:
     def _changed(self) -> None:
         self._said = None
         self._looked_at = -math.inf
+        self._offer_others()
         self._on_choice(self._run.value or "", self._others.value)
 
     def show(self, run: str, compare: Sequence[str]) -> None:
@@ -102,7 +104,7 @@ class TrainTab:
         if run in names:
             self._training = self._desk.training  # which does not replace a run that was asked for
             self._offer(names, run)
-            self._others.value = [name for name in compare if name in names]
+            self._others.value = [name for name in compare if name in self._others.options]
 
     async def _tick(self) -> None:
         """Show what is new."""
@@ -133,14 +135,14 @@ class TrainTab:
         self._looked_at = time.monotonic()
         try:
             history = self._desk.history(watched)
-            compared = {name: self._desk.history(name) for name in self._others.value if name != watched}
+            compared = {name: self._desk.history(name) for name in self._others.value}
             for each in (history, *compared.values()):
                 if each.read_at < time.monotonic() - FRESH or (has_news and each is history):
                     await asyncio.to_thread(each.refresh)  # unless it was just read for another page
         except ScratchGPTError as error:
             self._looked_at = -math.inf
             if not ours or ours.is_over or ours.last:  # else its log has not begun
-                self._problem.text = str(error)
+                self._problem.text = for_page(error)
             return
         if watched != self._run.value:  # another one was chosen meanwhile
             return
@@ -163,9 +165,15 @@ class TrainTab:
             names = [chosen, *names]
         gone = self._run.value if self._run.value and self._run.value not in names else None
         self._run.set_options(names, value=chosen or next(iter(names), None))
-        self._others.set_options(names, value=[name for name in self._others.value or [] if name in names])
+        self._offer_others()
         if gone:
             ui.notify(f"The run {gone} was removed.", type="warning")
+
+    def _offer_others(self) -> None:
+        """Offer all runs but the watched one to compare with it."""
+        names = [name for name in self._run.options if name != self._run.value]
+        if names != self._others.options:
+            self._others.set_options(names, value=[name for name in self._others.value if name in names])
 
     def _show_buttons(self, training: Training | None) -> None:
         """Show the buttons that a training of ours obeys now, and why it failed."""

@@ -146,6 +146,30 @@ def test_back_and_forward_stay_in_the_page(browser: Browser) -> None:
     assert not browser.complaints()
 
 
+def test_a_run_is_not_compared_with_itself(browser: Browser) -> None:
+    browser.driver.get(f"{browser.address}?tab=train&run=one&compare=one&compare=two%2C+a")
+    wait_until(lambda: is_ready(browser) and "compare=one" not in browser.driver.current_url)
+    wait_until(lambda: any("two, a" in text for text in browser.texts(".q-chip")))
+    browser.choose("Watch", "two, a")
+    wait_until(lambda: "compare=" not in browser.driver.current_url)
+    browser.field("Compare with").send_keys("\ue015")  # down
+    wait_until(lambda: browser.texts('[role="option"]') == ["one"])
+    assert not browser.complaints()
+
+
+def test_sizes_of_weights_are_not_those_of_the_last_time(browser: Browser) -> None:
+    browser.open("model")
+    stored = {"model.weights": "runs/one", "model.n_layer": "7", "model.steps": "9"}
+    put = (
+        "for (const [k, v] of Object.entries(arguments[0])) localStorage.setItem('scratchgpt.' + k, JSON.stringify(v))"
+    )
+    browser.driver.execute_script("sessionStorage.clear();" + put, stored)
+    reload(browser)
+    wait_until(lambda: values(browser, "n_layer", "steps") == ["1", "9"])
+    assert not browser.field("n_layer").is_enabled()
+    browser.choose("Weights", "new random weights")
+
+
 def test_an_address_may_say_anything() -> None:
     assert Address.read("tab=train&run=a%26b&compare=x&compare=y", TABS) == ("train", "a&b", ("x", "y"))
     assert Address.read("?tab=%ff&run=&x=1", TABS) == ("data", "", ())
@@ -186,7 +210,9 @@ def test_a_text_is_written_on_while_the_page_is_loaded_again(browser: Browser) -
     whole = text_of(browser)
     reload(browser)
     wait_until(lambda: text_of(browser) == whole)
-    browser.type("Prompt", "another")
+    browser.type("Prompt", r"a\ud83d")  # which is not half a character
+    reload(browser)
+    assert values(browser, "Prompt") == [r"a\ud83d"]
     browser.click("Use again")
     wait_until(lambda: values(browser, "Prompt") == ["the "])
     assert not browser.complaints()
