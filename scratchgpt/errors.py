@@ -18,6 +18,7 @@ class ScratchGPTError(Exception):
         Without `page`, the advice is for both.
         """
         super().__init__(f"{fact} {advice}".strip())
+        self.fact = fact
         self.page = f"{fact} {advice if page is None else page}".strip()
 
 
@@ -27,6 +28,7 @@ class MemoryShortageError(MemoryError):
     def __init__(self, fact: str = "", *, advice: str = "", page: str = "") -> None:
         """Say what ScratchGPTError says."""
         super().__init__(f"{fact} {advice}".strip())
+        self.fact = fact
         self.page = f"{fact} {page}".strip()
 
 
@@ -65,6 +67,11 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error)
+
+
+def fact_of(error: Exception) -> str:
+    """Return what has failed, without the advice, which is another one in a terminal than on the page."""
+    return str(getattr(error, "fact", "")) or reason(error)
 
 
 def for_page(error: Exception) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from scratchgpt.cli.options import device_option, require_vocabulary, resolved
+from scratchgpt.cli.options import device_option, resolved
 from scratchgpt.errors import UsageError
 
 BATCH = 64
@@ -32,7 +32,7 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     from scratchgpt import backend
     from scratchgpt.cli.render import stages, waiting
     from scratchgpt.config import TrainConfig
-    from scratchgpt.data.dataset import Dataset
+    from scratchgpt.data.dataset import Dataset, require_vocabulary
     from scratchgpt.model.gpt import GPT
     from scratchgpt.model.plan import default_plan
     from scratchgpt.training import checkpoint
@@ -50,7 +50,7 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     with waiting("Checking model and data ..."):
         config, params, tokenizer = checkpoint.open_model(folder)
         dataset = Dataset.open(data)
-    require_vocabulary(folder, tokenizer, dataset)
+    require_vocabulary(folder, tokenizer, dataset.folder, dataset.tokenizer)
     part = dataset.val if split == "val" else dataset.train
     if part.size < 2:
         raise UsageError(f"The {split} part of {data} has no token that follows another; use a longer text.")

@@ -18,7 +18,6 @@ from scratchgpt.config import DEFAULT_PRESET, RECORDS, ModelConfig, Patterns, Se
 from scratchgpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:  # imported when a command runs
-    from scratchgpt.data.dataset import Dataset
     from scratchgpt.tokenizer import Tokenizer
 
 Function = Callable[..., Any]
@@ -175,18 +174,6 @@ def vocabulary_options(function: Function) -> Function:
         "that has vocab.json and merges.txt.",
     )
     return click.option("--gpt2", is_flag=True, help="GPT-2's vocabulary, of 50,257 tokens.")(given(function))
-
-
-def require_vocabulary(folder: Path, tokenizer: "Tokenizer", dataset: "Dataset") -> None:
-    """Raise UsageError, which tells the first difference, if a model's vocabulary is not that of some data."""
-    from scratchgpt.tokenizer import difference
-
-    if found := difference(tokenizer, dataset.tokenizer):
-        raise UsageError(
-            f"The vocabulary of {folder} is not that of {dataset.folder}: {found}.",
-            advice=f"Prepare the text anew with --tokenizer {folder}.",
-            page="Choose data that were prepared as those of the weights, or new weights.",
-        )
 
 
 def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":

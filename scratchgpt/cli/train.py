@@ -23,12 +23,11 @@ from scratchgpt.cli.options import (
     lanes_option,
     recipe_options,
     require_cpu_for,
-    require_vocabulary,
     resolved,
     view_options,
 )
 from scratchgpt.config import ModelConfig, Recipe, Setting, TrainConfig, load_recipe
-from scratchgpt.errors import DataError, ScratchGPTError, TrainingError, UsageError, reason
+from scratchgpt.errors import DataError, ScratchGPTError, TrainingError, UsageError, fact_of, reason
 from scratchgpt.lock import FolderLock
 
 if TYPE_CHECKING:  # imported when the command runs
@@ -261,12 +260,13 @@ def _start(
 
 def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "Array"]:
     """Return the recipe with the sizes of the weights to start from, and these (P,). Raises UsageError."""
+    from scratchgpt.data.dataset import require_vocabulary
     from scratchgpt.model.params import cropped
     from scratchgpt.training.checkpoint import locate, read_model
 
     folder = locate(init)
     model, params, tokenizer = read_model(folder)
-    require_vocabulary(folder, tokenizer, dataset)
+    require_vocabulary(folder, tokenizer, dataset.folder, dataset.tokenizer)
     recipe = recipe.for_weights(model, f"--init {init}")
     return recipe, cropped(model, params, recipe.settings["block_size"].value)
 
@@ -457,7 +457,7 @@ def _train(
 
 
 def _show(trainer: "Trainer", renderer: "Renderer", logs: "Logs") -> None:
-    """Train, log and show each event. A failure is logged before it is raised."""
+    """Train, log and show each event. A failure is logged before it is raised; the page shows the log, too."""
     from scratchgpt.training.events import Noted
 
     try:
@@ -471,7 +471,7 @@ def _show(trainer: "Trainer", renderer: "Renderer", logs: "Logs") -> None:
         logs.write(Noted(f"Error: {reason(error)}"))
         raise
     except (ScratchGPTError, MemoryError) as error:
-        logs.write(Noted(f"Error: {error}"))
+        logs.write(Noted(f"Error: {fact_of(error)}"))
         raise
 
 

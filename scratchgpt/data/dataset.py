@@ -134,7 +134,9 @@ class Dataset:
         """Return the windows of a part. Raises DataError, and UsageError if there are none."""
         key = (part.part, block_size, order, within_documents)
         if key not in self._windows:
-            stretches = documents(part, self._separator(), longer_than=block_size) if within_documents else whole(part)
+            stretches = whole(part)
+            if within_documents:
+                stretches = documents(part, separator(self.folder, self.tokenizer), longer_than=block_size)
             windows = Windows(stretches, block_size, stride=block_size if order == "sequential" else 1)
             if not windows.count:
                 raise self._lack_of_windows(part, block_size)
@@ -152,18 +154,6 @@ class Dataset:
             page="Choose a smaller block_size, or false for within_documents.",
         )
 
-    def _separator(self) -> int:
-        """Return the id between two documents. Raises UsageError if there is none."""
-        separator = tokenizers.end_of_text(self.tokenizer)
-        if separator is None:
-            raise UsageError(
-                f"The vocabulary of {self.folder} has no {tokenizers.END_OF_TEXT}, so that it is not known where its "
-                "documents end.",
-                advice="Use --no-within-documents, or prepare the text with --bpe or --gpt2.",
-                page="Choose false for within_documents, or prepare the text as byte pairs or with GPT-2's tokens.",
-            )
-        return separator
-
     def whole(self, part: ShardReader, *, batch_size: int, block_size: int) -> Iterator[Batch]:
         """Yield a whole part, train or val: each token but the first is a target once. The last window may be short."""
         n_windows, rest = divmod(part.size - 1, block_size)
@@ -177,6 +167,30 @@ class Dataset:
         """Return how many batches `whole` yields."""
         n_windows, rest = divmod(part.size - 1, block_size)
         return math.ceil(n_windows / batch_size) + bool(rest)
+
+
+def separator(folder: Path, tokenizer: tokenizers.Tokenizer) -> int:
+    """Return the id between two documents of prepared data. Raises UsageError if its vocabulary has none."""
+    end = tokenizers.end_of_text(tokenizer)
+    if end is None:
+        raise UsageError(
+            f"The vocabulary of {folder} has no {tokenizers.END_OF_TEXT}, so it is not known where documents end.",
+            advice="Use --no-within-documents, or prepare the text with --bpe or --gpt2.",
+            page="Choose false for within_documents, or prepare the text as byte pairs or with GPT-2's tokens.",
+        )
+    return end
+
+
+def require_vocabulary(
+    model: Path, tokenizer: tokenizers.Tokenizer, data: Path, data_tokenizer: tokenizers.Tokenizer
+) -> None:
+    """Raise UsageError, which names the first difference, if a model and prepared data have other vocabularies."""
+    if found := tokenizers.difference(tokenizer, data_tokenizer):
+        raise UsageError(
+            f"The vocabulary of {model} is not that of {data}: {found}.",
+            advice=f"Prepare the text anew with --tokenizer {model}.",
+            page="Choose data that were prepared as those of the weights, or new weights.",
+        )
 
 
 def require_windows(folder: Path, n_train: int, n_val: int, block_size: int) -> None:

@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from scratchgpt.data.dataset import Batch, Dataset
-from scratchgpt.errors import DataError, LaneError, MemoryShortageError, TrainingError, UsageError, for_page
+from scratchgpt.errors import DataError, LaneError, MemoryShortageError, TrainingError, UsageError, fact_of, for_page
 from scratchgpt.generation import default_prompt, write
 from scratchgpt.machine import resident_memory
 from scratchgpt.model.engine import engine
@@ -185,7 +185,7 @@ class Trainer:
                 if self._stopping:
                     break
         except (DataError, UsageError, MemoryError) as error:
-            yield Noted(f"step {self.step:,}: no sample: {error}")
+            yield Noted(f"step {self.step:,}: no sample: {fact_of(error)}")
         yield Sampled(self.step, "", is_last=True)
 
     def save(self) -> Iterator[Event]:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from scratchgpt.serving.answers import App
 from scratchgpt.serving.guard import Guard
+from scratchgpt.serving.log import LONGEST, failure
 from scratchgpt.serving.tokens import Login
 from scratchgpt.web.address import Address
 from scratchgpt.web.data_tab import LARGEST_UPLOAD, DataTab
@@ -23,6 +24,7 @@ from scratchgpt.web.jobs import END_AFTER
 from scratchgpt.web.measure_tab import MeasureTab
 from scratchgpt.web.memory import Memory
 from scratchgpt.web.model_tab import ModelTab
+from scratchgpt.web.parts import tell_failure
 from scratchgpt.web.train_tab import TrainTab
 
 ROOM = 2**20
@@ -56,6 +58,7 @@ class Page:
         self._laid_out: set[str] = set()
         self._train_tab: TrainTab | None = None
         self._window: str | None = None  # of the browser, once it is connected
+        self._failure = ""  # the last unexpected one that is on the page
         self._memory = Memory()
         ui.dark_mode(None).props(':value="chosenDark()"')  # which the browser knows
         ui.colors(primary="#2f56d9", negative="#c4262e", positive="#1f7a3d")
@@ -75,6 +78,7 @@ class Page:
         self._all_panels.props("inert")  # what is typed before the page is connected and filled would be lost
         ui.context.client.on_connect(self._connected)
         ui.context.client.on_delete(self._left)
+        ui.on_exception(self._failed)
         self._lay_out(address.tab)
         self._tabs.on_value_change(self._changed)
         ui.timer(TICK, self._tick)
@@ -94,6 +98,13 @@ class Page:
     def _left(self) -> None:
         if self._window:
             self._desk.leave(self._window)
+
+    def _failed(self, error: Exception) -> None:
+        """Show an unexpected error once: a timer may raise it again and again. The terminal has it, too."""
+        found = failure(error)[:LONGEST]
+        if found != self._failure:
+            self._failure = found
+            tell_failure(f"This page has failed: {found}. Reload it, and report this sentence if it comes again.")
 
     def _changed(self, change: events.ValueChangeEventArguments[Any]) -> None:
         self._lay_out(change.value)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.dataset import META, read_meta
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.machine import amount
@@ -62,6 +63,7 @@ class Desk:
         """Held while a model is looked into: one after another, so that these leave threads for the rest."""
         self._generations: dict[str, Generation] = {}  # by the window that asked for it, the newest at the end
         self._windows: collections.Counter[str] = collections.Counter()  # pages of each
+        self._departures: dict[str, asyncio.TimerHandle] = {}  # of windows without a page
         self._listings: dict[str, tuple[Any, float]] = {}  # and when they are looked at again
         self._histories: dict[str, History] = {}
 
@@ -108,16 +110,19 @@ class Desk:
     def arrive(self, window: str) -> None:
         """Take note of a page in this window of a browser."""
         self._windows[window] += 1
+        if departure := self._departures.pop(window, None):
+            departure.cancel()
 
     def leave(self, window: str) -> None:
         """Take note that a page has gone; if the window does not return in time, its text ends."""
         self._windows[window] -= 1
         if self._windows[window] <= 0:
             del self._windows[window]
-            asyncio.get_running_loop().call_later(RETURN_WITHIN, self._forget_unless_back, window)
+            self._departures[window] = asyncio.get_running_loop().call_later(RETURN_WITHIN, self._forget, window)
 
-    def _forget_unless_back(self, window: str) -> None:
-        if window not in self._windows and (generation := self._generations.pop(window, None)):
+    def _forget(self, window: str) -> None:
+        del self._departures[window]
+        if generation := self._generations.pop(window, None):
             generation.stop()
 
     def training_of(self, run: str | None) -> Training | None:
@@ -218,6 +223,16 @@ def _meta(folder: Path, _written_at: int) -> dict[str, Any]:
         if (folder / META).stat().st_size > LARGEST_META:
             raise DataError(f"{folder / META} is larger than {amount(LARGEST_META)}; prepare the text as one file.")
     return read_meta(folder)
+
+
+def vocabulary(folder: Path) -> tokenizers.Tokenizer:
+    """Return the vocabulary of prepared data or a checkpoint, which is read once. Raises DataError."""
+    return _vocabulary(folder, _written_at(folder / tokenizers.FILES[0]))
+
+
+@functools.lru_cache(maxsize=8)
+def _vocabulary(folder: Path, _written_at: int) -> tokenizers.Tokenizer:
+    return tokenizers.load(folder)
 
 
 def _written_at(path: Path) -> int:

@@ -12,22 +12,22 @@ from typing import Any
 from nicegui import ui
 
 from scratchgpt.backend import PRECISIONS
-from scratchgpt.config import DEFAULT_PRESET, preset_names
-from scratchgpt.data.dataset import require_windows
+from scratchgpt.config import DEFAULT_PRESET, TrainConfig, preset_names
+from scratchgpt.data.dataset import require_vocabulary, require_windows, separator
 from scratchgpt.errors import ScratchGPTError, UsageError, for_page
 from scratchgpt.machine import amount
 from scratchgpt.model import files as model_files
 from scratchgpt.model.plan import default_lanes
 from scratchgpt.training import checkpoint
 from scratchgpt.web import recipe
-from scratchgpt.web.desk import DATA, RUNS, Desk, is_taken, safe_name, taken
+from scratchgpt.web.desk import DATA, RUNS, Desk, is_taken, safe_name, taken, vocabulary
 from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import ModelChoice, card, explain, failures_told
 
 MODEL = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_word_embeddings")
 TRAIN = ("steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "eval_every", "sample_every", "seed")
 TICK = 2.0
-NEW_WEIGHTS = "new ones, drawn by chance"
+NEW_WEIGHTS = "new random weights"
 MINUTE, HOUR, DAY, YEAR = 60, 3600, 86_400, 31_557_600
 """Seconds."""
 
@@ -210,6 +210,16 @@ class ModelTab:
         self._command.text = shlex.join(["scratchgpt", "train", *self._arguments(str(self._run_folder()))])
         self._problem.text = cost.shortage
         require_windows(DATA / self._data.value, meta["train_tokens"], meta["val_tokens"], model.block_size)
+        self._require_vocabulary(train)
+
+    def _require_vocabulary(self, train: TrainConfig) -> None:
+        """Raise ScratchGPTError if the data's vocabulary is not what the weights and the recipe need."""
+        data = DATA / self._data.value
+        if train.within_documents:
+            separator(data, vocabulary(data))
+        if self._weights.value:
+            folder = checkpoint.locate(self._desk.inside(self._weights.value))
+            require_vocabulary(folder, vocabulary(folder), data, vocabulary(data))
 
     def _arguments(self, run_folder: str) -> list[str]:
         """Return the options of `scratchgpt train`. Raises UsageError."""

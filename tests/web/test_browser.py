@@ -15,7 +15,7 @@ import pytest
 from scratchgpt.training.checkpoint import Checkpoints, step_of
 from tests.web.browser import Browser
 from tests.web.server import Server, chromium, served, wait_until
-from tests.world import TEXT, make_dataset
+from tests.world import TEXT, make_dataset, scratchgpt
 
 pytest.importorskip("nicegui")
 from scratchgpt.web.history import History
@@ -356,7 +356,44 @@ def test_runs_of_a_terminal_are_watched_and_compared(server: Server, browser: Br
     browser.click("Start training")
     wait_until(lambda: browser.field("Watch").get_attribute("value") == "data-shakespeare-cpu-2")
     wait_until(lambda: browser.step() == 20)
+
+    (server.folder / "other.txt").write_text("0123456789" * 1000, encoding="utf-8")
+    scratchgpt("prepare", "other.txt", "--char", cwd=server.folder)
+    browser.go("Model")
+    browser.wait_for("The vocabulary of runs/before/checkpoints")  # other data were chosen as they came
+    browser.wait_for("Choose data that were prepared as those of the weights, or new weights.")
+    browser.choose("Weights", "new random weights")
+    wait_until(lambda: not browser.has("The vocabulary of"))
     assert not browser.complaints()
+
+
+def test_documents_that_cannot_be_told_apart_are_named_before_the_start(server: Server, browser: Browser) -> None:
+    make_dataset(server.folder / "data", TEXT * 10)
+    browser.open("model")
+    browser.wait_for("passes over the data")
+    browser.click("More settings", ".q-expansion-item .q-item__label")
+    browser.choose("within_documents", "true")
+    browser.wait_for("The vocabulary of data/data has no <|endoftext|>")
+    browser.choose("within_documents", "false")
+    wait_until(lambda: not browser.has("The vocabulary of"))
+    assert not browser.complaints()
+
+
+def test_a_failure_of_the_page_is_on_the_page_and_a_line_in_the_terminal(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data", TEXT * 10)
+    meta = tmp_path / "data" / "data" / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_bytes()) | {"train_tokens": 0}), encoding="utf-8")
+    server = Server(tmp_path, "--port", "0")
+    try:
+        with Browser(server.address) as browser:
+            browser.size(1280, 900)
+            browser.open("model")
+            browser.wait_for("This page has failed: ZeroDivisionError: ")
+            assert len(browser.texts(".q-notification")) == 1
+    finally:
+        lines = {*server.stop().splitlines()}
+    assert len(lines) == 1
+    assert lines.pop().startswith("The server failed: ZeroDivisionError: ")
 
 
 def test_a_keyboard_is_enough(server: Server, browser: Browser) -> None:

@@ -1,5 +1,6 @@
 """What needs no browser: names and paths, recipes as they are typed, curves of a log that grows, commands."""
 
+import asyncio
 import gzip
 import json
 import math
@@ -209,6 +210,28 @@ def test_a_run_in_the_place_of_a_removed_one_is_another(tmp_path: Path) -> None:
     assert history.points("loss").tolist() == [[1, 4], [2, 2]]
 
 
+def test_odd_numbers_do_not_break_curves(tmp_path: Path) -> None:
+    odd = [row(1, 1e140), row(2), '{"step": 3, "event": "saved", "loss": "x"}', '{"step": 3, "event": "note"}']
+    fast = '{"step": 4, "loss": 1, "step_ms": 1e145, "tokens_per_s": 1e145}'
+    lines = [*odd, fast, '{"step": 5, "event": "note", "message": "m", "val_loss": ""}']
+    (tmp_path / "log.jsonl").write_text("".join(f"{line.strip()}\n" for line in lines), encoding="utf-8")
+    history = History(tmp_path)
+    history.refresh()
+    for axis in ("step", "tokens", "time"):
+        for column in ("loss", "mean loss", "validation"):
+            history.points(column, axis=axis)
+    assert history.points("loss").tolist()[1] == [2.0, 1.0]
+
+
+def test_curves_are_drawn_while_the_log_is_read(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(row(1), encoding="utf-8")
+    history = History(tmp_path)
+    history.refresh()
+    with history._reading:  # noqa: SLF001 - as a thread that reads a long log holds it
+        assert history.width("step") == 1
+        assert history.points("loss").tolist() == [[1.0, 1.0]]
+
+
 def test_a_long_log_is_thinned(tmp_path: Path) -> None:
     lines = [row(step, 9.0 if step == 7_777 else 2.0) for step in range(1, 20_001)]
     (tmp_path / "log.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -359,6 +382,24 @@ def journal(desk: Desk) -> Journal:
     history = desk.history("one")
     history.refresh()
     return history.journal
+
+
+def test_a_text_goes_on_for_the_whole_time_of_each_absence(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scratchgpt.web.desk.RETURN_WITHIN", 0.6)
+
+    async def come_and_go() -> None:
+        desk.generate("window", "", "--", "runs/none")
+        desk.arrive("window")
+        desk.leave("window")
+        await asyncio.sleep(0.4)
+        desk.arrive("window")
+        desk.leave("window")
+        await asyncio.sleep(0.4)
+        assert desk.generation("window")
+        await asyncio.sleep(0.4)
+        assert desk.generation("window") is None
+
+    asyncio.run(come_and_go())
 
 
 @pytest.mark.usefixtures("desk")
