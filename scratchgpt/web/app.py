@@ -112,13 +112,12 @@ class Page:
             for element in panel.descendants():
                 if isinstance(element, ui.timer):
                     element.active = name == change.value  # a hidden tab costs nothing
-        self._set_address(self._address._replace(tab=change.value))
+        self._set_address(self._address._replace(tab=change.value), is_elsewhere=change.value != self._address.tab)
 
-    def _set_address(self, address: Address) -> None:
-        """Write where the page is into the browser's address; back leads to another tab or run."""
+    def _set_address(self, address: Address, *, is_elsewhere: bool) -> None:
+        """Write where the page is into the browser's address; back leads to where it was before it was elsewhere."""
         if address == self._address:
             return
-        is_elsewhere = address.tab != self._address.tab or (self._address.run and address.run != self._address.run)
         self._address = address
         (ui.navigate.history.push if is_elsewhere else ui.navigate.history.replace)(str(address))
 
@@ -154,8 +153,9 @@ class Page:
     def _show_training(self) -> None:
         self._tabs.value = "train"
 
-    def _watched(self, run: str, compare: list[str]) -> None:
-        self._set_address(self._address._replace(run=run, compare=tuple(compare)))
+    def _watched(self, run: str, compare: list[str], *, is_chosen: bool) -> None:
+        address = self._address._replace(run=run, compare=tuple(compare))
+        self._set_address(address, is_elsewhere=is_chosen and run != self._address.run)
 
     def _tick(self) -> None:
         """Show on all tabs what the training is at."""

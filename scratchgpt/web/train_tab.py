@@ -35,17 +35,17 @@ class TrainTab:
         self,
         desk: Desk,
         memory: Memory,
-        on_choice: Callable[[str, list[str]], None],
+        on_choice: Callable[..., None],
         run: str,
         compare: Sequence[str],
     ) -> None:
-        """Lay out, and show a run and others; `on_choice` receives what is chosen in their place."""
+        """Lay out, and show a run and others; call `on_choice(run, others, is_chosen=...)` when others are shown."""
         self._desk, self._on_choice = desk, on_choice
         self._looked_at = -math.inf
         self._heard: Any = None  # how much of a training of ours
         self._said: Any = None  # which notes and texts are on the page
         self._training = desk.training if desk.training and desk.training.is_over else None  # the last that was shown
-        self._is_busy = False
+        self._is_busy = self._is_offering = False
         with card("Run"):
             self._empty = ui.label(NO_RUN)
             with ui.element("div").classes("rows") as self._there:
@@ -96,7 +96,7 @@ class TrainTab:
         self._said = None
         self._looked_at = -math.inf
         self._offer_others()
-        self._on_choice(self._run.value or "", self._others.value)
+        self._on_choice(self._run.value or "", self._others.value, is_chosen=not self._is_offering)
 
     def show(self, run: str, compare: Sequence[str]) -> None:
         """Show a run, and those to compare with it, as far as they exist."""
@@ -164,7 +164,9 @@ class TrainTab:
         if chosen is not None and chosen not in names:
             names = [chosen, *names]
         gone = self._run.value if self._run.value and self._run.value not in names else None
+        self._is_offering = True  # what the page shows by itself is no step to go back to
         self._run.set_options(names, value=chosen or next(iter(names), None))
+        self._is_offering = False
         self._offer_others()
         if gone:
             ui.notify(f"The run {gone} was removed.", type="warning")

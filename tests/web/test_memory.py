@@ -1,6 +1,7 @@
 """What a person typed or saw is there after a reload, back, a restart of the server and beside a second window."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -144,6 +145,16 @@ def test_back_and_forward_stay_in_the_page(browser: Browser) -> None:
     wait_until(lambda: any("two, a" in text for text in browser.texts(".q-chip")))
     assert browser.driver.current_url == link
     assert not browser.complaints()
+
+
+def test_a_run_that_the_page_chooses_by_itself_is_no_step_back(browser: Browser, folder: Path) -> None:
+    shutil.copytree(folder / "runs" / "one", folder / "runs" / "gone")
+    browser.driver.get(f"{browser.address}?tab=train&run=gone")
+    wait_until(lambda: is_ready(browser) and values(browser, "Watch") == ["gone"])
+    n_steps = browser.driver.execute_script("return history.length")
+    shutil.rmtree(folder / "runs" / "gone")
+    wait_until(lambda: "run=gone" not in browser.driver.current_url)
+    assert browser.driver.execute_script("return history.length") == n_steps
 
 
 def test_a_run_is_not_compared_with_itself(browser: Browser) -> None:
