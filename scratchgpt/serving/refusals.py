@@ -59,7 +59,9 @@ def secured(send: Send) -> Send:
         nonlocal is_open
         is_open = is_open or message["type"] == "websocket.accept"
         if message["type"] == "websocket.close" and not is_open:
-            await secure({"type": "websocket.http.response.start", "status": HTTPStatus.FORBIDDEN.value})
+            headers = with_security_headers(())
+            status = HTTPStatus.FORBIDDEN.value
+            await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
             message = {"type": "websocket.http.response.body", "body": b""}
         if message["type"].endswith("http.response.start"):
             message = {**message, "headers": with_security_headers(message.get("headers", ()))}

@@ -55,6 +55,7 @@ class Peer:
 
     def leave(self) -> None:
         """Stop waiting: the client has gone."""
+        self.has_left = lambda: True  # and no reference back to the connection, which would live until a collection
         if self.waiting:
             self.waiting.cancel()
 
