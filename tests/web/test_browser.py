@@ -372,8 +372,12 @@ def test_documents_that_cannot_be_told_apart_are_named_before_the_start(server: 
     browser.open("model")
     browser.wait_for("passes over the data")
     browser.click("More settings", ".q-expansion-item .q-item__label")
-    browser.choose("within_documents", "true")
-    browser.wait_for("The vocabulary of data/data has no <|endoftext|>")
+
+    def is_named() -> bool:  # once the field has stopped moving
+        browser.choose("within_documents", "true")
+        return browser.has("The vocabulary of data/data has no <|endoftext|>")
+
+    wait_until(is_named)
     browser.choose("within_documents", "false")
     wait_until(lambda: not browser.has("The vocabulary of"))
     assert not browser.complaints()

@@ -148,11 +148,19 @@ def test_back_and_forward_stay_in_the_page(browser: Browser) -> None:
 
 
 def test_a_run_that_the_page_chooses_by_itself_is_no_step_back(browser: Browser, folder: Path) -> None:
-    shutil.copytree(folder / "runs" / "one", folder / "runs" / "gone")
-    browser.driver.get(f"{browser.address}?tab=train&run=gone")
-    wait_until(lambda: is_ready(browser) and values(browser, "Watch") == ["gone"])
-    n_steps = browser.driver.execute_script("return history.length")
-    shutil.rmtree(folder / "runs" / "gone")
+    gone = folder / "runs" / "gone"
+    shutil.copytree(folder / "runs" / "one", gone)
+
+    def is_watched() -> bool:  # once the server has looked which runs there are
+        browser.driver.get(f"{browser.address}?tab=train&run=gone")
+        wait_until(lambda: is_ready(browser))
+        return values(browser, "Watch") == ["gone"]
+
+    try:
+        wait_until(is_watched)
+        n_steps = browser.driver.execute_script("return history.length")
+    finally:
+        shutil.rmtree(gone)
     wait_until(lambda: "run=gone" not in browser.driver.current_url)
     assert browser.driver.execute_script("return history.length") == n_steps
 
