@@ -12,7 +12,7 @@ SMALLEST, LARGEST = 1e-12, 1e12
 
 
 class Axis(NamedTuple):
-    """What an axis shows, and its labels."""
+    """The range of an axis, and its labels."""
 
     low: float  # the value of the first row or column
     high: float  # the value of the last one

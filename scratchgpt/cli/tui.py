@@ -81,7 +81,7 @@ Esc  close a panel
 
 Dots are the loss of single steps, the line is their running mean, crosses are losses on the validation windows."""
 HELP_ATTACHED = """\
-Another program trains this run, or nobody does. This is only a view of its log.
+This is only a view of the log of a run, which another program trains or has trained.
 
 t  show the texts, or hide them
 l  logarithmic losses, or linear ones
@@ -308,7 +308,7 @@ class Watch(App[None]):
         return None
 
     def _show_words(self) -> None:
-        """Show notes and texts. A new text opens its panel, unless that would hide the chart and nobody asked."""
+        """Show notes and texts. A text that was not asked for opens no panel that hides the chart."""
         journal = self._seen.journal
         if (journal, journal.version) == self._shown:
             return
@@ -400,7 +400,7 @@ class Watch(App[None]):
         self._seen.journal.add_note(
             "The run has ended: it obeys no commands."
             if self._run
-            else "Another program trains this run, or nobody does: this view cannot command it."
+            else "This is only a view of the run: it cannot command the program that trains it."
         )
         self._show_words()
         return False

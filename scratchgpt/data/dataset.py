@@ -26,7 +26,7 @@ FORMAT = 2
 AGAIN = "Prepare the text again."
 REMOVE_AND_PREPARE = "Remove the folder, and prepare the text again."
 NAMES = {"train": "training", "val": "validation"}
-"""What people call the parts."""
+"""The names of the parts in messages."""
 
 
 class Batch(NamedTuple):
