@@ -417,7 +417,7 @@ def test_a_run_of_another_program_is_watched_by_its_log(tmp_path: Path) -> None:
             await shown(app, pilot, "#status", "paused in another program  step 31 of 2,000")
             before = sorted((path.name, path.stat().st_mtime_ns) for path in run.iterdir())
             await pilot.press("p", "g", "s", "e")
-            assert text_of(app, "#notes").count("this view cannot command it") == 4
+            assert text_of(app, "#notes").count("it cannot command the program that trains it") == 4
             assert sorted((path.name, path.stat().st_mtime_ns) for path in run.iterdir()) == before
             log_events(run, Resumed(31), *steps(32), Ended(32, is_finished=True, is_early=True))
         await shown(app, pilot, "#status", "finished  step 32 of 2,000")
