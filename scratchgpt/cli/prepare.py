@@ -28,12 +28,13 @@ VOCAB_SIZE = 4096
 )
 @click.option("--char", is_flag=True, help="One token for each character (the default).")
 @click.option("--bpe", is_flag=True, help="Learn a vocabulary of byte pairs from the texts.")
-@click.option("--vocab-size", type=int, help=f"Of --bpe, how many tokens; by default {VOCAB_SIZE:,}.")
+@click.option("--vocab-size", type=int, help=f"Of --bpe, the most tokens; by default {VOCAB_SIZE:,}.")
 @vocabulary_options
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where to write; by default data/<name>.")
 @click.option("--val", metavar="FILE", type=click.Path(exists=True, path_type=Path), help="Text for validation.")
 @click.option("--val-fraction", type=float, help="Share of each source for validation; by default 0.1.")
 @click.option("--mix", metavar="NAME=WEIGHT", multiple=True, help="What each file or sub-folder weighs, in tokens.")
+@click.option("--mix-folders", is_flag=True, help="Sub-folders such as 25_lovecraft say what they weigh.")
 @click.option("--field", metavar="NAME", help="The text's field in JSON lines and Parquet; by default text.")
 @click.option(
     "--errors",
@@ -58,6 +59,7 @@ def command(
     val: Path | None,
     val_fraction: float | None,
     mix: tuple[str, ...],
+    mix_folders: bool,
     field: str | None,
     errors: str,
     strip_gutenberg: bool,
@@ -68,14 +70,14 @@ def command(
     """Turn texts into a folder of tokens to train on.
 
     FILE is plain UTF-8 text, JSON lines (.jsonl) or Parquet (.parquet), also packed as .gz or .zst; a folder of them;
-    or - for standard input, which is JSON lines if --field is given. A folder with sub-folders like 25_lovecraft and
-    75_shakespeare is a mixture with that ratio of tokens.
+    or - for standard input, which is JSON lines if --field is given. With --mix-folders, a folder with sub-folders like
+    25_lovecraft and 75_shakespeare is a mixture with that ratio of tokens.
     """
     from scratchgpt.cli.render import show_sources, stages
-    from scratchgpt.data.mix import Source, find_sources, source_name
+    from scratchgpt.data.mix import Source, find_sources, looks_weighted, source_name
     from scratchgpt.data.prepare import prepare
     from scratchgpt.data.sources import Reading, check_reading, measure, text_files
-    from scratchgpt.data.vocabulary import Characters
+    from scratchgpt.data.vocabulary import Characters, Pieces
 
     if longest is not None and not check:
         raise UsageError("--longest is for --check; leave it out.")
@@ -85,7 +87,7 @@ def command(
     folder = out or _default_folder(sources)
     how = Reading(field or "text", errors, strip_gutenberg)
     with _with_standard_input(sources, folder.parent, is_json=field is not None) as paths:
-        found = find_sources(paths, mix)
+        found = find_sources(paths, mix, mix_folders=mix_folders)
         held_out = Source(source_name(val), text_files(val)) if val else None
         files = [file for source in (*found, *([held_out] if held_out else ())) for file in source.files]
         check_reading(files, how)
@@ -113,6 +115,10 @@ def command(
         click.echo("This went on where it had been interrupted.")
     if len(files) > 1 or meta["parts"][0]["documents"] > 1 or how != Reading():
         show_sources(meta)
+    if not (mix or mix_folders) and looks_weighted(sources):
+        click.echo("All text is kept. To mix the sub-folders by the numbers in their names, use --mix-folders.")
+    if isinstance(vocabulary, Pieces) and meta["vocab_size"] < vocabulary.vocab_size:
+        click.echo(f"This text gives {meta['vocab_size']:,} tokens, fewer than {vocabulary.vocab_size:,}.")
     click.echo(
         f"{prepared.folder} {'is ready' if prepared.is_new else 'was prepared from this text before'}: "
         f"{meta['train_tokens']:,} tokens to train on, {meta['val_tokens']:,} to validate, "

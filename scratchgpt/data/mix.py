@@ -32,35 +32,64 @@ def source_name(path: Path) -> str:
     return Path(path.name.removesuffix(".gz").removesuffix(".zst")).stem
 
 
-def find_sources(paths: Sequence[Path], mix: Sequence[str] = ()) -> list[Source]:
+def find_sources(paths: Sequence[Path], mix: Sequence[str] = (), *, mix_folders: bool = False) -> list[Source]:
     """Return all files as one source, or the sources of a mixture. Raises DataError and UsageError.
 
-    It is a mixture if one folder is named whose sub-folders say their weights, or if `mix` has NAME=WEIGHT for each
-    entry of the one folder, or for each of `paths`.
+    It is a mixture if `mix` has NAME=WEIGHT for each entry of the one folder, or for each of `paths`; with
+    `mix_folders` the sub-folders of the one folder say their weights.
     """
+    if mix and mix_folders:
+        raise UsageError("--mix and --mix-folders both weigh the sources; use one of them.")
+    if not mix and not mix_folders:
+        name = source_name(paths[0]) if len(paths) == 1 else "text"
+        return [Source(name, [file for path in paths for file in text_files(path)])]
     parts = list(paths)
     if len(parts) == 1 and parts[0].is_dir():
-        visible = (path for path in parts[0].iterdir() if not path.name.startswith("."))
-        parts = sorted(visible, key=lambda path: path.name)
-    if mix:
-        weights = _typed_weights(mix, [source_name(part) for part in parts])
-        return [Source(source_name(part), text_files(part), weights[source_name(part)]) for part in parts]
-    if len(paths) == 1 and any(part.is_dir() and WEIGHTED.fullmatch(part.name) for part in parts):
-        return [_weighted(part) for part in parts]
-    name = source_name(paths[0]) if len(paths) == 1 else "text"
-    return [Source(name, [file for path in paths for file in text_files(path)])]
+        parts = _visible(parts[0])
+    elif mix_folders:
+        raise UsageError("--mix-folders needs one folder, whose sub-folders are named like 25_lovecraft.")
+    if mix_folders:
+        typed = [_weighted(part) for part in parts]
+        names = [name for _, name in typed]
+        if len(set(names)) < len(names):  # 25_poems and 75_poems
+            names = [part.name for part in parts]
+        weights = [_positive(weight, part.name) for (weight, _), part in zip(typed, parts, strict=True)]
+    else:
+        names = different_names(parts)
+        by_name = _typed_weights(mix, names)
+        weights = [by_name[name] for name in names]
+    return [Source(name, text_files(part), weight) for name, part, weight in zip(names, parts, weights, strict=True)]
 
 
-def _weighted(part: Path) -> Source:
-    """Return the source that a sub-folder's name describes."""
+def looks_weighted(paths: Sequence[Path]) -> bool:
+    """Return whether a user may have meant a mixture: one folder has a sub-folder named like 25_lovecraft."""
+    parts = _visible(paths[0]) if len(paths) == 1 and paths[0].is_dir() else []
+    return any(part.is_dir() and WEIGHTED.fullmatch(part.name) for part in parts)
+
+
+def different_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each path: as much of its end as tells all of them apart. Raises UsageError."""
+    for n_parts in range(max((len(path.parts) for path in paths), default=0) + 1):
+        names = [Path(*path.parts[-n_parts:]).as_posix() if n_parts else source_name(path) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise UsageError(f"{next(path for path in paths if paths.count(path) > 1)} is named twice; name it once.")
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, without what is hidden, in the order of the names."""
+    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+
+
+def _weighted(part: Path) -> tuple[str, str]:
+    """Return the weight and the name that a sub-folder's name holds. Raises UsageError."""
     match = WEIGHTED.fullmatch(part.name)
     if not match or not part.is_dir():
         raise UsageError(
-            f"{part} stands beside weighted folders but is none; name it like 25_{part.stem}.",
-            advice="Or give all weights with --mix NAME=WEIGHT.",
-            page="",
+            f"{part} is not a folder named like 25_{part.stem}, as --mix-folders needs.",
+            advice="Rename it, or give all weights with --mix NAME=WEIGHT.",
         )
-    return Source(match[2], text_files(part), _positive(match[1], part.name))
+    return match[1], match[2]
 
 
 def _typed_weights(mix: Sequence[str], names: Sequence[str]) -> dict[str, float]:

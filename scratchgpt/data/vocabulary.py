@@ -51,10 +51,10 @@ class Pieces:
     """Learns a byte-level BPE from how often each piece occurs."""
 
     def __init__(self, vocab_size: int) -> None:
-        """Begin with nothing, to learn so many tokens. Raises UsageError if they are too few."""
+        """Learn up to `vocab_size` tokens. Raises UsageError if they are too few."""
         require_room(vocab_size)
         self.name = f"bpe {vocab_size}"
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._counter = PieceCounter()
 
     def see(self, text: str) -> None:
@@ -63,12 +63,12 @@ class Pieces:
 
     @property
     def n_steps(self) -> int:
-        """How many merges there are to learn."""
-        return self._vocab_size - N_BEFORE_MERGES
+        """How many merges there are to learn at most."""
+        return self.vocab_size - N_BEFORE_MERGES
 
     def tokenizer(self, progress: Count, /) -> tokenizers.Tokenizer:
-        """Return the tokenizer of what was counted. Raises UsageError if it cannot have so many tokens."""
-        return train(self._counter.total(), self._vocab_size, progress=progress)
+        """Return the tokenizer of what was counted; a small text gives fewer tokens. Raises UsageError."""
+        return train(self._counter.total(), self.vocab_size, progress=progress)
 
 
 class Given:

@@ -52,12 +52,12 @@ def train(
 
     Args:
         counts: How often each piece occurs, see `counting.count_pieces`.
-        vocab_size: How many tokens there shall be in all.
+        vocab_size: How many tokens to learn in all; a small text gives fewer.
         special: The names of the special tokens.
         progress: Told now and then how many merges were learnt since it was told last.
 
-    Raises UsageError if there can be no vocabulary of this size, saying which sizes there can be, for a lone surrogate,
-    and if a special token's name is that of another token in files.
+    Raises UsageError if the bytes and special tokens are more than `vocab_size`, for a lone surrogate, and if a special
+    token's name is that of another token in files.
     """
     require_room(vocab_size, special)
     tokens = [name.encode("utf-8") for name in special] + ALPHABET
@@ -66,11 +66,8 @@ def train(
     merges: list[tuple[int, int]] = []
     while len(tokens) < vocab_size:
         pair = pieces.most_frequent()
-        if pair is None:
-            raise UsageError(
-                f"A vocabulary of {vocab_size:,} tokens is too large for this text, which gives {len(merges):,} merges "
-                f"and so at most {len(tokens):,} tokens; ask for no more, or add text."
-            )
+        if pair is None:  # every piece is one token
+            break
         joined = tokens[pair[0]] + tokens[pair[1]]
         new = id_of.setdefault(joined, len(tokens))
         if new == len(tokens):

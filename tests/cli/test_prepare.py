@@ -41,7 +41,7 @@ def meta(folder: Path) -> dict[str, int]:
 
 def test_a_mixture(world: Path) -> None:
     for word in ("is ready", "was prepared from this text before"):
-        result = scratchgpt("prepare", "data/mix", cwd=world)
+        result = scratchgpt("prepare", "data/mix", "--mix-folders", cwd=world)
         assert result.returncode == 0, result.stderr
         header, german, russian, titles, *mixture, last = result.stdout.splitlines()
         assert header.split()[:4] == ["source", "documents", "characters", "tokens"]
@@ -51,6 +51,14 @@ def test_a_mixture(world: Path) -> None:
         assert [row.split()[:3] for row in mixture] == [["gedichte", "25.00%", "25.00%"], ["стихи", "75.00%", "75.00%"]]
         assert last.startswith(f"data/mix-tokens {word}: ")  # not into the folder of the texts
     assert scratchgpt("train", "--steps", "2", "--block-size", "16", "--eval-windows", "2", cwd=world).returncode == 0
+
+
+def test_all_text_is_kept_unless_a_mixture_is_asked_for(world: Path) -> None:
+    result = scratchgpt("prepare", "data/mix", "--out", "data/whole", cwd=world)
+    assert result.returncode == 0, result.stderr
+    assert "use --mix-folders" in result.stdout
+    found = meta(world / "data" / "whole")
+    assert found["train_tokens"] + found["val_tokens"] >= sum(len(text) * 100 for text in TEXTS.values())
 
 
 def test_weights_that_are_typed(world: Path) -> None:

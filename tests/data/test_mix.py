@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from scratchgpt.data import sources as sources_module
 from scratchgpt.data.dataset import token_dtype
-from scratchgpt.data.mix import Source, amounts, find_sources
+from scratchgpt.data.mix import Source, amounts, find_sources, looks_weighted
 from scratchgpt.data.prepare import Prepared, prepare
 from scratchgpt.data.shards import PARTS, ShardReader
 from scratchgpt.data.vocabulary import Given
@@ -88,7 +88,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_ratio_is_the_one_asked_for(mixture: Path, tmp_path: Path) -> None:
-    prepared = prepare(find_sources([mixture]), tmp_path / "out", vocabulary=Given(Bytes()))
+    prepared = prepare(find_sources([mixture], mix_folders=True), tmp_path / "out", vocabulary=Given(Bytes()))
     lovecraft, shakespeare = prepared.meta["parts"]
     assert abs(lovecraft["kept_tokens"] / (lovecraft["kept_tokens"] + shakespeare["kept_tokens"]) - 0.25) <= 0.001
     assert lovecraft["documents"] == 3
@@ -102,7 +102,7 @@ def test_the_ratio_is_the_one_asked_for(mixture: Path, tmp_path: Path) -> None:
 
 
 def test_characters_mix_too(mixture: Path, tmp_path: Path) -> None:
-    meta = prepare(find_sources([mixture]), tmp_path / "out").meta
+    meta = prepare(find_sources([mixture], mix_folders=True), tmp_path / "out").meta
     kept = [part["kept_tokens"] for part in meta["parts"]]
     assert abs(kept[0] / sum(kept) - 0.25) <= 0.001
     assert meta["train_tokens"] + meta["val_tokens"] == sum(kept) + 2  # a newline between the sources
@@ -113,7 +113,7 @@ def test_characters_mix_too(mixture: Path, tmp_path: Path) -> None:
 def test_a_mixture_with_a_text_for_validation(mixture: Path, tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("Cthulhu", encoding="utf-8")
     (val,) = find_sources([tmp_path / "val.txt"])
-    prepared = prepare(find_sources([mixture]), tmp_path / "out", val=val)
+    prepared = prepare(find_sources([mixture], mix_folders=True), tmp_path / "out", val=val)
     lovecraft, shakespeare, held_out = prepared.meta["parts"]
     assert shakespeare["kept_tokens"] == shakespeare["tokens"]
     assert lovecraft["kept_tokens"] == round(shakespeare["tokens"] / 3)
@@ -169,22 +169,86 @@ def test_folders_that_are_refused(name: str, mixture: Path) -> None:
     (mixture / name).mkdir()
     (mixture / name / "a.txt").write_text("raven", encoding="utf-8")
     with pytest.raises(UsageError, match="poe"):
-        find_sources([mixture])
+        find_sources([mixture], mix_folders=True)
 
 
 def test_an_empty_source_is_refused(mixture: Path, tmp_path: Path) -> None:
     (mixture / "5_poe").mkdir()
     with pytest.raises(DataError, match="5_poe holds no files"):
-        find_sources([mixture])
+        find_sources([mixture], mix_folders=True)
     (mixture / "5_poe" / "raven.txt").touch()
     with pytest.raises(DataError, match="poe is empty"):
-        prepare(find_sources([mixture]), tmp_path / "out")
+        prepare(find_sources([mixture], mix_folders=True), tmp_path / "out")
 
 
 def test_a_ratio_without_room(mixture: Path, tmp_path: Path) -> None:
     sources = find_sources([mixture], ["25_lovecraft=1", "75_shakespeare=1000000"])
     with pytest.raises(DataError, match="no room for even one token of 25_lovecraft"):
         prepare(sources, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["01_start", "02_middle", "10_end"],
+        ["1_a", "2_a"],
+        ["25_lovecraft", "75_shakespeare"],
+        ["2023_12_notes", "2024_01_notes"],
+        ["0_zero", "-5_minus", "+7_plus", "0.5_half"],
+        ["3_only"],
+        ["10_poems", "others"],
+    ],
+)
+def test_numbers_in_names_drop_no_text(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / "texts" / name).mkdir(parents=True)
+        (tmp_path / "texts" / name / "a.txt").write_text(f"{name}\n" * len(name) ** 2, encoding="utf-8")
+    (part,) = prepare(tmp_path / "texts", tmp_path / "out").meta["parts"]
+    assert part["kept_tokens"] == part["tokens"] >= sum((len(name) + 1) * len(name) ** 2 for name in names)
+    assert looks_weighted([tmp_path / "texts"])
+    assert not looks_weighted([tmp_path / "texts" / names[0]])
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/x.txt", "b/x.txt"], ["a/x.txt", "b/x.txt"]),
+        (["x.txt", "x.jsonl", "y.txt"], ["x.txt", "x.jsonl", "y.txt"]),
+        (["a/x.txt", "b/y.txt"], ["x", "y"]),
+        (["1/a/x.txt", "2/a/x.txt"], ["1/a/x.txt", "2/a/x.txt"]),
+        (["x.txt", "a/x.txt"], ["x.txt", "a/x.txt"]),
+        (["x.txt.gz", "x.txt.zst"], ["x.txt.gz", "x.txt.zst"]),
+        (["a=b/x.txt", "a=c/x.txt"], ["a=b/x.txt", "a=c/x.txt"]),
+    ],
+)
+def test_texts_of_one_name_in_a_mixture(
+    paths: list[str], names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in map(Path, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("text", encoding="utf-8")
+    sources = find_sources(list(map(Path, paths)), [f"{name}={place + 1}" for place, name in enumerate(names)])
+    assert [(source.name, source.weight) for source in sources] == [(name, n + 1) for n, name in enumerate(names)]
+
+
+def test_one_text_twice_in_a_mixture(mixture: Path) -> None:
+    with pytest.raises(UsageError, match="is named twice"):
+        find_sources([mixture / "25_lovecraft"] * 2, ["25_lovecraft=1"])
+
+
+def test_sub_folders_of_one_name(tmp_path: Path) -> None:
+    for name in ("25_poems", "75_poems"):
+        (tmp_path / "texts" / name).mkdir(parents=True)
+        (tmp_path / "texts" / name / "a.txt").write_text("text", encoding="utf-8")
+    assert [source.name for source in find_sources([tmp_path / "texts"], mix_folders=True)] == ["25_poems", "75_poems"]
+
+
+def test_mix_folders_wants_one_folder(mixture: Path) -> None:
+    with pytest.raises(UsageError, match="one folder"):
+        find_sources([mixture, mixture], mix_folders=True)
+    with pytest.raises(UsageError, match="use one of them"):
+        find_sources([mixture], ["25_lovecraft=1"], mix_folders=True)
 
 
 def test_a_folder_without_weights_is_one_source(mixture: Path) -> None:
