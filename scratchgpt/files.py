@@ -4,12 +4,20 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from scratchgpt.errors import DataError, ScratchGPTError
+
+TEMPORARY = ".unfinished-"
+"""The beginning of the names of folders in which files are written that are not whole yet: each writer has its own."""
+DEVICES = re.compile(r"(con|prn|aux|nul|conin|conout|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+"""Names that Windows gives to devices, whatever follows the first dot."""
+LONGEST_NAME = 60
+"""Characters; each may take four of the 255 bytes that a file's name may have."""
 
 
 def read_json(path: Path, error_class: type[ScratchGPTError]) -> dict[str, Any]:
@@ -35,11 +43,8 @@ def replace_json(path: Path, content: dict[str, Any]) -> None:
 
     What is done after this call is never on the disk without it.
     """
-    temporary = path.with_name(f"{path.name}.new")
-    write_json(temporary, content)
-    sync_file(temporary)
-    temporary.replace(path)
-    sync_folder(path.parent)
+    with written_whole(path, force=True) as temporary:
+        write_json(temporary, content)
 
 
 def file_record(path: Path) -> dict[str, Any]:
@@ -84,31 +89,42 @@ def written_whole(path: Path, *, force: bool) -> Iterator[Path]:
     """
     require_free(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    try:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
         yield temporary
         sync_file(temporary)
+        require_free(path, force=force)  # another process may have written it meanwhile
         temporary.replace(path)
         sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def folder_written_whole(folder: Path, names: Iterable[str], *, force: bool) -> Iterator[Path]:
+def folder_written_whole(folder: Path, names: Sequence[str], *, force: bool) -> Iterator[Path]:
     """Yield where to write the named files that are to appear in `folder` when they are whole.
 
     Raises DataError if one of them is there already, unless they may be replaced, and OSError.
     """
-    there = [name for name in names if (folder / name).exists()]
-    if there and not force:
-        raise DataError(
-            f"{folder} already holds {', '.join(there)}; use --force to replace them, or name another folder."
-        )
+
+    def require_names_free() -> None:
+        there = [name for name in names if (folder / name).exists()]
+        if there and not force:
+            raise DataError(
+                f"{folder} already holds {', '.join(there)}; use --force to replace them, or name another folder."
+            )
+
+    require_names_free()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as temporary:
         yield Path(temporary)
+        require_names_free()  # another process may have written them meanwhile
         for path in Path(temporary).iterdir():
             sync_file(path)
             path.replace(folder / path.name)
     sync_folder(folder)
+
+
+def safe_name(name: str) -> str:
+    """Return what of a file's name is harmless on every system: no folders, nothing hidden, no device of Windows."""
+    name = re.split(r"[/\\]", name)[-1]
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:LONGEST_NAME].rstrip("-.") or "text"
+    return f"text-{name}" if DEVICES.fullmatch(name) else name

@@ -1,10 +1,12 @@
 """`scratchgpt logs`: what a run has logged, for other programs."""
 
+import contextlib
 from pathlib import Path
 
 import click
 
 from scratchgpt.errors import DataError
+from scratchgpt.files import written_whole
 from scratchgpt.training.sinks import KINDS
 
 
@@ -35,8 +37,12 @@ def export(*, run: Path, kind: str, out: Path | None, force: bool) -> None:
     place = out or sinks.place(kind, run)
     if sinks.is_taken(kind, place) and not force:
         raise DataError(f"{place} is there already; use --force to replace it, or name another place with -o.")
-    sink = sinks.begin(kind, place, run.resolve().name, runs.description(run))
-    with stages(f"the log for {kind}") as show:
+    is_file = kind == "csv"
+    with (
+        written_whole(place, force=force) if is_file else contextlib.nullcontext(place) as written,
+        stages(f"the log for {kind}") as show,
+    ):
+        sink = sinks.begin(kind, written, run.resolve().name, runs.description(run))
         for row in rows:
             sink.write(row)
             show("Writing", 1, len(rows))

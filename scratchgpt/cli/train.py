@@ -28,6 +28,7 @@ from scratchgpt.cli.options import (
 )
 from scratchgpt.config import ModelConfig, Recipe, Setting, TrainConfig, load_recipe
 from scratchgpt.errors import DataError, ScratchGPTError, TrainingError, UsageError, fact_of, reason
+from scratchgpt.files import safe_name
 from scratchgpt.lock import FolderLock
 
 if TYPE_CHECKING:  # imported when the command runs
@@ -245,17 +246,18 @@ def _start(
     if tune and snapshot.plan.device == "cpu":
         with waiting("Measuring what suits this machine ..."):
             snapshot = snapshot._replace(plan=tuned_plan(model, train, lanes=computing.lanes))
-    run = run or _unused_run(f"{dataset.folder.name}-{recipe.name}")
-    trainer = Trainer(snapshot, dataset, run)
-    del snapshot  # whose arrays the trainer has copied
-    run.mkdir(parents=True, exist_ok=True)
-    with _lock(run):
-        if not force:
-            _require_empty(run)
-        Checkpoints(run).clear()
-        (run / "log.jsonl").unlink(missing_ok=True)
-        sinks.clear(run)
-        yield trainer
+    name = safe_name(f"{dataset.folder.resolve().name}-{recipe.name}")
+    with contextlib.nullcontext(run) if run else _claimed_run(name) as folder:
+        trainer = Trainer(snapshot, dataset, folder)
+        del snapshot  # whose arrays the trainer has copied
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder):
+            if not force:
+                _require_empty(folder)
+            Checkpoints(folder).clear()
+            (folder / "log.jsonl").unlink(missing_ok=True)
+            sinks.clear(folder)
+            yield trainer
 
 
 def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "Array"]:
@@ -344,9 +346,23 @@ def _newest_data() -> Path:
     return metas[-1].parent
 
 
-def _unused_run(name: str) -> Path:
-    """Return the first of runs/NAME-1, runs/NAME-2, ... that does not exist."""
-    return next(run for n in itertools.count(1) if not (run := RUNS / f"{name}-{n}").exists())
+@contextlib.contextmanager
+def _claimed_run(name: str) -> Iterator[Path]:
+    """Make the first of runs/NAME-1, runs/NAME-2, ... that does not exist, and yield it.
+
+    Trainings that start at the same moment get a folder each. A folder that stays empty is removed.
+    """
+    RUNS.mkdir(exist_ok=True)
+    for n in itertools.count(1):
+        run = RUNS / f"{name}-{n}"
+        with contextlib.suppress(FileExistsError):
+            run.mkdir()
+            break
+    try:
+        yield run
+    finally:
+        with contextlib.suppress(OSError):
+            run.rmdir()
 
 
 def _with_changes(snapshot: "Snapshot", asked: dict[str, Setting], computing: _Computing) -> "Snapshot":

@@ -94,7 +94,8 @@ def import_data(
                 written = Path(temporary) / place.name
                 written.mkdir()
                 _write(written, paths, vocabulary, asked, progress)
-                publish(written, place)
+                if force or not is_prepared(folder, asked):  # another process may have written it meanwhile
+                    publish(written, place)
     except OSError as error:
         raise DataError(f"Cannot turn {source} into {folder}: {error.strerror or error}.") from error
     return Prepared(folder, read_meta(folder), is_new, was_interrupted=False)

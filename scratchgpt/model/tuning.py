@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import itertools
 import math
-import os
 import time
 from pathlib import Path
 from statistics import median
@@ -19,7 +18,7 @@ import numpy as np
 from scratchgpt import __version__
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.errors import DataError
-from scratchgpt.files import read_json, write_json
+from scratchgpt.files import read_json, replace_json
 from scratchgpt.machine import cache_folder, processor_name, usable_cores
 from scratchgpt.model.lanes import Lanes
 from scratchgpt.model.params import Layout
@@ -56,10 +55,7 @@ def tuned_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = No
         return plan
     if path is not None:
         with contextlib.suppress(OSError):  # a cache that cannot be written costs a second the next time
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}")
-            write_json(temporary, measured._asdict())
-            temporary.replace(path)
+            replace_json(path, measured._asdict())
     return measured
 
 

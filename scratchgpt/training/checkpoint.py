@@ -24,7 +24,7 @@ from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.data.dataset import Dataset
 from scratchgpt.errors import CheckpointError, UsageError
-from scratchgpt.files import file_record, read_json, sync_file, sync_folder, write_json
+from scratchgpt.files import TEMPORARY, file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
 from scratchgpt.model import tensors
 from scratchgpt.model.loss_scale import LARGEST, SMALLEST, LossScale
@@ -39,7 +39,6 @@ from scratchgpt.training.formats import FORMAT, upgraded
 TRAINER = "trainer.json"
 OPTIMIZER = "optimizer.safetensors"
 FILES = (*model_files.FILES, *tokenizers.FILES, OPTIMIZER)
-TEMPORARY = ".unfinished-"
 
 
 class Snapshot(NamedTuple):

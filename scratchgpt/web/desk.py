@@ -7,7 +7,6 @@ import functools
 import itertools
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.dataset import META, read_meta
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
 from scratchgpt.training.checkpoint import Checkpoints
 from scratchgpt.training.runs import all_runs
@@ -26,10 +26,6 @@ DATA, RUNS = Path("data"), Path("runs")
 PLAIN = (".txt", ".md", ".csv", ".tsv", ".json", ".html", ".htm", ".xml", ".tex", ".rst", ".py", ".log", ".srt")
 TEXTS = (*PLAIN, ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 """What a text's name ends in, if its kind is known; any other name gets .txt."""
-DEVICES = re.compile(r"(con|prn|aux|nul|conin|conout|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
-"""Names that Windows gives to devices, whatever follows the first dot."""
-LONGEST_NAME = 60
-"""Characters; each may take four of the 255 bytes that a file's name may have."""
 LIST_EVERY = 1.0
 """Seconds between two looks at which runs, data and models there are."""
 LARGEST_META = 2**24
@@ -255,13 +251,6 @@ def new_text(folder: Path, name: str) -> Path:
                 path.touch(exist_ok=False)
                 break
     return path
-
-
-def safe_name(name: str) -> str:
-    """Return what of a file's name is harmless on every system: no folders, nothing hidden, no device of Windows."""
-    name = re.split(r"[/\\]", name)[-1]
-    name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:LONGEST_NAME].rstrip("-.") or "text"
-    return f"text-{name}" if DEVICES.fullmatch(name) else name
 
 
 def is_taken(path: Path) -> bool:

@@ -301,7 +301,7 @@ def test_pictures_of_attention(world: Path) -> None:
         result = CliRunner().invoke(cli, ["attention", TEXT[:40], "-o", "long.pdf"])
     assert result.stderr == "The prompt has 40 tokens; the picture shows the last 16 of them.\n"
     assert {path.name for path in world.iterdir()} >= {"a.svg", "long.pdf"}
-    assert not [*world.glob(".*.new")]
+    assert not [*world.glob(".unfinished-*")]
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_a_page_of_surprise(world: Path) -> None:
     result = scratchgpt("surprise", "-", "-o", "new/piped.html", cwd=world, standard_input=text)
     assert (result.returncode, result.stdout, result.stderr) == (0, f"{Path('new/piped.html')}\n", "")
     assert "standard input" in (world / "new" / "piped.html").read_text(encoding="utf-8")
-    assert not [*world.glob(".*.new")]
+    assert not [*world.glob(".unfinished-*")]
 
 
 def test_the_head_of_a_page_says_what_evaluate_says(world: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
 from scratchgpt.model import plan
 from scratchgpt.training.journal import Journal
@@ -23,7 +24,7 @@ from tests.world import TEXT, make_dataset
 
 pytest.importorskip("nicegui")
 from scratchgpt.web import curves, data_tab, inside_tab, measure_tab, recipe
-from scratchgpt.web.desk import Desk, new_text, safe_name
+from scratchgpt.web.desk import Desk, new_text
 from scratchgpt.web.history import LARGE, History
 from scratchgpt.web.jobs import Task, Training
 from scratchgpt.web.model_tab import duration, passes
