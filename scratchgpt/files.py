@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchgpt.errors import DataError, ScratchGPTError
+from scratchgpt.kinds import JSON, mistaken
 
 TEMPORARY = ".unfinished-"
 """The beginning of the names of folders in which files are written that are not whole yet: each writer has its own."""
@@ -27,7 +28,7 @@ def read_json(path: Path, error_class: type[ScratchGPTError]) -> dict[str, Any]:
     except OSError as error:
         raise error_class(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise error_class(f"{path} is damaged: {error}.") from error
+        raise error_class(mistaken(path, JSON) or f"{path} is damaged: {error}.") from error
     if not isinstance(content, dict):
         raise error_class(f"{path} is damaged: it holds no object.")
     return content

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from scratchgpt.errors import CheckpointError
+from scratchgpt.kinds import SAFETENSORS, mistaken
 from scratchgpt.ops.array import Array
 
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -81,7 +82,10 @@ def load(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
     length = int.from_bytes(file[:8].tobytes(), "little")
     if len(file) < 8 or length > min(len(file) - 8, LONGEST_HEADER):
-        raise CheckpointError(f"{path} is no whole safetensors file: its header would reach beyond its end.")
+        raise CheckpointError(
+            mistaken(path, SAFETENSORS)
+            or f"{path} is no whole safetensors file: its header would reach beyond its end."
+        )
     try:
         return _placed(path, json.loads(file[8 : 8 + length].tobytes()), file[8 + length :])
     except (ValueError, RecursionError) as error:

@@ -97,7 +97,7 @@ def test_a_header_that_lies(message: str, change: Callable[[dict[str, Any]], Any
 )
 def test_no_whole_file(content: bytes, path: Path) -> None:
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"(no whole|not a) safetensors file"):
         tensors.load(path)
 
 
