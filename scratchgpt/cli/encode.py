@@ -24,7 +24,7 @@ def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
         answer_json_lines("text", str, lambda texts: [{"ids": ids.tolist()} for ids in tokenizer.encode_batch(texts)])
         return
     n_characters, space = 0, ""
-    for text in whole_words(_text()):
+    for text in whole_words(_text(), tokenizer.cut, "Standard input"):
         try:
             ids = tokenizer.encode(text).tolist()
         except UsageError as error:

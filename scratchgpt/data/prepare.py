@@ -28,6 +28,7 @@ from scratchgpt.files import file_record, read_json, replace_json, sync_file, sy
 from scratchgpt.lock import FolderLock
 from scratchgpt.machine import return_freed_memory
 from scratchgpt.tokenizer import Tokenizer
+from scratchgpt.tokenizer.cutting import Cut
 
 Progress = Callable[[str, int, int], None]
 """Told a stage, how much of it was done since the last call, and how much there is of it in all."""
@@ -41,7 +42,7 @@ SAVE_EVERY = 32
 RETURN_EVERY = 2**25
 """Bytes read after which freed memory is returned."""
 
-WAY = 1
+WAY = 2
 """The way that text is read and cut into blocks: work done in another way cannot be gone on with."""
 
 LONGEST_CHARACTER = 4
@@ -174,7 +175,7 @@ class _Text:
     def survey(self, vocabulary: Vocabulary, progress: Count) -> None:
         """Read the source for the first time. Raises DataError and UsageError."""
         for file in self.source.files:
-            for document in file.documents(self._how, read=progress, dropped=self._drop):
+            for document in file.documents(self._how, cut=vocabulary.cut, read=progress, dropped=self._drop):
                 n_before = self.state["characters"]
                 for text in document:
                     vocabulary.see(text)
@@ -187,14 +188,14 @@ class _Text:
         if len(self.parts) == len(PARTS) and not 0 < self._n_train < n_characters:
             raise DataError(f"{self.source.name} has {n_characters:,} characters: too few to split for validation.")
 
-    def blocks(self, progress: Count) -> Iterator[tuple[str, bytes]]:
+    def blocks(self, cut: Cut | None, progress: Count) -> Iterator[tuple[str, bytes]]:
         """Read the source again and yield it in blocks, each with the part it belongs to. Raises DataError."""
         n_left = self._n_train
         blocks = {part: bytearray() for part in PARTS}
         begun = dict.fromkeys(PARTS, False)
         for file, record in zip(self.source.files, self.state["files"], strict=True):
             file.record = record
-            for document in file.documents(self._how, read=progress, dropped=lambda _: None):
+            for document in file.documents(self._how, cut=cut, read=progress, dropped=lambda _: None):
                 is_border = begun.copy()
                 for text in document:
                     for part, share in zip(PARTS, (text[:n_left], text[n_left:]), strict=True):
@@ -297,7 +298,8 @@ class _Work:
                     state["tokens"][part] = writer.size
                 self._save()
 
-            blocks = itertools.islice(text.blocks(self._told("Encoding")), state["blocks"], None)
+            blocks = text.blocks(self.vocabulary.cut, self._told("Encoding"))
+            blocks = itertools.islice(blocks, state["blocks"], None)
             for part, ids in encode_blocks(blocks, self._tokenizer, self._whole, n_processes(self._n_bytes)):
                 writers[part].append(ids)
                 state["blocks"] += 1

@@ -1,7 +1,7 @@
 """Where text comes from: files of plain text, JSON lines or Parquet, as documents in bounded pieces.
 
-A document is an iterator of pieces of text, so that one of any size is read in constant memory; no word is cut. A plain
-file is one document; JSON lines are one a line, Parquet one a row. .gz and .zst are unpacked on the way.
+A document is an iterator of pieces of text, so that one of any size is read in constant memory; no token is cut. A
+plain file is one document; JSON lines are one a line, Parquet one a row. .gz and .zst are unpacked on the way.
 """
 
 import codecs
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_identity, file_record
+from scratchgpt.tokenizer.cutting import Cut
 
 CHUNK = 2**20
 """Bytes read at once."""
@@ -100,13 +101,15 @@ class TextFile:
         self.kind = _kind(path)
         self.record: dict[str, Any] = {}  # name, bytes and sha256: known after the first reading
 
-    def documents(self, how: Reading, *, read: Count, dropped: Count) -> Iterator[Document]:
+    def documents(self, how: Reading, *, cut: Cut | None, read: Count, dropped: Count) -> Iterator[Document]:
         """Yield the documents; each must be read to its end before the next. Raises DataError and UsageError.
 
-        `read` is told how many bytes were read, `dropped` how many characters were left out.
+        They come in pieces as `cut` allows. `read` is told how many bytes were read, `dropped` how many characters
+        were left out.
         """
         for document in self.as_stored(how, read):
-            yield whole_words(_without_gutenberg(document, dropped) if how.strip_gutenberg else document)
+            text = _without_gutenberg(document, dropped) if how.strip_gutenberg else document
+            yield whole_words(text, cut, str(self.path))
 
     def as_stored(self, how: Reading, read: Count) -> Iterator[Document]:
         """Yield the documents whole, in pieces that may cut words. Raises DataError and UsageError."""
@@ -380,17 +383,25 @@ def _whole_lines(document: Document) -> Document:
     yield rest
 
 
-def whole_words(document: Document) -> Document:
+def whole_words(document: Document, cut: Cut | None, name: str) -> Document:
     """Yield the same text in pieces whose tokens, one after another, are those of the whole.
 
-    Every split pattern in use ends a word before a space or newline. Text without such a place is cut where it must be.
+    `cut` knows the places for that. Text without such a place is cut where it must be. Without `cut`, the whole text is
+    one piece, and DataError is raised if it is too long: it calls the source `name`.
     """
     held, at = "", 0
     for piece in document:
         if at:
             yield held[:at]
         held = held[at:] + piece
+        is_long = len(held) > LONGEST_WORD
+        if cut is None:
+            if is_long:
+                raise DataError(
+                    f"{name} has a text of more than {LONGEST_WORD:,} characters, and the split pattern of the "
+                    "vocabulary does not show where to cut it without other tokens; divide it into several texts."
+                )
+            continue
         new_places = range(len(held) - 1, max(len(held) - len(piece), 1) - 1, -1)
-        must_cut = len(held) if len(held) > LONGEST_WORD else 0
-        at = next((at for at in new_places if held[at] in " \n" and held[at - 1].isalpha()), must_cut)
+        at = next((at for at in new_places if cut(held[at - 1], held[at])), len(held) if is_long else 0)
     yield held

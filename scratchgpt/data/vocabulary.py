@@ -8,6 +8,7 @@ from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.sources import Count
 from scratchgpt.tokenizer.bpe_training import N_BEFORE_MERGES, require_room, train
 from scratchgpt.tokenizer.counting import PieceCounter
+from scratchgpt.tokenizer.cutting import Cut, before_white_space
 
 
 class Vocabulary(Protocol):
@@ -19,6 +20,10 @@ class Vocabulary(Protocol):
 
     def see(self, text: str) -> None:
         """Learn from a piece of text."""
+
+    @property
+    def cut(self) -> Cut | None:
+        """Where a long text may be cut without a change of its tokens; None if only the whole text gives them."""
 
     @property
     def n_steps(self) -> int:
@@ -33,6 +38,7 @@ class Characters:
 
     name = "char"
     n_steps = 0
+    cut = staticmethod(before_white_space)
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -49,6 +55,8 @@ class Characters:
 
 class Pieces:
     """Learns a byte-level BPE from how often each piece occurs."""
+
+    cut = staticmethod(before_white_space)  # the vocabulary will have GPT-2's pattern
 
     def __init__(self, vocab_size: int) -> None:
         """Learn up to `vocab_size` tokens. Raises UsageError if they are too few."""
@@ -79,6 +87,7 @@ class Given:
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         """Take the tokenizer."""
         self._tokenizer = tokenizer
+        self.cut = tokenizer.cut
         content = json.dumps(tokenizer.to_json(), sort_keys=True)
         self.name = f"given {hashlib.sha256(content.encode('ascii')).hexdigest()}"
 

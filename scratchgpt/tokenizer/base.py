@@ -15,6 +15,7 @@ from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, write_json
 from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
 from scratchgpt.tokenizer.char import CharTokenizer
+from scratchgpt.tokenizer.cutting import Cut
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -36,6 +37,10 @@ class Tokenizer(Protocol):
 
     def __contains__(self, token: str) -> bool:
         """Tell whether this is a token."""
+
+    @property
+    def cut(self) -> Cut | None:
+        """Where a long text may be cut without a change of its ids; None if only the whole text gives them."""
 
     def encode(self, text: str, *, special: bool = False) -> npt.NDArray[np.uint32]:
         """Return the ids (N,) of a text. Raises UsageError naming what is not in the vocabulary.

@@ -15,6 +15,7 @@ import regex
 
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.tokenizer.bpe_arrays import ArrayEncoder
+from scratchgpt.tokenizer.cutting import Cut, cut_of
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
 END_OF_TEXT = "<|endoftext|>"
@@ -151,6 +152,11 @@ class BPETokenizer:
     def vocab_size(self) -> int:
         """How many tokens there are, special ones included."""
         return len(self.tokens)
+
+    @property
+    def cut(self) -> Cut | None:
+        """Where a long text may be cut without a change of its ids; None if the patterns do not show it."""
+        return cut_of(self.patterns)
 
     def __contains__(self, token: str) -> bool:
         """Tell whether this is a token, special ones included."""

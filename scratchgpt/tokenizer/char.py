@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.errors import UsageError
+from scratchgpt.tokenizer.cutting import Cut, before_white_space
 
 UNKNOWN = np.uint32(0xFFFFFFFF)
 
@@ -34,6 +35,11 @@ class CharTokenizer:
     def vocab_size(self) -> int:
         """How many characters there are."""
         return len(self.characters)
+
+    @property
+    def cut(self) -> Cut:
+        """Where a text may be cut: as each character is a token, here, too."""
+        return before_white_space
 
     def __contains__(self, token: str) -> bool:
         """Tell whether this character is in the vocabulary."""

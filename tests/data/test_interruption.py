@@ -56,7 +56,7 @@ def run(mixture: Path, folder: Path, *, stop_at: int = -1) -> Prepared:
 
     vocabulary: Vocabulary = Pieces(VOCAB_SIZE)
     (val,) = find_sources([mixture.parent / "val.txt"])
-    return prepare(find_sources([mixture]), folder, vocabulary=vocabulary, val=val, progress=progress)
+    return prepare(find_sources([mixture], mix_folders=True), folder, vocabulary=vocabulary, val=val, progress=progress)
 
 
 def test_anywhere(mixture: Path, tmp_path: Path) -> None:

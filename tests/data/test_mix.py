@@ -19,12 +19,15 @@ from scratchgpt.data.shards import PARTS, ShardReader
 from scratchgpt.data.vocabulary import Given
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.tokenizer import END_OF_TEXT
+from scratchgpt.tokenizer.cutting import before_white_space
 
 END = 256
 
 
 class Bytes:
     """A tokenizer whose tokens are bytes and <|endoftext|>, so that many a token is part of a character."""
+
+    cut = staticmethod(before_white_space)
 
     vocab_size = 257
     special: Mapping[str, int] = MappingProxyType({END_OF_TEXT: END})

@@ -15,13 +15,10 @@ from scratchgpt.data import sources
 from scratchgpt.data.sources import Reading, TextFile, check_reading, text_files
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.tokenizer.bpe import split
+from scratchgpt.tokenizer.cutting import GPT4_PATTERNS, before_white_space, cut_of
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
 # That of Llama 3, whose kin is in most files of today.
-NEWER_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 TEXTS = ["Ünder the sea", "日本語の文\nand more", "third 🙂"]
 
 
@@ -31,7 +28,7 @@ def documents(path: Path, how: Reading = Reading()) -> list[str]:  # noqa: B008 
 
 
 def read(file: TextFile, how: Reading = Reading()) -> Any:  # noqa: B008
-    return file.documents(how, read=lambda _: None, dropped=lambda _: None)
+    return file.documents(how, cut=before_white_space, read=lambda _: None, dropped=lambda _: None)
 
 
 def write_lines(path: Path, texts: list[str], field: str = "text") -> Path:
@@ -220,20 +217,43 @@ def test_gutenbergs_header_and_footer(text: str, at: int, tmp_path_factory: pyte
         patch.setattr(sources, "CHUNK", len(HEADER) + at)
         file = TextFile(path, path)
         how = Reading(strip_gutenberg=True)
-        (kept,) = ["".join(text) for text in file.documents(how, read=lambda _: None, dropped=dropped.append)]
+        texts = file.documents(how, cut=before_white_space, read=lambda _: None, dropped=dropped.append)
+        (kept,) = ["".join(text) for text in texts]
     assert kept == text
     assert sum(dropped) == len(HEADER + FOOTER)
 
 
-@given(pieces=st.lists(st.text("aé1.' \n\t。", max_size=9), max_size=9), longest=st.integers(0, 9))
-def test_no_word_is_cut(pieces: list[str], longest: int) -> None:
+PATTERNS = [
+    (GPT2_PATTERN,),
+    (r"\p{N}", GPT2_PATTERN),
+    *((pattern,) for pattern in sorted(GPT4_PATTERNS)),
+    (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", min(GPT4_PATTERNS)),
+    (GPT2_PATTERN, "a b|a+"),  # what follows splits only pieces
+    (),
+    ("a b",),
+]
+
+
+@pytest.mark.parametrize("patterns", PATTERNS, ids=range(len(PATTERNS)))
+@given(pieces=st.lists(st.text("asAé1.'/ \n\r\t。中\u0301", max_size=9), max_size=9), longest=st.integers(0, 9))
+def test_no_word_is_cut(patterns: tuple[str, ...], pieces: list[str], longest: int) -> None:
+    cut = cut_of(patterns)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "LONGEST_WORD", longest)
-        assert "".join(sources.whole_words(iter(pieces))) == "".join(pieces)
-    whole = list(sources.whole_words(iter(pieces)))
+        if cut or len("".join(pieces)) <= longest:
+            assert "".join(sources.whole_words(iter(pieces), cut, "x.txt")) == "".join(pieces)
+        else:
+            with pytest.raises(DataError, match=f"x.txt has a text of more than {longest} characters, and the split"):
+                list(sources.whole_words(iter(pieces), cut, "x.txt"))
+    whole = list(sources.whole_words(iter(pieces), cut, "x.txt"))
     assert "".join(whole) == "".join(pieces)
-    for pattern in (GPT2_PATTERN, NEWER_PATTERN):
-        assert [part for piece in whole for part in split(piece, [pattern])] == split("".join(pieces), [pattern])
+    assert [part for piece in whole for part in split(piece, patterns)] == split("".join(pieces), patterns)
+
+
+@pytest.mark.parametrize("patterns", PATTERNS[:-2], ids=range(len(PATTERNS) - 2))
+def test_a_long_text_is_cut(patterns: tuple[str, ...]) -> None:
+    for text in ("12 13", "it's a\nline"):
+        assert len(list(sources.whole_words(iter([text] * 9), cut_of(patterns), "x.txt"))) == 9
 
 
 def test_a_text_without_gutenbergs_marks_stays(tmp_path: Path) -> None:
