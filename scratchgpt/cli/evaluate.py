@@ -39,21 +39,14 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     from scratchgpt.training.evaluation import Measured, measure
 
     folder = checkpoint.locate(model)
-    data = data or checkpoint.data_of(folder)
-    if data is None:
-        raise UsageError(
-            f"{folder} does not say what it was trained on.",
-            advice="Name prepared data with --data.",
-            page="It cannot be evaluated here.",
-        )
     device = resolved(device or "auto")
     with waiting("Checking model and data ..."):
+        dataset = Dataset.open(data) if data else checkpoint.open_data(folder)
         config, params, tokenizer = checkpoint.open_model(folder)
-        dataset = Dataset.open(data)
     require_vocabulary(folder, tokenizer, dataset.folder, dataset.tokenizer)
     part = dataset.val if split == "val" else dataset.train
     if part.size < 2:
-        raise UsageError(f"The {split} part of {data} has no token that follows another; use a longer text.")
+        raise UsageError(f"The {split} part of {dataset.folder} has no token that follows another; use a longer text.")
     train = TrainConfig(steps=1, batch_size=BATCH, learning_rate=1)
     sizes = {
         "batch_size": default_plan(config, train, lanes=1, device=device).micro_batch,
@@ -62,13 +55,13 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     gpt = GPT(config, backend.select(device), *params)
     n_batches = dataset.n_whole_batches(part, **sizes)
     measured = Measured()
-    with stages(f"{split} of {data}") as show:
+    with stages(f"{split} of {dataset.folder}") as show:
         for measured in measure(gpt, tokenizer, dataset.whole(part, **sizes)):  # noqa: B007 - the last one is used
             show("Measuring", 1, n_batches)
     if is_json:
         report = {
             "model": folder.as_posix(),
-            "data": data.as_posix(),
+            "data": dataset.folder.as_posix(),
             "split": split,
             "loss": measured.loss,
             "perplexity": measured.perplexity,
@@ -80,7 +73,7 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
         click.echo(json.dumps(report))
     else:
         click.echo(
-            f"{folder} on {split} of {data}: loss {measured.loss:.4f}, perplexity {measured.perplexity:.2f}, "
+            f"{folder} on {split} of {dataset.folder}: loss {measured.loss:.4f}, perplexity {measured.perplexity:.2f}, "
             f"{measured.bits_per_byte:.4f} bits per byte, accuracy {measured.accuracy:.1%} "
             f"({measured.n_targets:,} tokens, {measured.n_bytes:,} bytes)"
         )

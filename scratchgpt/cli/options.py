@@ -186,9 +186,11 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
     if given is None:
         return openai.load(tell=lambda what: click.echo(what, err=True))
     if (given / "checkpoints").is_dir() or given.parent.name == "checkpoints":
-        from scratchgpt.training.checkpoint import locate
+        from scratchgpt.training.checkpoint import TRAINER, locate, verify
 
         given = locate(given)
+        if (given / TRAINER).exists():
+            verify(given, tokenizer.FILES)
     return tokenizer.load(given) if given.is_dir() else tokenizer.read(given)
 
 

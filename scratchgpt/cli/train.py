@@ -285,7 +285,7 @@ def _resume(
     """Yield the trainer of a run that goes on. Later checkpoints than a named one stay unless `force`."""
     from scratchgpt.cli.render import waiting
     from scratchgpt.data.dataset import Dataset
-    from scratchgpt.training.checkpoint import Checkpoints, locate, read
+    from scratchgpt.training.checkpoint import Checkpoints, locate, open_data, read, require_same_data
     from scratchgpt.training.trainer import Trainer
 
     if resume.is_file():  # RUN/checkpoints/best
@@ -307,13 +307,8 @@ def _resume(
         snapshot = _with_changes(read(folder), asked, computing)
         train = snapshot.train
         with waiting(CHECKING):
-            dataset = Dataset.open(data or Path(snapshot.data_folder))
-            if dataset.digest != snapshot.data_digest:
-                raise DataError(
-                    f"{dataset.folder} is not the data that {run} was trained on.",
-                    advice="Name that with --data.",
-                    page="Put that data back, or start a new run.",
-                )
+            dataset = Dataset.open(data) if data else open_data(folder)
+            require_same_data(dataset, run, snapshot.data_digest)
             dataset.require(snapshot.model.block_size, order=train.order, within_documents=train.within_documents)
         snapshot = snapshot._replace(data_folder=dataset.folder.as_posix())
         trainer = Trainer(snapshot, dataset, run)

@@ -23,7 +23,7 @@ from scratchgpt import __version__
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.data.dataset import Dataset
-from scratchgpt.errors import CheckpointError, UsageError
+from scratchgpt.errors import CheckpointError, DataError, UsageError
 from scratchgpt.files import TEMPORARY, file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
 from scratchgpt.model import tensors
@@ -119,7 +119,7 @@ class Checkpoints:
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self.folder) as scratch:
                 written = Path(scratch) / path.name
                 written.mkdir()
-                _write(written, snapshot, tokenizer)
+                _write(written, snapshot, tokenizer, _from_run(Path(snapshot.data_folder), self.folder.parent))
                 written.rename(path)
             sync_folder(self.folder)
             self._point("last", path)
@@ -357,14 +357,62 @@ def open_model(folder: Path) -> tuple[ModelConfig, list[Array], tokenizers.Token
     return config, parts, tokenizer
 
 
-def data_of(folder: Path) -> Path | None:
-    """Return the data that a checkpoint was trained on; None for a model from elsewhere. Raises CheckpointError."""
+def open_data(folder: Path) -> Dataset:
+    """Open the data that a checkpoint was trained on: where they were relative to the run, or else as named then.
+
+    Raises UsageError if they are in neither place or the model is from elsewhere, DataError if other data are there
+    now, and CheckpointError.
+    """
     if not (folder / TRAINER).exists():
-        return None
+        raise UsageError(
+            f"{folder} does not say what it was trained on.",
+            advice="Name prepared data with --data.",
+            page="It cannot be evaluated here.",
+        )
     try:
-        return Path(str(verify(folder, ())["data"]["folder"]))
-    except (KeyError, TypeError) as error:
+        record = verify(folder, ())["data"]
+        named, from_run, digest = Path(record["folder"]), record.get("from_run", record["folder"]), record["digest"]
+        moved = Path(os.path.normpath(folder.resolve().parent.parent / from_run))
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / TRAINER} is damaged: it names no data.") from error
+    places = [named] if moved.resolve() == named.resolve() or "from_run" not in record else [_from_here(moved), named]
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        raise UsageError(
+            f"The data of {folder} are not in {' or '.join(map(str, places))}.",
+            advice="Name them with --data.",
+            page="Put them back, or start a new run.",
+        )
+    dataset = Dataset.open(found)
+    require_same_data(dataset, folder, digest)
+    return dataset
+
+
+def require_same_data(dataset: Dataset, model: Path, digest: str) -> None:
+    """Raise DataError if prepared data are not those, by their digest, that a model was trained on."""
+    if dataset.digest != digest:
+        raise DataError(
+            f"{dataset.folder} is not the data that {model} was trained on.",
+            advice="Prepare that text again, or name data with --data.",
+            page="Prepare that text again under the same name, or start a new run.",
+        )
+
+
+def _from_run(data: Path, run: Path) -> str:
+    """Return the path of data from a run's folder, so that both can be moved together; absolute on another drive."""
+    place = data.resolve()
+    try:
+        return Path(os.path.relpath(place, run.resolve())).as_posix()
+    except ValueError:
+        return place.as_posix()
+
+
+def _from_here(path: Path) -> Path:
+    """Return the path from the working folder, where that is possible."""
+    try:
+        return Path(os.path.relpath(path))
+    except ValueError:
+        return path
 
 
 def verify(folder: Path, names: Iterable[str] = FILES) -> dict[str, Any]:
@@ -404,7 +452,7 @@ def own_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("ascii")).hexdigest()
 
 
-def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) -> None:
+def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer, data_from_run: str) -> None:
     """Write all files of a checkpoint and see that they reach the disk."""
     model_files.save(folder, snapshot.model, snapshot.params)
     tokenizers.save(tokenizer, folder)
@@ -426,7 +474,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) ->
         "n_worse": snapshot.n_worse,
         "last_evaluation": snapshot.last_evaluation,
         "train": dataclasses.asdict(snapshot.train),
-        "data": {"folder": snapshot.data_folder, "digest": snapshot.data_digest},
+        "data": {"folder": snapshot.data_folder, "from_run": data_from_run, "digest": snapshot.data_digest},
         "plan": snapshot.plan._asdict(),
         "loss_scale": snapshot.loss_scale._asdict(),
         "backoff": snapshot.backoff._asdict(),
