@@ -28,7 +28,7 @@ NEVER_ASKED = (
         "--set takes",
         "--attach ",
         "There is no run ",
-        "--mix ",
+        "--mix",
         "--field is",
     ),
     *("--errors is", " is there already", " already holds ", " is not one token"),

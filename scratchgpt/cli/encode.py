@@ -17,7 +17,7 @@ from scratchgpt.errors import DataError, UsageError
 def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
     """Turn the text of standard input into token ids, with spaces between them."""
     from scratchgpt.cli.options import vocabulary_of
-    from scratchgpt.data.sources import whole_words
+    from scratchgpt.data.documents import whole_words
 
     tokenizer = vocabulary_of(gpt2=gpt2, given=given)
     if is_json:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,6 +43,11 @@ VOCAB_SIZE = 4096
     show_default=True,
     help="What is not UTF-8 is an error, or becomes U+FFFD.",
 )
+@click.option(
+    "--separator",
+    metavar="TEXT",
+    help="Ends a document inside a text; by default a line that holds only <|endoftext|>; '': nothing.",
+)
 @click.option("--strip-gutenberg", is_flag=True, help="Leave out Project Gutenberg's header and footer.")
 @click.option("--force", is_flag=True, help="Replace what was prepared there from something else.")
 @click.option("--check", is_flag=True, help="Only read the texts and count them; write nothing.")
@@ -62,6 +67,7 @@ def command(
     mix_folders: bool,
     field: str | None,
     errors: str,
+    separator: str | None,
     strip_gutenberg: bool,
     force: bool,
     check: bool,
@@ -85,7 +91,7 @@ def command(
     if val and val_fraction is not None:
         raise UsageError("--val is the whole of the validation text; leave out --val-fraction.")
     folder = out or _default_folder(sources)
-    how = Reading(field or "text", errors, strip_gutenberg)
+    how = Reading(field or "text", errors, strip_gutenberg, separator)
     with _with_standard_input(sources, folder.parent, is_json=field is not None) as paths:
         found = find_sources(paths, mix, mix_folders=mix_folders)
         held_out = Source(source_name(val), text_files(val)) if val else None
@@ -115,6 +121,7 @@ def command(
         click.echo("This went on where it had been interrupted.")
     if len(files) > 1 or meta["parts"][0]["documents"] > 1 or how != Reading():
         show_sources(meta)
+    _show_separators(meta, separator)
     if not (mix or mix_folders) and looks_weighted(sources):
         click.echo("All text is kept. To mix the sub-folders by the numbers in their names, use --mix-folders.")
     if isinstance(vocabulary, Pieces) and meta["vocab_size"] < vocabulary.vocab_size:
@@ -124,6 +131,22 @@ def command(
         f"{meta['train_tokens']:,} tokens to train on, {meta['val_tokens']:,} to validate, "
         f"{meta['vocab_size']:,} different {'characters' if isinstance(vocabulary, Characters) else 'tokens'}."
     )
+
+
+def _show_separators(meta: dict[str, Any], separator: str | None) -> None:
+    """Print which separators ended documents, and which look as if they should have."""
+    from scratchgpt.tokenizer import END_OF_TEXT
+
+    n_ended, n_spelled = (sum(part[name] for part in meta["parts"]) for name in ("separators", "ends_spelled"))
+    if separator:
+        click.echo(f"Documents end at {separator!r}, found {n_ended:,} times.")
+    elif separator is None and n_ended:
+        click.echo(f"A document ends at each of {n_ended:,} lines that hold only {END_OF_TEXT}.")
+    if separator is None and n_spelled:
+        click.echo(
+            f"The text has {END_OF_TEXT} {n_spelled:,} times inside lines, where it stays text. "
+            f"To end documents there, use --separator '{END_OF_TEXT}'."
+        )
 
 
 def _shown(sources: Sequence[Path]) -> str:

@@ -86,7 +86,7 @@ def _weighted(part: Path) -> tuple[str, str]:
     match = WEIGHTED.fullmatch(part.name)
     if not match or not part.is_dir():
         raise UsageError(
-            f"{part} is not a folder named like 25_{part.stem}, as --mix-folders needs.",
+            f"--mix-folders needs sub-folders named like 25_{part.stem}; {part} is not one.",
             advice="Rename it, or give all weights with --mix NAME=WEIGHT.",
         )
     return match[1], match[2]

@@ -18,16 +18,17 @@ import numpy as np
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.dataset import FORMAT, META, read_meta, token_dtype
+from scratchgpt.data.documents import Count
 from scratchgpt.data.encoding import BORDER, encode_blocks, n_processes, separator
 from scratchgpt.data.mix import Source, amounts, find_sources
 from scratchgpt.data.shards import PARTS, ShardReader, ShardWriter, shard_paths
-from scratchgpt.data.sources import Count, Reading
+from scratchgpt.data.sources import Reading
 from scratchgpt.data.vocabulary import Characters, Vocabulary
 from scratchgpt.errors import DataError, ScratchGPTError, UsageError
 from scratchgpt.files import file_record, read_json, replace_json, sync_file, sync_folder
 from scratchgpt.lock import FolderLock
 from scratchgpt.machine import return_freed_memory
-from scratchgpt.tokenizer import Tokenizer
+from scratchgpt.tokenizer import END_OF_TEXT, Tokenizer
 from scratchgpt.tokenizer.cutting import Cut
 
 Progress = Callable[[str, int, int], None]
@@ -49,6 +50,9 @@ LONGEST_CHARACTER = 4
 """Tokens that one character may have: its bytes."""
 
 STATE = "state.json"
+
+COUNTS = ("documents", "characters", "dropped_characters", "separators", "ends_spelled")
+"""What meta.json says of each source besides its tokens."""
 
 
 class Prepared(NamedTuple):
@@ -87,7 +91,7 @@ def prepare(
             work.survey()
             asked = {
                 "tokenizer": work.vocabulary.name,
-                "reading": how._asdict(),
+                "reading": work.reading(how),
                 "val_fraction": None if val else val_fraction,
                 "sources": [text.record() for text in texts[: len(sources)]],
                 "val": texts[-1].record() if val else None,
@@ -163,6 +167,8 @@ class _Text:
             "documents": 0,
             "characters": 0,
             "dropped_characters": 0,
+            "separators": 0,  # that ended a document
+            "ends_spelled": 0,  # <|endoftext|> in the text itself
             "files": [],
             "blocks": 0,  # encoded so far
             "is_encoded": False,
@@ -175,11 +181,13 @@ class _Text:
     def survey(self, vocabulary: Vocabulary, progress: Count) -> None:
         """Read the source for the first time. Raises DataError and UsageError."""
         for file in self.source.files:
-            for document in file.documents(self._how, cut=vocabulary.cut, read=progress, dropped=self._drop):
+            counts = {"dropped": self._counter("dropped_characters"), "ended": self._counter("separators")}
+            for document in file.documents(self._how, cut=vocabulary.cut, read=progress, **counts):
                 n_before = self.state["characters"]
                 for text in document:
                     vocabulary.see(text)
                     self.state["characters"] += len(text)
+                    self.state["ends_spelled"] += text.count(END_OF_TEXT)
                 self.state["documents"] += self.state["characters"] > n_before
             self.state["files"].append(file.record)
         n_characters = self.state["characters"]
@@ -195,7 +203,7 @@ class _Text:
         begun = dict.fromkeys(PARTS, False)
         for file, record in zip(self.source.files, self.state["files"], strict=True):
             file.record = record
-            for document in file.documents(self._how, cut=cut, read=progress, dropped=lambda _: None):
+            for document in file.documents(self._how, cut=cut, read=progress, dropped=_ignored, ended=_ignored):
                 is_border = begun.copy()
                 for text in document:
                     for part, share in zip(PARTS, (text[:n_left], text[n_left:]), strict=True):
@@ -225,7 +233,7 @@ class _Text:
 
     def summary(self) -> dict[str, Any]:
         """Return what became of the source."""
-        counts = {name: self.state[name] for name in ("documents", "characters", "dropped_characters")}
+        counts = {name: self.state[name] for name in COUNTS}
         sums = {"tokens": sum(self.state["tokens"].values()), "kept_tokens": sum(self.state["taken"].values())}
         return {"name": self.source.name, **counts, **sums}
 
@@ -233,8 +241,17 @@ class _Text:
     def _n_train(self) -> int:
         return int(self.state["characters"] * self._train_share)
 
-    def _drop(self, n_characters: int) -> None:
-        self.state["dropped_characters"] += n_characters
+    def _counter(self, name: str) -> Count:
+        """Return what adds to a count of the state."""
+
+        def count(n: int) -> None:
+            self.state[name] += n
+
+        return count
+
+
+def _ignored(_: int) -> None:
+    """Count nothing: the first pass has counted."""
 
 
 class _Work:
@@ -264,6 +281,13 @@ class _Work:
         self.forget()
         for text in self._texts:
             text.survey(self.vocabulary, self._told("Reading"))
+
+    def reading(self, how: Reading) -> dict[str, Any]:
+        """Return the settings that the texts depend on: a separator that ended no document changes nothing."""
+        settings = how._asdict()
+        if not any(text.state["separators"] for text in self._texts):
+            del settings["separator"]
+        return settings
 
     def encode(self) -> None:
         """Learn the vocabulary and write all tokens. Raises DataError, UsageError and OSError."""

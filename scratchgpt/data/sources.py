@@ -16,10 +16,11 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scratchgpt.data.documents import Count, Document, divided, whole_words, without_gutenberg
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_identity, file_record
 from scratchgpt.tokenizer.cutting import Cut
@@ -29,9 +30,6 @@ CHUNK = 2**20
 
 LONGEST_LINE = 2**26
 """Bytes that a line of JSON may have: it is held in memory, several times over."""
-
-LONGEST_WORD = 2**22
-"""Characters without the end of a word that are held in memory."""
 
 ROWS = 256
 """Rows of Parquet read at once."""
@@ -53,17 +51,6 @@ OTHER_KINDS = {
 }
 """First bytes of files that people take for text, and what they are."""
 
-MARK = re.compile(
-    r"^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG E(?:[^*]{0,300}\*\*\*)?.*\n?", re.IGNORECASE | re.MULTILINE
-)
-"""The lines around a text of Project Gutenberg; a long title runs over several."""
-
-Document = Iterator[str]
-"""The pieces of a text."""
-
-Count = Callable[[int], None]
-"""Told amounts that sum to the whole."""
-
 
 class Reading(NamedTuple):
     """How files are read."""
@@ -71,6 +58,7 @@ class Reading(NamedTuple):
     field: str = "text"  # of JSON lines, or the column of Parquet
     errors: str = "strict"  # or "replace": what is not UTF-8 becomes U+FFFD
     strip_gutenberg: bool = False
+    separator: str | None = None  # ends a document; None: a line that holds only <|endoftext|>; empty: nothing
 
 
 class Kind(enum.Enum):
@@ -101,15 +89,19 @@ class TextFile:
         self.kind = _kind(path)
         self.record: dict[str, Any] = {}  # name, bytes and sha256: known after the first reading
 
-    def documents(self, how: Reading, *, cut: Cut | None, read: Count, dropped: Count) -> Iterator[Document]:
+    def documents(
+        self, how: Reading, *, cut: Cut | None, read: Count, dropped: Count, ended: Count
+    ) -> Iterator[Document]:
         """Yield the documents; each must be read to its end before the next. Raises DataError and UsageError.
 
-        They come in pieces as `cut` allows. `read` is told how many bytes were read, `dropped` how many characters
-        were left out.
+        They come in pieces as `cut` allows. `read` receives how many bytes were read, `dropped` how many characters
+        were left out, and `ended` how many separators ended a document.
         """
-        for document in self.as_stored(how, read):
-            text = _without_gutenberg(document, dropped) if how.strip_gutenberg else document
-            yield whole_words(text, cut, str(self.path))
+        is_divided = self.kind is Kind.TEXT or how.separator  # a row is a document already
+        for stored in self.as_stored(how, read):
+            for document in divided(stored, how.separator if is_divided else "", ended):
+                text = without_gutenberg(document, dropped) if how.strip_gutenberg else document
+                yield whole_words(text, cut, str(self.path))
 
     def as_stored(self, how: Reading, read: Count) -> Iterator[Document]:
         """Yield the documents whole, in pieces that may cut words. Raises DataError and UsageError."""
@@ -349,59 +341,3 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
                     raise DataError(f"Row {number:,} of {path} has no text in its column {field!r}.")
                 if text:
                     yield iter((text,))
-
-
-def _without_gutenberg(document: Document, dropped: Count) -> Document:
-    """Leave out what Project Gutenberg put before and after a text. Without its marks, everything stays."""
-    keep = True
-    for number, lines in enumerate(_whole_lines(document)):
-        marks = list(MARK.finditer(lines))
-        if number == 0 and marks and marks[0][1].upper() == "START":
-            keep = False
-        at = 0
-        for mark in marks:
-            if keep:
-                yield lines[at : mark.start()]
-            dropped(mark.end() - (mark.start() if keep else at))
-            at = mark.end()
-            keep = mark[1].upper() == "START"
-        if keep:
-            yield lines[at:]
-        else:
-            dropped(len(lines) - at)
-
-
-def _whole_lines(document: Document) -> Document:
-    """Yield the same text, cut after line ends unless a line is very long."""
-    rest = ""
-    for piece in document:
-        lines, newline, rest = (rest + piece).rpartition("\n")
-        yield lines + newline
-        if len(rest) > CHUNK:
-            yield rest
-            rest = ""
-    yield rest
-
-
-def whole_words(document: Document, cut: Cut | None, name: str) -> Document:
-    """Yield the same text in pieces whose tokens, one after another, are those of the whole.
-
-    `cut` knows the places for that. Text without such a place is cut where it must be. Without `cut`, the whole text is
-    one piece, and DataError is raised if it is too long: it calls the source `name`.
-    """
-    held, at = "", 0
-    for piece in document:
-        if at:
-            yield held[:at]
-        held = held[at:] + piece
-        is_long = len(held) > LONGEST_WORD
-        if cut is None:
-            if is_long:
-                raise DataError(
-                    f"{name} has a text of more than {LONGEST_WORD:,} characters, and the split pattern of the "
-                    "vocabulary does not show where to cut it without other tokens; divide it into several texts."
-                )
-            continue
-        new_places = range(len(held) - 1, max(len(held) - len(piece), 1) - 1, -1)
-        at = next((at for at in new_places if cut(held[at - 1], held[at])), len(held) if is_long else 0)
-    yield held

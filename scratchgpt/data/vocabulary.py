@@ -5,7 +5,7 @@ import json
 from typing import Protocol
 
 from scratchgpt import tokenizer as tokenizers
-from scratchgpt.data.sources import Count
+from scratchgpt.data.documents import Count
 from scratchgpt.tokenizer.bpe_training import N_BEFORE_MERGES, require_room, train
 from scratchgpt.tokenizer.counting import PieceCounter
 from scratchgpt.tokenizer.cutting import Cut, before_white_space

@@ -61,6 +61,27 @@ def test_all_text_is_kept_unless_a_mixture_is_asked_for(world: Path) -> None:
     assert found["train_tokens"] + found["val_tokens"] >= sum(len(text) * 100 for text in TEXTS.values())
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("a\n<|endoftext|>\nb\n", (), "A document ends at each of 99 lines that hold only <|endoftext|>."),
+        ("a\n<|endoftext|>\nb\n", ("--separator", ""), None),
+        ("a b<|endoftext|>c\n", (), "<|endoftext|> 99 times inside lines"),
+        ("a b<|endoftext|>c\n", ("--separator", "<|endoftext|>"), "'<|endoftext|>', found 99 times"),
+        ("a b---c\n", ("--separator", "---"), "'---', found 99 times"),
+        ("a b c\n", ("--separator", "---"), "'---', found 0 times"),
+        ("a b c\n", (), None),
+    ],
+)
+def test_separators(text: str, options: tuple[str, ...], said: str | None, world: Path) -> None:
+    (world / "stories.txt").write_text(text * 99, encoding="utf-8")
+    result = CliRunner().invoke(
+        cli, ["prepare", str(world / "stories.txt"), "--out", str(world / "s"), "--force", *options]
+    )
+    assert result.exit_code == 0, result.output
+    assert said in result.output if said else "endoftext" not in result.output
+
+
 def test_weights_that_are_typed(world: Path) -> None:
     options = ("--mix", "poems=1", "--mix", "lines=3", "--field", "body", "--out", "data/typed")
     result = scratchgpt("prepare", "poems.txt.gz", "lines.jsonl", *options, cwd=world)

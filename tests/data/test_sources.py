@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scratchgpt.data import documents as documents_module
 from scratchgpt.data import sources
 from scratchgpt.data.sources import Reading, TextFile, check_reading, text_files
 from scratchgpt.errors import DataError, UsageError
@@ -28,7 +29,8 @@ def documents(path: Path, how: Reading = Reading()) -> list[str]:  # noqa: B008 
 
 
 def read(file: TextFile, how: Reading = Reading()) -> Any:  # noqa: B008
-    return file.documents(how, cut=before_white_space, read=lambda _: None, dropped=lambda _: None)
+    counts = dict.fromkeys(("read", "dropped", "ended"), lambda _: None)
+    return file.documents(how, cut=before_white_space, **counts)
 
 
 def write_lines(path: Path, texts: list[str], field: str = "text") -> Path:
@@ -180,7 +182,7 @@ def test_folders_are_read_in_the_order_of_names(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_between_readings(tmp_path: Path) -> None:
     file = TextFile(write_lines(tmp_path / "a.jsonl", TEXTS), tmp_path)
-    assert [list(document) for document in read(file)] == [[text] for text in TEXTS]
+    assert ["".join(document) for document in read(file)] == TEXTS
     assert file.record["name"] == "a.jsonl"
     write_lines(tmp_path / "a.jsonl", [TEXTS[0], TEXTS[2], TEXTS[1]])
     with pytest.raises(DataError, match=r"a\.jsonl changed while it was being read"):
@@ -217,8 +219,10 @@ def test_gutenbergs_header_and_footer(text: str, at: int, tmp_path_factory: pyte
         patch.setattr(sources, "CHUNK", len(HEADER) + at)
         file = TextFile(path, path)
         how = Reading(strip_gutenberg=True)
-        texts = file.documents(how, cut=before_white_space, read=lambda _: None, dropped=dropped.append)
-        (kept,) = ["".join(text) for text in texts]
+        found = file.documents(
+            how, cut=before_white_space, read=lambda _: None, dropped=dropped.append, ended=lambda _: None
+        )
+        (kept,) = ["".join(text) for text in found]
     assert kept == text
     assert sum(dropped) == len(HEADER + FOOTER)
 
@@ -239,13 +243,13 @@ PATTERNS = [
 def test_no_word_is_cut(patterns: tuple[str, ...], pieces: list[str], longest: int) -> None:
     cut = cut_of(patterns)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "LONGEST_WORD", longest)
+        patch.setattr(documents_module, "LONGEST_WORD", longest)
         if cut or len("".join(pieces)) <= longest:
-            assert "".join(sources.whole_words(iter(pieces), cut, "x.txt")) == "".join(pieces)
+            assert "".join(documents_module.whole_words(iter(pieces), cut, "x.txt")) == "".join(pieces)
         else:
             with pytest.raises(DataError, match=f"x.txt has a text of more than {longest} characters, and the split"):
-                list(sources.whole_words(iter(pieces), cut, "x.txt"))
-    whole = list(sources.whole_words(iter(pieces), cut, "x.txt"))
+                list(documents_module.whole_words(iter(pieces), cut, "x.txt"))
+    whole = list(documents_module.whole_words(iter(pieces), cut, "x.txt"))
     assert "".join(whole) == "".join(pieces)
     assert [part for piece in whole for part in split(piece, patterns)] == split("".join(pieces), patterns)
 
@@ -253,7 +257,7 @@ def test_no_word_is_cut(patterns: tuple[str, ...], pieces: list[str], longest: i
 @pytest.mark.parametrize("patterns", PATTERNS[:-2], ids=range(len(PATTERNS) - 2))
 def test_a_long_text_is_cut(patterns: tuple[str, ...]) -> None:
     for text in ("12 13", "it's a\nline"):
-        assert len(list(sources.whole_words(iter([text] * 9), cut_of(patterns), "x.txt"))) == 9
+        assert len(list(documents_module.whole_words(iter([text] * 9), cut_of(patterns), "x.txt"))) == 9
 
 
 def test_a_text_without_gutenbergs_marks_stays(tmp_path: Path) -> None:

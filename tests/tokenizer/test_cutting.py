@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.cli import encode, options
+from scratchgpt.data import documents, sources
 from scratchgpt.data import prepare as preparation
-from scratchgpt.data import sources
 from scratchgpt.data.mix import find_sources
 from scratchgpt.data.prepare import prepare
 from scratchgpt.data.vocabulary import Given
@@ -60,7 +60,7 @@ def test_pieces_give_the_ids_of_the_whole(name: str, lines: list[str]) -> None:
     tokenizer = BPETokenizer.from_json(content(name))
     text = "".join(lines)
     expected = library.Tokenizer.from_str(json.dumps(content(name))).encode(text).ids
-    pieces = sources.whole_words(iter(lines), tokenizer.cut, "text")
+    pieces = documents.whole_words(iter(lines), tokenizer.cut, "text")
     assert [index for piece in pieces for index in tokenizer.encode(piece).tolist()] == expected
 
 
