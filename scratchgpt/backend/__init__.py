@@ -29,6 +29,8 @@ class Backend(NamedTuple):
     to_numpy: Callable[[Array], Array]
     precision: str = "fp32"
     attention: Callable[[ModelConfig], str] | None = None  # tells how a model's is computed, where there are ways
+    use: Callable[[], object] = lambda: None
+    """Choose the device in another thread than `select` was called in: CUDA has a current device for each thread."""
 
     def to_device(self, values: Array) -> Any:
         """Return a large array on the device, itself if it is there.
@@ -50,17 +52,20 @@ class Backend(NamedTuple):
 def resolve(device: str, *, tell: Callable[[str], None] | None = None) -> str:
     """Return `cpu` or `gpu:N` for `auto`, `cpu`, `gpu` or `gpu:N`. Raises UsageError, which says what is missing.
 
-    `auto` is the first GPU if there is one that can be used. What is missing to use it is told.
+    `auto` is the first GPU if there is one that can be used. What is missing to use it is told. To compile a kernel
+    takes memory of the GPU, so only `auto` tries that here; `select` does for the others.
     """
     if device == "cpu":
         return "cpu"
     if device == "auto":
         try:
-            return resolve("gpu:0")
+            name = resolve("gpu:0")
+            select(name)
         except UsageError as error:
             if tell and not isinstance(error, NoGPUError):
                 tell(str(error))
             return "cpu"
+        return name
     match = re.fullmatch("gpu(?::([0-9]{1,3}))?", device)
     if not match:
         raise UsageError(f"There is no device {device!r}; choose auto, cpu, gpu or gpu:N.")
@@ -133,4 +138,4 @@ def select(
 
     cuda = Cuda(int(name.removeprefix("gpu:")), tf32=precision == "tf32")
     attention = partial(gpu.attention_of, cuda, precision)
-    return Backend(name, cuda.xp, gpu.table(cuda), cuda.xp.asnumpy, precision, attention)
+    return Backend(name, cuda.xp, gpu.table(cuda), cuda.xp.asnumpy, precision, attention, cuda.use)

@@ -181,6 +181,7 @@ class Engine:
 
     def _work(self) -> None:
         try:
+            self._model.backend.use()
             with suitable_threads(self._model):
                 while self._work_once():
                     pass

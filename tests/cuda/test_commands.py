@@ -179,6 +179,7 @@ NO_GPU = [
 UNUSABLE = [
     ({"DRIVER": 11}, "The NVIDIA driver is made for CUDA 11, CuPy for CUDA 12. Update the driver"),
     ({"TOOLKIT": 0}, "CUDA's compiler or cuBLAS is missing (Failure finding"),
+    ({"HEADERS": 0}, "CUDA's headers are missing, and CuPy compiles no kernel without them. Install them: pip install"),
     ({"CAPABILITY": 60}, "GPU 0 is of compute capability 6.0, and 7.0 is needed"),
 ]
 

@@ -1,5 +1,6 @@
 """Token by token on the stand-in for CuPy: the logits of the reference on a CPU."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,16 @@ import pytest
 
 from scratchgpt.backend import Backend, select
 from scratchgpt.config import ModelConfig
+from scratchgpt.generation import Stop
 from scratchgpt.generation.kv_cache import KVCache
 from scratchgpt.generation.ragged_cache import RaggedCache
 from scratchgpt.generation.sampler import Sampling, draws
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.sublayers import REFERENCE
+from scratchgpt.serving.engine import Engine
+from scratchgpt.serving.job import Wish
+from scratchgpt.tokenizer import CharTokenizer
 from tests.cuda.checks import needs_emulator
 
 pytestmark = [needs_emulator, pytest.mark.usefixtures("cupy")]
@@ -70,6 +75,31 @@ def test_sequences_in_chunks_suspended_and_restored(changes: dict[str, Any]) -> 
     assert np.abs(logits[[0, 2]] - expected[0, [9, 8]]).max() <= tolerance
     cache.clear(1)
     assert cache.lengths.tolist() == [10, 0, 9]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("n_head", [1, 2])
+def test_a_server_computes_on_the_gpu_that_was_chosen(
+    number: int, n_head: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread is another than the one that has selected the GPU."""
+    monkeypatch.setenv("STANDIN_DEVICES", "3")
+    vocabulary = CharTokenizer("abcdefghijk")
+    config = ModelConfig(vocab_size=11, block_size=8, n_layer=2, n_embd=16, n_head=n_head)
+    params = np.random.default_rng(1).normal(size=Layout(config).size).astype(np.float32)
+
+    def served(device: str) -> tuple[list[int], Exception | None]:
+        engine = Engine(GPT(config, select(device), params), vocabulary, n_places=2, n_waiting=8)
+        is_over = threading.Event()
+        wish = Wish(prompt=[1, 2, 3], n_tokens=12, sampling=Sampling(temperature=0), stop=Stop(), seconds=1e9)
+        (job,) = engine.submit([wish], lambda job: is_over.set() if job.is_over else None)
+        assert is_over.wait(60)
+        engine.close()
+        return list(job.tokens), job.error
+
+    tokens, error = served(f"gpu:{number}")
+    assert error is None
+    assert (tokens, error) == served("cpu")
 
 
 def test_scores_that_would_overflow_and_a_full_context() -> None:

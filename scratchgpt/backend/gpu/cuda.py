@@ -68,6 +68,20 @@ def require(number: int = 0) -> None:
         ) from error
 
 
+def _require_headers() -> None:
+    """Raise UsageError if CUDA's headers are missing, which CuPy notices when it compiles a kernel, here its own."""
+    try:
+        cupy.zeros(1) + 1
+    except RuntimeError as error:
+        if "CUDA headers" not in str(error):
+            raise
+        raise UsageError(
+            "CUDA's headers are missing, and CuPy compiles no kernel without them.",
+            advice="Install them: pip install 'scratchgpt[gpu]', or use --device cpu.",
+            page=CPU,
+        ) from error
+
+
 def free_memory(number: int) -> int:
     """Return the bytes that are free on a GPU, those included that CuPy's pool holds and does not use."""
     with cupy.cuda.Device(number):
@@ -89,13 +103,18 @@ class Cuda:
     def __init__(self, number: int = 0, *, tf32: bool = False) -> None:
         """Use GPU `number`; with `tf32`, inputs of float32 products are rounded to 10 bits. Raises UsageError."""
         require(number)
-        device = cupy.cuda.Device(number)
-        device.use()
-        self.tensor_cores = int(device.compute_capability) >= TENSOR_CORES
+        self._device = cupy.cuda.Device(number)
+        self.use()
+        _require_headers()
+        self.tensor_cores = int(self._device.compute_capability) >= TENSOR_CORES
         self.tf32 = tf32
         self._compute_32f = COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F
         self._functions: dict[tuple[str, np.dtype[Any], int], Callable[..., None]] = {}
         self._constants: dict[tuple[float, np.dtype[Any]], tuple[int, Array]] = {}
+
+    def use(self) -> None:
+        """Make this the current device of the calling thread."""
+        self._device.use()
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Return an array from CuPy's pool, which asks the driver for memory only when it has none left."""

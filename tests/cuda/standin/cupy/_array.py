@@ -307,6 +307,7 @@ class ufunc:
     def __call__(self, *args: Any, out: ndarray | None = None, dtype: Any = None) -> ndarray:
         """Apply it. Raises TypeError for arrays of NumPy."""
         given = [operand(arg) for arg in args]
+        _settings.require_headers()
         with np.errstate(all="ignore"):
             if out is None:
                 return new(self._function(*given, dtype=dtype))

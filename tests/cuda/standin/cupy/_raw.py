@@ -47,6 +47,7 @@ class RawModule:
     def compile(self) -> None:
         """Compile now. Raises CompileException."""
         runtime.getDevice()
+        _settings.require_headers()
         checked = _settings.checked()
         if checked not in self._compiled:
             try:

@@ -29,6 +29,15 @@ def has_toolkit() -> bool:
     return bool(number("STANDIN_TOOLKIT", 1))
 
 
+def require_headers() -> None:
+    """STANDIN_HEADERS=0: CUDA's headers are not installed, and nothing compiles."""
+    if not number("STANDIN_HEADERS", 1):
+        raise RuntimeError(
+            "Failed to find CUDA headers. Please install CUDA toolkit headers (e.g., pip install cupy-cuda12x[ctk]) or "
+            "specify CUDA_PATH environment variable."
+        )
+
+
 def n_devices() -> int:
     """STANDIN_DEVICES: how many GPUs there are, one unless told."""
     return number("STANDIN_DEVICES", 1)
