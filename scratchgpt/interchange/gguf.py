@@ -15,7 +15,6 @@ from scratchgpt.model.params import Layout
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.layernorm import EPSILON
 from scratchgpt.tokenizer import BPETokenizer, Tokenizer, end_of_text
-from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
 OUTSIDE = {
     "transformer.wte": "token_embd",
@@ -51,9 +50,7 @@ def write(
         )
     if config.head_bias:
         raise UsageError("A GGUF file cannot hold the bias of a GPT-2's head; use --onnx instead.")
-    has_vocabulary = (
-        isinstance(tokenizer, BPETokenizer) and tokenizer.patterns == (GPT2_PATTERN,) and bool(tokenizer.merges)
-    )
+    has_vocabulary = isinstance(tokenizer, BPETokenizer) and tokenizer.is_plain and bool(tokenizer.merges)
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_vocab_size(config.vocab_size)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, write_json
+from scratchgpt.tokenizer.added import Added
 from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
 from scratchgpt.tokenizer.char import CharTokenizer
 from scratchgpt.tokenizer.cutting import Cut
@@ -29,7 +30,14 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """How many different ids there are."""
+        """How many ids there are: one more than the largest."""
+
+    @property
+    def unused(self) -> Sequence[int]:
+        """The ids, in order, that stand for no token: gaps in a vocabulary, and what `padded` adds."""
+
+    def padded(self, vocab_size: int) -> "Tokenizer":
+        """Return the same vocabulary with so many ids; those that are new are unused."""
 
     @property
     def special(self) -> Mapping[str, int]:
@@ -67,9 +75,10 @@ def end_of_text(tokenizer: Tokenizer) -> int | None:
 
 
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """Return how many bytes of text each token stands for (V,): special ones for none."""
-    lengths = np.array([len(tokenizer.decode_bytes([index])) for index in range(tokenizer.vocab_size)], np.int64)
-    lengths[[added["id"] for added in tokenizer.to_json()["added_tokens"]]] = 0
+    """Return how many bytes of text each token stands for (V,): special and unused ones for none."""
+    lengths = np.zeros(tokenizer.vocab_size, np.int64)
+    for index in set(range(tokenizer.vocab_size)).difference(tokenizer.unused, tokenizer.special.values()):
+        lengths[index] = len(tokenizer.decode_bytes([index]))
     return lengths
 
 
@@ -137,7 +146,7 @@ def _read_pair(path: Path, merges: Path) -> Tokenizer:
         return BPETokenizer.from_words(
             vocabulary,
             [line for line in lines if line and not line.startswith("#version:")],
-            special={END_OF_TEXT: vocabulary[END_OF_TEXT]} if END_OF_TEXT in vocabulary else {},
+            added=[Added(END_OF_TEXT, vocabulary[END_OF_TEXT])] if END_OF_TEXT in vocabulary else [],
         )
     except OSError as error:
         raise DataError(f"Cannot read {merges}: {error.strerror}.") from error

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -14,14 +15,17 @@ import numpy.typing as npt
 import regex
 
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.tokenizer.added import FLAGS, NORMAL_FORMS, Added, AddedTokens, NormalForm
 from scratchgpt.tokenizer.bpe_arrays import ArrayEncoder
-from scratchgpt.tokenizer.cutting import Cut, cut_of
+from scratchgpt.tokenizer.cutting import GPT4_PATTERNS, Cut, cut_of
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
 END_OF_TEXT = "<|endoftext|>"
 
 PATIENCE = 10.0
 """Seconds that a file's patterns may take to cut a text, and 10 µs a character more: patterns can be without end."""
+LARGEST_ID = 2**22
+"""Of a token in a file: there is a row in some tables for each id, whether or not it has a token."""
 LONGEST_PATTERN = 10_000
 """Characters; a pattern of a megabyte takes `regex` minutes to understand."""
 
@@ -108,35 +112,50 @@ def encode_piece(
 
 
 class BPETokenizer:
-    """A vocabulary of byte strings, the merges that make them, and special tokens that stand for no text."""
+    """A vocabulary of byte strings, the merges that make them, and tokens that are found by their names."""
 
     def __init__(
         self,
         tokens: Sequence[bytes],
         merges: Sequence[tuple[int, int]],
         *,
-        special: Mapping[str, int],
+        special: Mapping[str, int] = MappingProxyType({}),
+        added: Iterable[Added] = (),
         patterns: Sequence[str] = (GPT2_PATTERN,),
+        forms: Sequence[NormalForm] = (),
+        space_at: int | None = None,
+        ignore_merges: bool = False,
     ) -> None:
         """Make the vocabulary.
 
         Args:
-            tokens: The bytes of each token, by id; of a special token, those of its name.
+            tokens: The bytes of each token, by id; of an added token, those of its name; no bytes for an unused id.
             merges: The pairs of ids that are joined, the first learnt first. What they join must be a token.
             special: Names and ids of the tokens that text alone never gives.
+            added: The same for other tokens that are found by their names, and for those with rules of their own.
             patterns: How a text is cut into pieces, see `split`.
+            forms: Unicode's normal forms that a text gets first.
+            space_at: How many of the patterns cut before each piece that begins with no space gets one; None if none
+                gets one.
+            ignore_merges: Whether a piece that is a token as a whole is this token, whatever the merges give.
 
         Raises ValueError if the parts do not fit together.
         """
-        self.tokens, self.merges, self.special = list(tokens), list(merges), dict(special)
-        self.patterns = tuple(patterns)
-        reserved = set(self.special.values())
-        plain = {token: index for index, token in enumerate(self.tokens) if index not in reserved}
-        if len(plain) + len(reserved) < len(self.tokens):
+        self.tokens, self.merges, self.patterns, self.forms = list(tokens), list(merges), tuple(patterns), tuple(forms)
+        self.space_at, self.ignore_merges = space_at, ignore_merges
+        self.added = [*(Added(name, index) for name, index in special.items()), *added]
+        self.special = {token.name: token.id for token in self.added if token.special}
+        self.unused = [index for index, token in enumerate(self.tokens) if not token]
+        not_plain = {token.id for token in self.added}.union(self.unused)
+        plain = {token: index for index, token in enumerate(self.tokens) if index not in not_plain}
+        if len(plain) + len(not_plain) < len(self.tokens):
             raise ValueError("some tokens are there twice")
-        for name in self.special:
-            if BYTE_OF_CHARACTER.keys() >= set(name) and to_bytes(name) in plain:
-                raise ValueError(f"its special token {name!r} is written as another token is; rename it")
+        for token in self.added:
+            if not token.special:  # a merge may make it, unless another token is the same text
+                plain.setdefault(self.tokens[token.id], token.id)
+        for name, index in ((token.name, token.id) for token in self.added):
+            if BYTE_OF_CHARACTER.keys() >= set(name) and plain.get(to_bytes(name), index) != index:
+                raise ValueError(f"its added token {name!r} is written as another token is; rename it")
         self.byte_ids = [plain.get(bytes([byte]), NO_ID) for byte in range(256)]
         self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         if len(self.ranks) < len(self.merges):
@@ -150,17 +169,40 @@ class BPETokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens there are, special ones included."""
+        """How many ids there are: one more than the largest."""
         return len(self.tokens)
+
+    def padded(self, vocab_size: int) -> "BPETokenizer":
+        """Return the same vocabulary with so many ids; those that are new are unused."""
+        return BPETokenizer(
+            [*self.tokens, *[b""] * (vocab_size - len(self.tokens))],
+            self.merges,
+            added=self.added,
+            patterns=self.patterns,
+            forms=self.forms,
+            space_at=self.space_at,
+            ignore_merges=self.ignore_merges,
+        )
 
     @property
     def cut(self) -> Cut | None:
         """Where a long text may be cut without a change of its ids; None if the patterns do not show it."""
-        return cut_of(self.patterns)
+        added = [token for token in self.added if not token.special]
+        return cut_of(self.patterns, added, adds_space=self.space_at is not None)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but GPT-2's pattern and the merges decides about a text, without special tokens."""
+        return (
+            self.patterns == (GPT2_PATTERN,)
+            and self.space_at is None
+            and not (self.forms or self.ignore_merges or any(not token.special for token in self.added))
+        )
 
     def __contains__(self, token: str) -> bool:
-        """Tell whether this is a token, special ones included."""
-        return token in self.special or token.encode("utf-8", "surrogatepass") in self._plain
+        """Tell whether this is a token, added ones included."""
+        names = {added.name for added in self.added}
+        return token in names or token.encode("utf-8", "surrogatepass") in self._plain
 
     def encode(self, text: str, *, special: bool = False) -> npt.NDArray[np.uint32]:
         """Return the ids (N,) of a text.
@@ -169,21 +211,18 @@ class BPETokenizer:
         with `special` they become those tokens. Raises UsageError for a lone surrogate, which UTF-8 cannot hold, and
         for a byte that is not in the vocabulary, and DataError if a file's own pattern takes too long.
         """
-        if special and self.special:
-            utf8(text)  # so that what is wrong with it is told with its place in the whole text
-            names = sorted(self.special, key=len, reverse=True)  # where two begin, the longer one counts
-            parts = regex.split(f"({'|'.join(map(regex.escape, names))})", text)
-        else:
-            parts = [text]
+        if self.is_plain and not special:
+            return self._encode_plain(text)
+        utf8(text)  # so that an error names the place in the whole text
         ids = [
-            np.array([self.special[part]], np.uint32) if number % 2 else self._encode_plain(part)
-            for number, part in enumerate(parts)
+            np.array([part], np.uint32) if isinstance(part, int) else self._encode_plain(part)
+            for part in self._added.divide(text, special=special)
         ]
-        return ids[0] if len(ids) == 1 else np.concatenate(ids)
+        return np.concatenate([np.empty(0, np.uint32), *ids])
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
         """Return the ids (N,) of each text as `encode` does: of short ones together, which is many times as fast."""
-        if self.patterns != (GPT2_PATTERN,) or self._unknown_bytes:
+        if not self.is_plain or self._unknown_bytes:
             return [self.encode(text) for text in texts]
         return self._arrays.encode_batch([utf8(text) for text in texts])
 
@@ -191,22 +230,33 @@ class BPETokenizer:
     def _arrays(self) -> ArrayEncoder:
         """What does the work of `encode_piece` on whole arrays."""
         triples = [(*pair, new) for pair, new in zip(self.merges, self.merged, strict=True)]
-        return ArrayEncoder(self.tokens, self.byte_ids, triples)
+        return ArrayEncoder(self.tokens, self.byte_ids, triples, self._plain if self.ignore_merges else {})
+
+    @cached_property
+    def _added(self) -> AddedTokens:
+        """What finds added tokens in a text."""
+        return AddedTokens(self.added, self.forms)
 
     def _encode_plain(self, text: str) -> npt.NDArray[np.uint32]:
-        """Return the ids (N,) of a text without special tokens. Raises UsageError or DataError."""
+        """Return the ids (N,) of a text without added tokens. Raises UsageError or DataError."""
+        if self.space_at == 0:
+            text = _after_space(text)
         data = utf8(text)
         if unknown := self._unknown_bytes.intersection(data):
             raise UsageError(f"The byte 0x{min(unknown):02X} of the text's UTF-8 is not in the vocabulary.")
         if self.patterns == (GPT2_PATTERN,):
             return self._arrays.encode_bytes(data)
-        return self._arrays.encode_pieces([piece.encode("utf-8") for piece in split(text, self.patterns)])
+        pieces = split(text, self.patterns[: self.space_at])
+        if self.space_at:
+            pieces = [part for piece in pieces for part in split(_after_space(piece), self.patterns[self.space_at :])]
+        return self._arrays.encode_pieces([piece.encode("utf-8") for piece in pieces])
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
-        """Return the bytes of ids (N,), special tokens by their names. Raises UsageError if one is out of range."""
+        """Return the bytes of ids (N,), added tokens by their names. Raises UsageError if one has no token."""
         indices = np.asarray(ids, dtype=np.int64)
-        if indices.size and not 0 <= indices.min() <= indices.max() < self.vocab_size:
-            raise UsageError(f"There are ids outside the vocabulary of {self.vocab_size} tokens.")
+        is_outside = indices.size and not 0 <= indices.min() <= indices.max() < self.vocab_size
+        if is_outside or np.isin(indices, self.unused).any():
+            raise UsageError(f"There are ids outside the vocabulary of {self.vocab_size - len(self.unused)} tokens.")
         return self._arrays.decode_bytes(indices)
 
     def decode(self, ids: npt.ArrayLike) -> str:
@@ -215,24 +265,31 @@ class BPETokenizer:
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary in the format of the `tokenizers` library, which gives the same ids from it."""
-        names = {index: name for name, index in self.special.items()}
+        names = {token.id: token.name for token in self.added}
         words = [names.get(index) or to_characters(token) for index, token in enumerate(self.tokens)]
+        adds_space = self.space_at is not None
+        # A space comes in the last step, which also has GPT-2's pattern.
+        is_gpt2 = adds_space and self.space_at != len(self.patterns)
         splits = [
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-            for pattern in self.patterns
+            for pattern in self.patterns[: self.space_at]
         ]
+        forms = [{"type": form} for form in self.forms]
         return {
             "version": "1.0",
             "truncation": None,
             "padding": None,
             "added_tokens": [
-                {"id": index, "content": name, **dict.fromkeys(_ADDED_FLAGS, False), "special": True}
-                for index, name in sorted(names.items())
+                {"id": token.id, "content": token.name, **{flag: getattr(token, flag) for flag in FLAGS}}
+                for token in sorted(self.added, key=lambda token: token.id)
             ],
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, _byte_level(use_regex=False)]},
+            "normalizer": {"type": "Sequence", "normalizers": forms} if len(forms) > 1 else forms[0] if forms else None,
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [*splits, _byte_level(use_regex=is_gpt2, add_prefix_space=adds_space)],
+            },
             "post_processor": None,
-            "decoder": _byte_level(use_regex=False),
+            "decoder": _byte_level(),
             "model": {
                 "type": "BPE",
                 "dropout": None,
@@ -241,41 +298,40 @@ class BPETokenizer:
                 "end_of_word_suffix": None,
                 "fuse_unk": False,
                 "byte_fallback": False,
-                "ignore_merges": False,
-                "vocab": {word: index for index, word in enumerate(words)},
+                "ignore_merges": self.ignore_merges,
+                "vocab": {word: index for index, word in enumerate(words) if word},
                 "merges": [f"{words[left]} {words[right]}" for left, right in self.merges],
             },
         }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
-        """Read a byte-level BPE's tokenizer.json. Raises ValueError naming what is wrong."""
+        """Read a byte-level BPE's tokenizer.json. Raises ValueError naming what is wrong.
+
+        What changes no ids of a text without special tokens counts for nothing: padding and truncation, which a program
+        asks for when it encodes, the post-processor, which adds special tokens, and what the model does with bytes that
+        it does not know: `encode` refuses these.
+        """
         model = _part(content, "model", dict)
-        for part in ("normalizer", "truncation", "padding"):
-            _refuse(f"its {part}", content.get(part))
-        for part in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
+        for part in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             _refuse(f"its model's {part}", model.get(part))
-        if _kind(content.get("decoder")) != "ByteLevel":
+        if [_kind(step) for step in _steps(content.get("decoder"), "decoder", "decoders")] != ["ByteLevel"]:
             raise ValueError("its decoder is not ByteLevel")
-        match content.get("post_processor"):
-            case None | {"type": "ByteLevel"} | {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}]}:
-                pass  # none of them adds tokens to a text
-            case other:
-                raise ValueError(f"its post_processor {_kind(other)} is not supported")
-        special: dict[str, int] = {}
-        for added in _part({"added_tokens": [], **content}, "added_tokens", list):
-            name = _part(added, "content", str, "added token's ")
-            for flag in ("lstrip", "rstrip", "single_word"):
-                _refuse(f"{flag} of its added token {name!r}", added.get(flag))
-            _refuse(f"its added token {name!r}, which is not special,", not added.get("special"))
-            if name in special:
-                raise ValueError(f"its added token {name!r} is there twice")
-            special[name] = _part(added, "id", int, "added token's ")
+        for step in _steps(content.get("post_processor"), "post_processor", "processors"):
+            _check_post_processor(step)
+        forms = [_kind(step) for step in _steps(content.get("normalizer"), "normalizer", "normalizers")]
+        for form in forms:
+            _refuse(f"its normalizer {form}", form not in NORMAL_FORMS)
+        patterns, space_at = _read_patterns(_steps(content.get("pre_tokenizer"), "pre_tokenizer", "pretokenizers"))
+        added = [_read_added(token) for token in _part({"added_tokens": [], **content}, "added_tokens", list)]
         return cls.from_words(
             _part(model, "vocab", dict, "model's "),
             _part(model, "merges", list, "model's "),
-            special=special,
-            patterns=_read_patterns(content.get("pre_tokenizer")),
+            added=added,
+            patterns=patterns,
+            forms=forms,
+            space_at=space_at,
+            ignore_merges=bool(model.get("ignore_merges")),
         )
 
     @classmethod
@@ -284,33 +340,41 @@ class BPETokenizer:
         vocabulary: Mapping[str, int],
         merges: Iterable[str | Sequence[str]],
         *,
-        special: Mapping[str, int],
-        patterns: Sequence[str] = (GPT2_PATTERN,),
+        added: Sequence[Added],
+        **how: Any,
     ) -> Self:
         """Make the vocabulary as files hold it: a character for each byte, merges as "left right" or two strings.
 
-        Raises ValueError naming what is wrong.
+        Of a merge that is there twice, the last place counts. `how` is what the constructor takes besides. Raises
+        ValueError naming what is wrong.
         """
-        for name, index in special.items():
-            if vocabulary.get(name, index) != index:
-                raise ValueError(f"its special token {name!r} is written as another token is; rename it")
-        ids = dict(vocabulary) | dict(special)
-        if any(type(index) is not int for index in ids.values()) or sorted(ids.values()) != [*range(len(ids))]:
-            raise ValueError("its ids do not count from 0 without gaps or repetition")
-        tokens = [b""] * len(ids)
+        ids = dict(vocabulary)
+        for name, index in ((token.name, token.id) for token in added):
+            if ids.setdefault(name, index) != index:
+                raise ValueError(f"its added token {name!r} is written as another token is; rename it")
+        names = {token.name for token in added}
+        if len(names) < len(added):
+            raise ValueError("an added token is there twice")
+        if any(type(index) is not int or not 0 <= index <= LARGEST_ID for index in ids.values()):
+            raise ValueError(f"its ids are not whole numbers from 0 to {LARGEST_ID:,}")
+        if len(set(ids.values())) < len(ids):
+            raise ValueError("two of its tokens have the same id")
+        tokens = [b""] * (max(ids.values(), default=-1) + 1)
         for word, index in ids.items():
-            tokens[index] = word.encode("utf-8") if word in special else to_bytes(word)
-        if not all(tokens):
+            tokens[index] = word.encode("utf-8") if word in names else to_bytes(word)
+        if "" in ids:
             raise ValueError("a token is empty")
-        pairs, plain = [], ids.keys() - special.keys()
+        pairs: dict[tuple[int, int], None] = {}
+        plain = ids.keys() - {token.name for token in added if token.special or token.name not in vocabulary}
         for rank, merge in enumerate(merges):
             words = merge.split(" ") if isinstance(merge, str) else merge
             match words:
                 case [str(left), str(right)] if left in plain and right in plain:
-                    pairs.append((ids[left], ids[right]))
+                    pairs.pop((ids[left], ids[right]), None)
+                    pairs[ids[left], ids[right]] = None
                 case _:
                     raise ValueError(f"its merge {rank}, {merge!r}, does not join two tokens")
-        return cls(tokens, pairs, special=special, patterns=patterns)
+        return cls(tokens, list(pairs), added=added, **how)
 
 
 def to_characters(token: bytes) -> str:
@@ -326,12 +390,14 @@ def to_bytes(word: str) -> bytes:
         raise ValueError(f"its token {word!r} is not written in the characters that stand for bytes") from error
 
 
-_ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+def _after_space(text: str) -> str:
+    """Return a text that begins with a space: with its own, or else with one more."""
+    return text if text.startswith(" ") else f" {text}"
 
 
-def _byte_level(*, use_regex: bool) -> dict[str, Any]:
+def _byte_level(*, use_regex: bool = False, add_prefix_space: bool = False) -> dict[str, Any]:
     """Return the part of tokenizer.json that turns bytes into characters; with its regex it cuts as GPT-2 does."""
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+    return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True, "use_regex": use_regex}
 
 
 _KINDS = {dict: "object", list: "list", str: "text", int: "number"}
@@ -356,27 +422,62 @@ def _refuse(part: str, value: Any) -> None:
         raise ValueError(f"{part} is not supported")
 
 
-def _read_patterns(pre_tokenizer: Any) -> tuple[str, ...]:
-    """Return the patterns that cut as a file's pre_tokenizer does. Raises ValueError."""
-    is_sequence = _kind(pre_tokenizer) == "Sequence"
-    steps = _part(pre_tokenizer, "pretokenizers", list, "pre_tokenizer's ") if is_sequence else [pre_tokenizer]
+def _steps(part: Any, name: str, plural: str) -> list[Any]:
+    """Return the steps of a part of a file in order: of a Sequence its own, else the part itself if there is one."""
+    if _kind(part) == "Sequence":
+        steps = _part(part, plural, list, f"{name}'s ")
+        return [inner for step in steps for inner in _steps(step, name, plural)]
+    return [] if part is None else [part]
+
+
+def _check_post_processor(step: Any) -> None:
+    """Raise ValueError if a post-processor is none that leaves a text's own ids as they are."""
+    match step:
+        case {"type": "ByteLevel" | "RobertaProcessing" | "BertProcessing"}:
+            return
+        case {"type": "TemplateProcessing", "single": [*parts]}:
+            texts = [part for part in parts if not (isinstance(part, dict) and "SpecialToken" in part)]
+            match texts:
+                case [{"Sequence": {"id": "A"}}]:
+                    return
+    raise ValueError(f"its post_processor {_kind(step)} is not supported")
+
+
+def _read_added(content: Any) -> Added:
+    """Return an added token of a file. Raises ValueError."""
+    name = _part(content, "content", str, "added token's ")
+    flags = {flag: bool(content.get(flag)) for flag in FLAGS}
+    return Added(name, _part(content, "id", int, "added token's "), **flags)
+
+
+def _read_patterns(steps: Sequence[Any]) -> tuple[tuple[str, ...], int | None]:
+    """Return the patterns that cut as a file's pre_tokenizer does, and before which a space is added, if so.
+
+    Raises ValueError.
+    """
     if not steps or _kind(steps[-1]) != "ByteLevel":
         raise ValueError("its pre_tokenizer does not end in ByteLevel")
+    *others, last = steps
     patterns = []
-    for step in steps:
+    for step in others:
         match step:
-            case {"type": "ByteLevel"} if step is steps[-1]:
-                _refuse("add_prefix_space of its pre_tokenizer", step.get("add_prefix_space", True))
-                patterns += [GPT2_PATTERN] if step.get("use_regex", True) else []
             case {"type": "Digits", "individual_digits": individual}:
                 patterns.append(r"\p{N}" if individual else r"\p{N}+")
-            case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
+            case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated"}:
                 patterns.append(_checked(pattern))
+            case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True} if pattern in {
+                GPT2_PATTERN,
+                *GPT4_PATTERNS,
+            }:
+                patterns.append(pattern)  # between its matches there is nothing that could be removed
+            case {"type": "Split", "pattern": {"String": str(string)}, "behavior": "Isolated"} if string:
+                patterns.append(_checked(regex.escape(string)))
             case {"type": "Split"}:
-                raise ValueError("a Split of its pre_tokenizer other than Isolated by a Regex is not supported")
+                raise ValueError("a Split of its pre_tokenizer other than Isolated is not supported")
             case _:
                 raise ValueError(f"the step {_kind(step)} of its pre_tokenizer is not supported")
-    return tuple(patterns)
+    space_at = len(patterns) if last.get("add_prefix_space", True) else None
+    return (*patterns, *([GPT2_PATTERN] if last.get("use_regex", True) else [])), space_at
 
 
 def _checked(pattern: str) -> str:

@@ -17,8 +17,9 @@ More in docs/bpe-arrays.md.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, repeat
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +55,19 @@ _LENGTH = np.arange(SHORT + 2, dtype=np.uint64) << np.uint64(56)
 class ArrayEncoder(threading.local):
     """The way from UTF-8 to ids and back for one vocabulary. It remembers pieces, for each thread its own."""
 
-    def __init__(self, token_bytes: Sequence[bytes], byte_ids: npt.ArrayLike, merges: npt.ArrayLike) -> None:
+    def __init__(
+        self,
+        token_bytes: Sequence[bytes],
+        byte_ids: npt.ArrayLike,
+        merges: npt.ArrayLike,
+        whole: Mapping[bytes, int] = MappingProxyType({}),
+    ) -> None:
         """Take each token's bytes by id, the id of each byte (256,), and of each merge in order three ids (M, 3).
 
-        Those are the left token's, the right one's, and that of both together.
+        Those are the left token's, the right one's, and that of both together. `whole` are pieces that are one token,
+        whatever the merges give.
         """
-        self._merges = Merges(byte_ids, merges)
+        self._merges, self._whole = Merges(byte_ids, merges), whole
         self._forget()
         # The bytes of all tokens, each filled up to whole words; for decoding.
         self._lengths = np.array([len(token) for token in token_bytes], np.intp)
@@ -134,7 +142,7 @@ class ArrayEncoder(threading.local):
         if len(unseen):
             new, where = np.unique(slots[unseen], return_index=True)
             pieces = unseen[where]
-            self._learn(new, self._merges.merge(np.frombuffer(padded, np.uint8), starts[pieces], lengths[pieces]))
+            self._learn(new, self._merged(padded, starts[pieces], lengths[pieces]))
             counts[unseen] = self._count[slots[unseen]]
         # A token is as far behind its piece's first in the pool as it is in the output.
         edges = np.zeros(len(bounds), np.int32)
@@ -142,6 +150,17 @@ class ArrayEncoder(threading.local):
         places = np.repeat(self._first[slots] - edges[:-1], counts)
         places += np.arange(len(places), dtype=np.int32)
         return self._pool[places], edges
+
+    def _merged(self, padded: bytes, starts: Indices, lengths: Indices) -> Merged:
+        """Return the tokens of the pieces (N,) that start at `starts` and have `lengths` bytes."""
+        merged = self._merges.merge(np.frombuffer(padded, np.uint8), starts, lengths)
+        if not self._whole:
+            return merged
+        tokens = [part.tolist() for part in np.split(merged.ids, np.cumsum(merged.counts)[:-1])]
+        for number, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+            if (index := self._whole.get(padded[start : start + length])) is not None:
+                tokens[number] = [index]
+        return Merged(np.array(list(chain(*tokens)), np.uint32), np.array(list(map(len, tokens)), np.intp))
 
     def _slots(self, padded: bytes, bounds: Indices, lengths: Indices) -> Indices:
         """Return each piece's index in what is remembered; those not seen before get one."""

@@ -23,18 +23,22 @@ class CharTokenizer:
 
     special: Mapping[str, int] = MappingProxyType({})
 
-    def __init__(self, characters: Iterable[str]) -> None:
-        """Make the vocabulary of the given characters; order and repetition do not matter."""
+    def __init__(self, characters: Iterable[str], vocab_size: int = 0) -> None:
+        """Make the vocabulary of the given characters; order and repetition do not matter.
+
+        With a larger `vocab_size`, the ids behind those of the characters are unused.
+        """
         self.characters = "".join(sorted(set(characters)))
+        self.vocab_size = max(len(self.characters), vocab_size)
+        self.unused = range(len(self.characters), self.vocab_size)
         points = code_points(self.characters)
         self._id_of_point = np.full(int(points.max(initial=0)) + 1, UNKNOWN)  # uint32, by code point
         self._id_of_point[points] = np.arange(len(points))
         self._points = points
 
-    @property
-    def vocab_size(self) -> int:
-        """How many characters there are."""
-        return len(self.characters)
+    def padded(self, vocab_size: int) -> "CharTokenizer":
+        """Return the same vocabulary with so many ids; those that are new are unused."""
+        return CharTokenizer(self.characters, vocab_size)
 
     @property
     def cut(self) -> Cut:
@@ -56,7 +60,7 @@ class CharTokenizer:
             character = text[unknown[0]]
             raise UsageError(
                 f"The character {character!r} (U+{ord(character):04X}, at position {unknown[0]}) is not in the "
-                f"vocabulary, which has {self.vocab_size} characters: {_shown(self.characters)}."
+                f"vocabulary, which has {len(self.characters)} characters: {_shown(self.characters)}."
             )
         return ids
 
@@ -67,8 +71,8 @@ class CharTokenizer:
     def decode(self, ids: npt.ArrayLike) -> str:
         """Return the text of ids (N,). Raises UsageError if one is not of this vocabulary."""
         indices = np.asarray(ids, dtype=np.intp)
-        if indices.size and not 0 <= indices.min() <= indices.max() < self.vocab_size:
-            raise UsageError(f"There are ids outside the vocabulary of {self.vocab_size} characters.")
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self.characters):
+            raise UsageError(f"There are ids outside the vocabulary of {len(self.characters)} characters.")
         points = self._points[indices]
         return points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 

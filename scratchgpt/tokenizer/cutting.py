@@ -4,8 +4,10 @@ This follows from how a vocabulary splits texts. A merge never crosses the borde
 any place that is such a border, whatever stands around it. Only for published patterns do we know such places.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 
+from scratchgpt.tokenizer.added import Added
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
 Cut = Callable[[str, str], bool]
@@ -49,9 +51,21 @@ def before_spaces_and_after_lines(before: str, after: str) -> bool:
     return before_spaces(before, after) or (before == "\n" and after.isalnum())
 
 
-def cut_of(patterns: Sequence[str]) -> Cut | None:
-    """Return where a text that these patterns split one after another may be cut; None if we do not know."""
+def cut_of(patterns: Sequence[str], added: Iterable[Added] = (), *, adds_space: bool = False) -> Cut | None:
+    """Return where a text may be cut that these patterns split one after another; None if we do not know.
+
+    `added` are the tokens that are found in it by their names. `adds_space`: each part gets a space if it begins with
+    no space. Unicode's normal forms change nothing here: they join neither a space nor a line end with other signs.
+    """
     main = next((pattern for pattern in patterns if pattern not in RUNS), None)
     if main == GPT2_PATTERN:
-        return before_white_space
-    return before_spaces_and_after_lines if main in GPT4_PATTERNS else None
+        cut = before_white_space
+    elif main in GPT4_PATTERNS:
+        cut = before_spaces_and_after_lines
+    else:
+        return None
+    for token in added:
+        is_cut = any(cut(before, after) for before, after in itertools.pairwise(token.name))
+        if is_cut or token.lstrip or token.rstrip or token.single_word:
+            return None
+    return before_spaces if adds_space else cut

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from scratchgpt.download import download
 from scratchgpt.errors import DataError
 from scratchgpt.machine import cache_folder
+from scratchgpt.tokenizer.added import Added
 from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
 
 
@@ -41,7 +42,7 @@ def load(*, tell: Callable[[str], None] = lambda _: None) -> BPETokenizer:
     encoder, merges = (_found(name, tell) for name in FILES)
     vocabulary = json.loads(encoder)
     lines = merges.decode("utf-8").split("\n")[1:-1]  # the first is a version
-    return BPETokenizer.from_words(vocabulary, lines, special={END_OF_TEXT: vocabulary[END_OF_TEXT]})
+    return BPETokenizer.from_words(vocabulary, lines, added=[Added(END_OF_TEXT, vocabulary[END_OF_TEXT])])
 
 
 def is_here() -> bool:

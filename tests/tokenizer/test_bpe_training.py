@@ -107,7 +107,7 @@ def test_a_small_text_gives_what_it_has(text: str, merged: list[bytes]) -> None:
 
 @pytest.mark.parametrize("name", ["a", "cat"])
 def test_a_special_token_with_the_name_of_another(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"do not fit the vocabulary: its special token '{name}' is written as"):
+    with pytest.raises(UsageError, match=rf"do not fit the vocabulary: its added token '{name}' is written as"):
         train(count_pieces(["cat cat cat"]), 260, special=(name,))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scratchgpt import tokenizer as tokenizers
@@ -54,6 +54,7 @@ def content(name: str) -> dict[str, Any]:
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", STEPS)
+@settings(max_examples=40)
 @given(lines=st.lists(st.sampled_from(LINES.splitlines(keepends=True)) | st.text("the ca\n1.", max_size=9), min_size=9))
 def test_pieces_give_the_ids_of_the_whole(name: str, lines: list[str]) -> None:
     library = pytest.importorskip("tokenizers")

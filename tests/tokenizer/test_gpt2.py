@@ -76,7 +76,7 @@ def test_a_folder_without_the_files(own_files: Path) -> None:
         ("vocab.bpe", MERGES + b"\xff\n", r"encoder\.json and vocab\.bpe cannot be used: 'utf-8' codec"),
         ("encoder.json", b"[1]", r"encoder\.json is damaged: it holds no object"),
         ("encoder.json", b"{}}", r"encoder\.json is damaged"),
-        ("encoder.json", b'{"a": 0, "b": "1", "ab": 2}', "its ids do not count from 0"),
+        ("encoder.json", b'{"a": 0, "b": "1", "ab": 2}', "its ids are not whole numbers from 0"),
     ],
 )
 def test_a_file_that_makes_no_sense(name: str, content: bytes, message: str, own_files: Path) -> None:
