@@ -1,11 +1,14 @@
 """Small files read and written carefully: JSON in UTF-8, hashes, and waiting until the disk has it all."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ from typing import Any
 from scratchgpt.errors import DataError, ScratchGPTError
 from scratchgpt.kinds import JSON, mistaken
 
+REFUSED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EACCES, errno.EPERM)
+"""The errors of a file system that cannot sync a file or a folder, or change its mode."""
 TEMPORARY = ".unfinished-"
 """The beginning of the names of folders in which files are written that are not whole yet: each writer has its own."""
 DEVICES = re.compile(r"(con|prn|aux|nul|conin|conout|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
@@ -36,7 +41,9 @@ def read_json(path: Path, error_class: type[ScratchGPTError]) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object: the same content gives the same bytes on every system. Raises OSError."""
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", newline="\n")
+    # A name that is not UTF-8 has lone surrogates: JSON writes them as \udcXX, which backslashreplace makes of them.
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def replace_json(path: Path, content: dict[str, Any]) -> None:
@@ -60,20 +67,43 @@ def file_identity(path: Path) -> tuple[int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
+def sync(descriptor: int) -> None:
+    """Wait until an open file is on the disk, where the file system can do that. Raises OSError."""
+    with _where_possible():
+        os.fsync(descriptor)
+
+
 def sync_file(path: Path) -> None:
-    """Wait until a file is on the disk. Raises OSError."""
-    with path.open("rb+") as file:
+    """Wait until a file is on the disk, where the file system can do that. Raises OSError."""
+    with _where_possible(), path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
     """Wait until a folder's entries are on the disk, where the system can do that. Raises OSError."""
     if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with _where_possible():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def copy_mode(path: Path, like: Path) -> None:
+    """Let those read a file who can read another one, where the file system can do that. Raises OSError."""
+    with _where_possible():
+        shutil.copymode(like, path)
+
+
+@contextlib.contextmanager
+def _where_possible() -> Iterator[None]:
+    """Pass over the errors of a file system that cannot do a thing at all."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
 
 
 def require_free(path: Path, *, force: bool) -> None:
@@ -129,3 +159,13 @@ def safe_name(name: str) -> str:
     name = re.split(r"[/\\]", name)[-1]
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:LONGEST_NAME].rstrip("-.") or "text"
     return f"text-{name}" if DEVICES.fullmatch(name) else name
+
+
+def shown(text: str) -> str:
+    """Return a text with names in it as a person can read it, on one line.
+
+    U+FFFD stands for bytes that are not UTF-8, and for what moves the cursor or turns text around.
+    """
+    return "".join(
+        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else "\ufffd" for letter in text
+    )

@@ -19,15 +19,18 @@ else:
 NAME = ".lock"
 HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """The errors of a lock that another process holds."""
+MISSING = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+"""The errors of a file system without locks, as some of networks and containers are."""
 RETRIES = (0.001, 0.01, 0.1)
 """Seconds to wait before another attempt: `is_locked` in another process holds the lock for an instant."""
 
 
 class FolderLock:
-    """Held from construction to `release`."""
+    """Held from construction to `release`. Where the file system has no locks, `note` says so."""
 
     def __init__(self, folder: Path, busy: ScratchGPTError) -> None:
         """Lock a folder that exists. Raises `busy` if somebody else holds it, and its class if it cannot be locked."""
+        self.note = ""  # what a person should know of it
         self._folder = folder
         path = folder / NAME
         try:
@@ -50,16 +53,18 @@ class FolderLock:
 
     def _lock(self) -> None:
         """Lock the file. Raises OSError."""
-        for seconds in RETRIES:
+        for seconds in (*RETRIES, None):
             try:
                 _try_lock(self._file)
             except OSError as error:
-                if error.errno not in HELD:
+                if error.errno in MISSING:
+                    self.note = f"The file system of {self._folder} has no locks: let no other program write into it."
+                    return
+                if error.errno not in HELD or seconds is None:
                     raise
                 time.sleep(seconds)
             else:
                 return
-        _try_lock(self._file)
 
     def release(self) -> None:
         """Let others in."""

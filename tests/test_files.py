@@ -1,12 +1,34 @@
 """Files of which several processes may write one, on file systems of many kinds, with names of any bytes."""
 
+import contextlib
+import errno
 import json
+import os
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from scratchgpt.cli import cli
 from scratchgpt.errors import DataError
-from scratchgpt.files import folder_written_whole, replace_json, safe_name, written_whole
+from scratchgpt.files import (
+    copy_mode,
+    folder_written_whole,
+    read_json,
+    replace_json,
+    safe_name,
+    shown,
+    write_json,
+    written_whole,
+)
+from scratchgpt.lock import is_locked
+from tests.world import TEXT
+
+if sys.platform != "win32":
+    import fcntl
 
 NAMES = ["a.gguf", "plot ü.png", ".hidden", "-o", "x" * 240]
 
@@ -73,3 +95,81 @@ def test_json_is_replaced_while_another_replaces_it(tmp_path: Path) -> None:
 )
 def test_safe_names(name: str, safe: str) -> None:
     assert safe_name(name) == safe
+
+
+@pytest.mark.parametrize("text", ["a", "ü€𝄞", "\udce9", '\\\udce9"', "\udcc3\udca9 é", "\\udce9", "\n\x1b\u2028"])
+def test_json_of_any_name_is_valid(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {text: [text, 1]})
+    assert read_json(path, DataError) == {text: [text, 1]}
+    with contextlib.suppress(UnicodeEncodeError):  # what is UTF-8 is written as it is
+        assert path.read_bytes() == (json.dumps({text: [text, 1]}, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("a b", "a b"),
+        ("名前　ü\u00a0x", "名前　ü\u00a0x"),
+        ("caf\udce9", "caf\ufffd"),
+        ("\x1b[31m\x07", "\ufffd[31m\ufffd"),
+        ("a\nb\r\tc", "a\ufffdb\ufffd\ufffdc"),
+        ("\u202ea\u2066\u200e", "\ufffda\ufffd\ufffd"),
+        ("\u2028\ufeff", "\ufffd\ufffd"),
+    ],
+)
+def test_shown(text: str, seen: str) -> None:
+    assert shown(text) == seen
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, number: int) -> None:
+    """Let a function of the system fail, as it does on other file systems."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(where, name, fail)
+
+
+NOT_SUPPORTED = [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM]
+
+
+@pytest.mark.parametrize("number", NOT_SUPPORTED)
+@pytest.mark.parametrize("name", ["fsync", "chmod"])
+def test_a_file_system_that_cannot_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    refuse(monkeypatch, os, name, number)
+    replace_json(tmp_path / "a.json", {"a": 1})
+    copy_mode(tmp_path / "a.json", like=tmp_path / "a.json")
+    with folder_written_whole(tmp_path, ("b",), force=False) as folder:
+        (folder / "b").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE])
+def test_a_disk_that_fails_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    refuse(monkeypatch, os, "fsync", number)
+    (tmp_path / "a.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        replace_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json", DataError) == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows locks in another way")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL])
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    refuse(monkeypatch, fcntl, "flock", number)
+    monkeypatch.chdir(tmp_path)
+    Path("fox.txt").write_text(TEXT, encoding="utf-8", newline="")
+    size = ("--n-layer", "1", "--n-head", "1", "--n-embd", "8", "--block-size", "8", "--batch-size", "2")
+    for command in (
+        ("prepare", "fox.txt"),
+        ("train", *size, "--steps", "1", "--lanes", "1", "--no-tune", "--run", "r"),
+        ("train", "--resume", "r", "--steps", "2"),
+    ):
+        result = CliRunner().invoke(cli, command)
+        assert result.exit_code == 0, result.output
+        assert len(result.stderr.splitlines()) == 1
+        assert "has no locks: let no other program write into it." in result.stderr
+    assert not is_locked(Path("r"))

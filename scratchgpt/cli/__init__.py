@@ -11,6 +11,7 @@ import click
 
 from scratchgpt import __version__
 from scratchgpt.errors import ScratchGPTError, did_you_mean, for_page, reason
+from scratchgpt.files import shown
 
 COMMANDS = (
     "prepare",
@@ -38,11 +39,16 @@ GPU_LIBRARIES = ("cupy", "cupy_backends")
 """Whose errors are about a GPU: one that hangs, or is taken away, or a compiler that is too old."""
 
 
+def say(sentence: str, *, err: bool = False) -> None:
+    """Print a sentence on one line, whatever the names in it."""
+    click.echo(shown(sentence), err=err)
+
+
 class _Failure(click.ClickException):
     """A failure as click shows it: one sentence on standard error, and an exit code."""
 
     def __init__(self, message: str, exit_code: int, *, page: str = "") -> None:
-        super().__init__(message)
+        super().__init__(shown(message))
         vars(self)["exit_code"] = exit_code  # click has it as a class variable
         self._page = page or message
 
@@ -58,6 +64,15 @@ class _Failure(click.ClickException):
 class _CLI(click.Group):
     """A group whose commands are modules beside this one; failures end in a sentence, not in a traceback."""
 
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        if sys.stdin is None:  # whoever started us has closed it
+            sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it stays open
+        # What is not UTF-8 comes in as lone surrogates, which whoever reads text refuses.
+        for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(encoding="utf-8", errors=errors)
+        return super().main(*arguments, **settings)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
 
@@ -71,6 +86,9 @@ class _CLI(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            vars(error)["message"] = shown(error.message)  # click has it as final
+            raise
         except ScratchGPTError as error:
             raise _Failure(str(error), error.exit_code, page=for_page(error)) from error
         except MemoryError as error:
@@ -100,9 +118,3 @@ def cli() -> None:
     scratchgpt train
     scratchgpt generate --tokens 1000
     """  # noqa: D301 - \b is click's mark for lines that are not to be wrapped
-    if sys.stdin is None:  # whoever started us has closed it
-        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it stays open
-    # What is not UTF-8 comes in as lone surrogates, which whoever reads text refuses.
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors=errors)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.cli.options import device_option, model_option, resolved
 from scratchgpt.errors import UsageError
 
@@ -85,8 +86,8 @@ def command(
         labels = [label(vocabulary, index) for index in ids[-n_seen:]]
         save(figure(without_future(maps), labels, layers, heads), out, force=force)
     if len(ids) > n_seen:
-        click.echo(f"The prompt has {len(ids):,} tokens; the picture shows the last {n_seen:,} of them.", err=True)
-    click.echo(str(out))
+        say(f"The prompt has {len(ids):,} tokens; the picture shows the last {n_seen:,} of them.", err=True)
+    say(str(out))
 
 
 def _chosen(number: int | None, count: int, kind: str) -> range:

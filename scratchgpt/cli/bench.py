@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.cli.options import config_options, device_options, lanes_option, require_cpu_for, resolved, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, Preset, load_preset
 from scratchgpt.errors import UsageError
@@ -132,7 +133,7 @@ def _report(records: list[dict[str, Any]], show: Callable[[list[dict[str, Any]]]
         show(records)
     for record in records:
         if record["idle_cpu"] > IDLE_CPU:
-            click.echo(
+            say(
                 f"Note: {record['contender']} kept {record['idle_cpu']:.1f} cores busy while others had their turn.",
                 err=True,
             )
@@ -155,10 +156,11 @@ def _show(records: list[dict[str, Any]]) -> None:
     """Print the tables."""
     from rich import box
     from rich.bar import Bar
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from scratchgpt.cli.render import terminal
+
+    console = terminal()
     ours = records[-1]
     machine, model = ours["machine"], ours["model"]
     versions = "; ".join(dict.fromkeys(record["version"] for record in reversed(records)))

@@ -48,10 +48,11 @@ def run(
 def show(records: list[dict[str, Any]]) -> None:
     """Print the tables."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from scratchgpt.cli.render import terminal
+
+    console = terminal()
     ours = records[-1]
     system, model = ours["machine"], ours["model"]
     versions = "; ".join(dict.fromkeys(record["version"] for record in reversed(records)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.cli.options import device_option, resolved
 from scratchgpt.errors import UsageError
 
@@ -72,7 +73,7 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
         }
         click.echo(json.dumps(report))
     else:
-        click.echo(
+        say(
             f"{folder} on {split} of {dataset.folder}: loss {measured.loss:.4f}, perplexity {measured.perplexity:.2f}, "
             f"{measured.bits_per_byte:.4f} bits per byte, accuracy {measured.accuracy:.1%} "
             f"({measured.n_targets:,} tokens, {measured.n_bytes:,} bytes)"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
@@ -42,7 +43,7 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
         if path is not None:
             with written_whole(path, force=force) as temporary:
                 note = write(temporary, config, params, tokenizer)
-            click.echo(f"{path}: {folder}, {params.size:,} parameters. {note}".rstrip())
+            say(f"{path}: {folder}, {params.size:,} parameters. {note}".rstrip())
 
 
 def _write_gguf(path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer") -> str:

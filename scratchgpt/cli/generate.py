@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.cli.options import device_option, encoded, read_text, resolved
 from scratchgpt.errors import UsageError
 
@@ -95,7 +96,7 @@ def command(
         prompt, ids = encoded(prompt, vocabulary, skip_unknown=skip_unknown)
         if len(ids) > config.block_size:
             seen = f"the model sees the last {config.block_size:,} of them"
-            click.echo(f"The prompt has {len(ids):,} tokens; {seen}.", err=True)
+            say(f"The prompt has {len(ids):,} tokens; {seen}.", err=True)
         for start in range(0, n_samples, AT_ONCE):
             numbers = range(start, min(start + AT_ONCE, n_samples))
             texts = [Text(vocabulary, stop) for _ in numbers]
@@ -139,7 +140,7 @@ def _converse(answer: Callable[[str, int], None], n_samples: int) -> None:
         try:
             answer(line, first)
         except UsageError as error:
-            click.echo(f"Error: {error}", err=True)
+            say(f"Error: {error}", err=True)
         first += n_samples
 
 

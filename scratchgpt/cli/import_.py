@@ -1,10 +1,10 @@
 """`scratchgpt import`: models and data of other programs."""
 
-import shutil
 from pathlib import Path
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.errors import UsageError
 
 ENDINGS = (".safetensors", ".config.json", ".training_log.json")
@@ -52,7 +52,7 @@ def _import_model(stem: Path, vocab: Path | None, out: Path | None, *, force: bo
     from scratchgpt import tokenizer as tokenizers
     from scratchgpt.cli.render import waiting
     from scratchgpt.data.rusted import VOCABULARY, read_vocabulary
-    from scratchgpt.files import folder_written_whole
+    from scratchgpt.files import copy_mode, folder_written_whole
     from scratchgpt.interchange.rusted import read_model
     from scratchgpt.model import files as model_files
 
@@ -64,17 +64,16 @@ def _import_model(stem: Path, vocab: Path | None, out: Path | None, *, force: bo
     vocab = vocab or stem.with_name(VOCABULARY)
     if not vocab.is_file():
         raise UsageError(f"There is no {vocab}; name the vocab.json of the model's data with --vocab.")
-    vocabulary = read_vocabulary(vocab, tell=lambda what: click.echo(what, err=True))
+    vocabulary = read_vocabulary(vocab, tell=lambda what: say(what, err=True))
     with waiting(f"Reading {stem} ..."):
         config, params = read_model(stem, vocabulary)
         names = (*model_files.FILES, *tokenizers.FILES)
         with folder_written_whole(out, names, force=force) as folder:
             model_files.save(folder, config, params)
             tokenizers.save(vocabulary.tokenizer, folder)
-            shutil.copymode(
-                folder / names[0], folder / names[1]
-            )  # safetensors makes files that only their owner can read
-    click.echo(f"{out} is ready: {params.size:,} parameters. {model_files.HEAD_BIAS_NOTE}")
+            # safetensors makes files that only their owner can read
+            copy_mode(folder / names[1], like=folder / names[0])
+    say(f"{out} is ready: {params.size:,} parameters. {model_files.HEAD_BIAS_NOTE}")
 
 
 def _import_data(source: Path, out: Path, *, force: bool) -> None:
@@ -83,11 +82,9 @@ def _import_data(source: Path, out: Path, *, force: bool) -> None:
     from scratchgpt.data.rusted import import_data
 
     with stages(str(source)) as progress:
-        prepared = import_data(
-            source, out, force=force, progress=progress, tell=lambda what: click.echo(what, err=True)
-        )
+        prepared = import_data(source, out, force=force, progress=progress, tell=lambda what: say(what, err=True))
     meta = prepared.meta
-    click.echo(
+    say(
         f"{out} {'is ready' if prepared.is_new else 'was made of these data before'}: {meta['train_tokens']:,} tokens "
         f"to train on, {meta['val_tokens']:,} to validate, {meta['vocab_size']:,} different ones."
     )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scratchgpt.files import shown
+
 if TYPE_CHECKING:  # imported when the command runs
     from rich.console import Console
 
@@ -42,10 +44,11 @@ def command(*, path: Path | None, with_tensors: bool, is_json: bool) -> None:
 
 def _show(report: Mapping[str, Any]) -> None:
     """Print a report for people."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from scratchgpt.cli.render import terminal
+
+    console = terminal()
     console.width = console.width if console.is_terminal else 120
     title = Text.assemble((_plain(report["path"]), "bold"), f": {_article(report['kind'])}, {_size(report['bytes'])}")
     console.print(title)
@@ -137,8 +140,8 @@ def _tensors(console: "Console", part: Sequence[Mapping[str, Any]]) -> None:
         return
     for name, shape, kind, *found, odd in rows:
         told = ", ".join(f"{name} {value}" for name, value in zip(numbers, found, strict=True) if value)
-        console.print(_plain(name), markup=False)
-        console.print(f"  {', '.join(filter(None, (shape, kind, told, odd)))}", markup=False)
+        console.print(_plain(name))
+        console.print(f"  {', '.join(filter(None, (shape, kind, told, odd)))}")
 
 
 def _pairs(console: "Console", pairs: Iterable[tuple[str, Any]]) -> None:
@@ -187,9 +190,8 @@ def _value(value: Any) -> str:
 def _plain(text: str) -> str:
     """Return a text that does nothing to a terminal, in ASCII where that is all it shows."""
     from scratchgpt.cli.render import has_unicode
-    from scratchgpt.training.journal import printable
 
-    return printable(text) if has_unicode() else printable(text).encode("ascii", "backslashreplace").decode("ascii")
+    return shown(text) if has_unicode() else shown(text).encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _quoted(text: str) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.errors import DataError
-from scratchgpt.files import written_whole
+from scratchgpt.files import shown, written_whole
 from scratchgpt.training.sinks import KINDS
 
 
@@ -42,10 +43,10 @@ def export(*, run: Path, kind: str, out: Path | None, force: bool) -> None:
         written_whole(place, force=force) if is_file else contextlib.nullcontext(place) as written,
         stages(f"the log for {kind}") as show,
     ):
-        sink = sinks.begin(kind, written, run.resolve().name, runs.description(run))
+        sink = sinks.begin(kind, written, shown(run.resolve().name), runs.description(run))
         for row in rows:
             sink.write(row)
             show("Writing", 1, len(rows))
         sink.close()
     n_numbers = sum("event" not in row for row in rows)
-    click.echo(f"{place}: {n_numbers:,} rows, to step {rows[-1]['step']:,}")
+    say(f"{place}: {n_numbers:,} rows, to step {rows[-1]['step']:,}")

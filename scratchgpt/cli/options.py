@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.config import DEFAULT_PRESET, RECORDS, ModelConfig, Patterns, Setting, TrainConfig, read_setting
 from scratchgpt.errors import DataError, UsageError
 
@@ -117,7 +118,7 @@ def resolved(device: str) -> str:
     """Return cpu or gpu:N; say so if there is a GPU that `auto` cannot use. Raises UsageError."""
     from scratchgpt import backend
 
-    return backend.resolve(device, tell=lambda reason: click.echo(f"Computing on the CPU. {reason}", err=True))
+    return backend.resolve(device, tell=lambda reason: say(f"Computing on the CPU. {reason}", err=True))
 
 
 def require_cpu_for(lanes: int | None, device: str) -> None:
@@ -184,7 +185,7 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
     if gpt2 == (given is not None):
         raise UsageError("Name one vocabulary: --gpt2 or --tokenizer FILE.")
     if given is None:
-        return openai.load(tell=lambda what: click.echo(what, err=True))
+        return openai.load(tell=lambda what: say(what, err=True))
     if (given / "checkpoints").is_dir() or given.parent.name == "checkpoints":
         from scratchgpt.training.checkpoint import TRAINER, locate, verify
 

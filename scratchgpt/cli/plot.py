@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.files import require_free, written_whole
+from scratchgpt.files import require_free, shown, written_whole
 
 if TYPE_CHECKING:  # imported when the command runs
     from matplotlib.axes import Axes
@@ -58,8 +59,8 @@ def command(*, runs: tuple[Path, ...], out: Path, against: str, smooth: int | No
             raise DataError(f"There is nothing to draw yet: the log of {' and of '.join(found)} has no losses.")
         save(figure(drawn, against, smooth), out, force=force)
     for name in found.keys() - drawn.keys():
-        click.echo(f"The log of {name} has no losses yet.", err=True)
-    click.echo(str(out))
+        say(f"The log of {name} has no losses yet.", err=True)
+    say(str(out))
 
 
 def require_picture(out: Path, *, force: bool) -> None:
@@ -149,5 +150,5 @@ def _fit(axes: "Axes", shown: Sequence[float], faint: Sequence[float]) -> None:
 
 def _plain(name: str) -> str:
     """Return a name as Matplotlib is to write it: no mathematics, and not hidden from the legend."""
-    name = name.replace("$", r"\$")
+    name = shown(name).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name

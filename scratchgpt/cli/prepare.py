@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.cli.options import vocabulary_of, vocabulary_options
 from scratchgpt.errors import UsageError
 
@@ -103,7 +104,7 @@ def command(
                 n_documents, n_characters = measure(
                     files, how, longest=longest or math.inf, read=lambda n: progress("Checking", n, n_bytes)
                 )
-            click.echo(f"{_shown(sources)}: {n_documents:,} documents, {n_characters:,} characters.")
+            say(f"{_shown(sources)}: {n_documents:,} documents, {n_characters:,} characters.")
             return
         with _interruptible(sources), stages(_shown(sources)) as progress:
             prepared = prepare(
@@ -115,18 +116,19 @@ def command(
                 val_fraction=0.1 if val_fraction is None else val_fraction,
                 force=force,
                 progress=progress,
+                tell=lambda what: say(what, err=True),
             )
     meta = prepared.meta
     if prepared.was_interrupted:
-        click.echo("This went on where it had been interrupted.")
+        say("This went on where it had been interrupted.")
     if len(files) > 1 or meta["parts"][0]["documents"] > 1 or how != Reading():
         show_sources(meta)
     _show_separators(meta, separator)
     if not (mix or mix_folders) and looks_weighted(sources):
-        click.echo("All text is kept. To mix the sub-folders by the numbers in their names, use --mix-folders.")
+        say("All text is kept. To mix the sub-folders by the numbers in their names, use --mix-folders.")
     if isinstance(vocabulary, Pieces) and meta["vocab_size"] < vocabulary.vocab_size:
-        click.echo(f"This text gives {meta['vocab_size']:,} tokens, fewer than {vocabulary.vocab_size:,}.")
-    click.echo(
+        say(f"This text gives {meta['vocab_size']:,} tokens, fewer than {vocabulary.vocab_size:,}.")
+    say(
         f"{prepared.folder} {'is ready' if prepared.is_new else 'was prepared from this text before'}: "
         f"{meta['train_tokens']:,} tokens to train on, {meta['val_tokens']:,} to validate, "
         f"{meta['vocab_size']:,} different {'characters' if isinstance(vocabulary, Characters) else 'tokens'}."
@@ -163,7 +165,7 @@ def _interruptible(sources: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        click.echo(f"Interrupted. {lost if STDIN in sources else kept}", err=True)
+        say(f"Interrupted. {lost if STDIN in sources else kept}", err=True)
         raise click.exceptions.Exit(128 + signal.SIGINT) from error
 
 

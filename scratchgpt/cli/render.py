@@ -30,6 +30,7 @@ from rich.text import Text
 
 from scratchgpt.cli import PROGRESS
 from scratchgpt.cli.curve import ASCII_BLOCKS, BLOCKS, Curve, sparkline
+from scratchgpt.files import shown
 from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Resumed, Sampled, Started, StepDone, to_json
 from scratchgpt.training.journal import note, printable
 
@@ -41,10 +42,15 @@ TOLD_INTERVAL = 0.2
 """Seconds between two lines about it."""
 
 
+def terminal(*, stderr: bool = False) -> Console:
+    """Return a console that shows text as it is: a name may hold what rich takes for markup or for an emoji."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 @contextlib.contextmanager
 def byte_progress(description: str) -> Iterator[Callable[[int], None]]:
     """Show how many bytes there were, in a terminal; yields what to call with each amount."""
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=None)
@@ -60,14 +66,14 @@ def stages(title: str) -> Iterator[Callable[[str, int, int], None]]:
     if os.environ.get(PROGRESS) == "json":
         yield _Told()
         return
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, n_done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = progress.add_task(f"{stage} {title}", total=total)
+                tasks[stage] = progress.add_task(shown(f"{stage} {title}"), total=total)
             progress.advance(tasks[stage], n_done)
 
         yield show
@@ -90,7 +96,7 @@ class _Told:
 
 def waiting(description: str) -> contextlib.AbstractContextManager[object]:
     """Show in a terminal what is being waited for."""
-    return Console(stderr=True).status(description)
+    return terminal(stderr=True).status(Text(shown(description)))
 
 
 def show_sources(meta: dict[str, Any]) -> None:
@@ -145,8 +151,8 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for title in titles:
         table.add_column(title, justify="left" if title == titles[0] else "right", overflow="fold")
     for name, *numbers in rows:
-        table.add_row(Text(name), *numbers)
-    console = Console(highlight=False)
+        table.add_row(Text(shown(name)), *numbers)
+    console = terminal()
     console.width = console.width if console.is_terminal else 120
     console.print(table)
 
@@ -183,7 +189,7 @@ def viewing(view: str) -> Iterator[Renderer]:
             if signalled:
                 raise signalled
         case _:
-            console = Console(highlight=False)
+            console = terminal()
             can_redraw = console.is_terminal and not console.is_dumb_terminal
             yield Live(console) if can_redraw and view != "plain" else Plain()
 
@@ -197,7 +203,7 @@ class _Lines:
     def of(self, event: Event) -> str | None:
         """Return the lines that an event completes."""
         if not isinstance(event, Sampled):
-            return note(event) if isinstance(event, Evaluated | Noted) else None
+            return shown(note(event) or "") if isinstance(event, Evaluated | Noted) else None
         self._sample += event.text
         if not event.is_last or not self._sample:
             return None
@@ -327,7 +333,7 @@ class Live:
     def show(self, event: Event) -> None:
         """Update the line."""
         if line := self._lines.of(event):
-            self._console.print(line, markup=False)
+            self._console.print(line)
         self._busy = f"evaluating {event.done / event.total:.0%}" if isinstance(event, Evaluating) else ""
         self._pace.see(event)
         match event:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.errors import UsageError
+from scratchgpt.files import shown
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.training.runs import Summary
@@ -29,16 +31,17 @@ def command(*, folder: Path, is_json: bool) -> None:
         for summary in summaries:
             click.echo(json.dumps(dataclasses.asdict(summary)))
     elif not summaries:
-        click.echo(f"There are no runs in {folder}.")
+        say(f"There are no runs in {folder}.")
     else:
         _show(summaries)
 
 
 def _show(summaries: list["Summary"]) -> None:
     """Print the table, and below it what is wrong."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from scratchgpt.cli.render import terminal
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for title in ("run", "preset", "state", "steps", "best loss", "trained", "device", "when"):
@@ -49,20 +52,20 @@ def _show(summaries: list["Summary"]) -> None:
             steps += f" of {summary.steps:,}"
         best = "" if summary.best_loss is None else f"{summary.best_loss:.4f}"
         cells = (
-            Path(summary.run).name,
-            summary.preset or "",
+            shown(Path(summary.run).name),
+            shown(summary.preset or ""),
             summary.state or "",
             steps,
             best,
             duration(summary.seconds),
         )
         table.add_row(*map(Text, (*cells, summary.device or "", summary.when or "")))
-    console = Console(highlight=False)
+    console = terminal()
     console.width = console.width if console.is_terminal else 120
     console.print(table)
     for summary in summaries:
         for problem in summary.problems:
-            click.echo(f"{summary.run}: {problem}")
+            say(f"{summary.run}: {problem}")
 
 
 def duration(seconds: float | None) -> str:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.cli.options import device_option, resolved
 from scratchgpt.errors import UsageError
+from scratchgpt.files import shown
 
 
 @click.command("serve", short_help="Answer OpenAI's clients with a trained model.")
@@ -94,7 +96,7 @@ def command(
     listener = listening.listen(host, port)
     engine = Engine(gpt, vocabulary, n_places=batch, n_waiting=queue)
     limits = Limits(prompt_tokens=max_prompt, max_tokens=max_tokens, seconds=timeout)
-    click.echo(f"Serving {name} at {listening.address(listener)}/v1; Ctrl-C ends it.")
+    say(f"Serving {name} at {listening.address(listener)}/v1; Ctrl-C ends it.")
     server.run(guarded(engine, name, limits, host=host, login=login, origins=allowed), listener, engine.close)
 
 
@@ -102,6 +104,6 @@ def _name(folder: Path, *, is_run: bool) -> str:
     """Return what clients call a model: its run, with the step if a certain checkpoint was named."""
     folder = folder.resolve()
     if folder.parent.name != "checkpoints":
-        return folder.name
-    run = folder.parent.parent.name
+        return shown(folder.name)
+    run = shown(folder.parent.parent.name)
     return run if is_run else f"{run}-{folder.name}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.cli.options import device_option, encoded, model_option, read_text, resolved
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import require_free, written_whole
@@ -77,9 +78,9 @@ def command(
         about = summary(title, str(folder), vocabulary, ids, said, config.block_size)
         with (
             written_whole(out, force=force) as temporary,
-            temporary.open("w", encoding="utf-8", newline="\n") as written,
+            temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as written,
         ):
             for piece in page(vocabulary, ids, said, about):
                 written.write(piece)
                 show("Writing", 1, len(ids))
-    click.echo(str(out))
+    say(str(out))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from click.core import ParameterSource
 
+from scratchgpt.cli import say
 from scratchgpt.cli.options import (
     asked_for,
     device_options,
@@ -176,7 +177,7 @@ def _attach(ctx: click.Context, name: str, view: str) -> None:
 def _has_terminal() -> bool:
     """Tell whether there is a terminal for --tui; if not, say so."""
     if lacking := _lacking():
-        click.echo(f"Watching in lines and not with --tui, since {lacking}.", err=True)
+        say(f"Watching in lines and not with --tui, since {lacking}.", err=True)
     return not lacking
 
 
@@ -246,7 +247,7 @@ def _start(
     if tune and snapshot.plan.device == "cpu":
         with waiting("Measuring what suits this machine ..."):
             snapshot = snapshot._replace(plan=tuned_plan(model, train, lanes=computing.lanes))
-    name = safe_name(f"{dataset.folder.resolve().name}-{recipe.name}")
+    name = f"{safe_name(dataset.folder.resolve().name)}-{safe_name(recipe.name)}"
     with contextlib.nullcontext(run) if run else _claimed_run(name) as folder:
         trainer = Trainer(snapshot, dataset, folder)
         del snapshot  # whose arrays the trainer has copied
@@ -396,7 +397,7 @@ def _listen(trainer: "Trainer") -> None:
                 try:
                     trainer.tell(parse(line.decode("utf-8", "surrogateescape")))
                 except UsageError as error:
-                    click.echo(f"Error: {error}", err=True)
+                    say(f"Error: {error}", err=True)
     trainer.tell(Resume())  # from a pause that nobody could end any more
 
 
@@ -424,20 +425,20 @@ def _train(
     go_on = f"scratchgpt train --resume {shlex.quote(str(run))}"
     if trainer.is_finished:
         longer = "--patience N" if trainer.is_early else "--steps N"
-        click.echo(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} {longer}")
+        say(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} {longer}")
         return
     plan, tokens = trainer.engine.plan, config.batch_size * model.config.block_size
-    click.echo(
+    say(
         f"{run}: {model.layout.size:,} parameters on {_device(plan)}, about "
         f"{amount(needed_bytes(model.config, plan))} of memory, seed {config.seed}"
     )
-    click.echo(
+    say(
         f"{config.steps:,} steps of {tokens:,} tokens, {config.steps * tokens:,} in all: "
         f"{trainer.n_epochs:,.3g} times as many as there are to train on"
     )
     if verbose:
         attention = model.backend.attention
-        click.echo(_engine(plan, attention and attention(model.config)))
+        say(_engine(plan, attention and attention(model.config)))
     if isinstance(trainer.engine, Solo):
         with waiting("Compiling kernels, unless CuPy has kept them from an earlier run ..."):
             trainer.engine.warm_up()
@@ -450,21 +451,19 @@ def _train(
         except KeyboardInterrupt:
             ended = f"Ended at once; the last checkpoint is {trainer.checkpoints.pointed('last')}."
             logs.write(Noted(ended))
-            click.echo(f"{ended} Go on with: {go_on}")
+            say(f"{ended} Go on with: {go_on}")
             ctx.exit(128 + signal.SIGINT)
         finally:
-            logs.close(tell=lambda message: click.echo(message, err=True))
+            logs.close(tell=lambda message: say(message, err=True))
     if received or not trainer.is_finished:
-        click.echo(f"Saved at step {trainer.step:,} of {config.steps:,}. Go on with: {go_on}")
+        say(f"Saved at step {trainer.step:,} of {config.steps:,}. Go on with: {go_on}")
         ctx.exit(128 + received[0] if received else 0)
     if trainer.is_early:
-        click.echo(
+        say(
             f"The validation loss has not become better in {_count(config.patience, 'evaluation')}; the best is "
             f"{trainer.checkpoints.pointed('best')}."
         )
-    click.echo(
-        f"Done. Checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {shlex.quote(str(run))}"
-    )
+    say(f"Done. Checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {shlex.quote(str(run))}")
 
 
 def _show(trainer: "Trainer", renderer: "Renderer", logs: "Logs") -> None:
@@ -488,7 +487,10 @@ def _show(trainer: "Trainer", renderer: "Renderer", logs: "Logs") -> None:
 
 def _lock(run: Path) -> FolderLock:
     """Keep other trainings out of a run's folder. Raises TrainingError if one is in it."""
-    return FolderLock(run, TrainingError(f"Another training is running in {run}; stop it first."))
+    lock = FolderLock(run, TrainingError(f"Another training is running in {run}; stop it first."))
+    if lock.note:
+        say(lock.note, err=True)
+    return lock
 
 
 def _count(n: int, what: str) -> str:
@@ -522,7 +524,7 @@ def _signals(trainer: "Trainer") -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
         trainer.stop()
-        click.echo("Finishing the step, then saving; once more to end at once.", err=True)
+        say("Finishing the step, then saving; once more to end at once.", err=True)
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

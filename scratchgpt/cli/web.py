@@ -4,6 +4,7 @@ import webbrowser
 
 import click
 
+from scratchgpt.cli import say
 from scratchgpt.errors import UsageError
 
 PORT = 8070
@@ -44,7 +45,7 @@ def command(*, host: str, port: int, token: str | None, is_opened: bool) -> None
         desk = Desk()
         application = build(desk, host=host, login=login)
         address = f"{listening.address(listener)}/"
-        click.echo(f"{address} is the page{', which asks for the token' if login else ''}; Ctrl-C ends it.")
+        say(f"{address} is the page{', which asks for the token' if login else ''}; Ctrl-C ends it.")
         if is_opened:
             webbrowser.open(f"{address}?ticket={login.ticket()}" if login else address)
         server.run(application, listener, is_saving=lambda: desk.is_saving)

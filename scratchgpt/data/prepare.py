@@ -74,6 +74,7 @@ def prepare(
     val_fraction: float = 0.1,
     force: bool = False,
     progress: Progress = lambda *_: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
     """Turn texts into token files, tokenizer.json and meta.json in `folder`; by default a character a token.
 
@@ -86,7 +87,7 @@ def prepare(
     texts = [_Text(each, how, train_share=1.0 if val else 1 - val_fraction) for each in sources]
     texts += [_Text(val, how, train_share=0.0)] if val else []
     try:
-        with _hidden_folder(folder) as hidden:
+        with _hidden_folder(folder, tell) as hidden:
             work = _Work(texts, vocabulary or Characters(), hidden, progress)
             work.survey()
             asked = {
@@ -137,12 +138,14 @@ def _check(sources: list[Source], val: Source | None, folder: Path, val_fraction
 
 
 @contextlib.contextmanager
-def _hidden_folder(folder: Path) -> Iterator[Path]:
+def _hidden_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[Path]:
     """Yield a folder to work in, locked; it stays if there is a state in it and the work was not in error."""
     place = folder.resolve()  # beside a link, the hidden folder might be on another disk
     hidden = place.with_name(f".{place.name}.partial")
     hidden.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(hidden, DataError(f"Another program is preparing {folder}; wait until it is done."))
+    if lock.note:
+        tell(lock.note)
     try:
         yield hidden
     except ScratchGPTError:

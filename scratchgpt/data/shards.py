@@ -5,7 +5,6 @@ last, those of other programs may have any sizes.
 """
 
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.errors import DataError
-from scratchgpt.files import file_identity, sync_folder
+from scratchgpt.files import file_identity, sync, sync_folder
 
 PARTS = ("train", "val")
 SHARD = 2**28
@@ -157,7 +156,7 @@ class ShardWriter:
     def sync(self) -> None:
         """Wait until the disk has everything. Raises OSError."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno())
         sync_folder(self._folder)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.data.dataset import Dataset
 from scratchgpt.errors import CheckpointError, DataError, UsageError
-from scratchgpt.files import TEMPORARY, file_record, read_json, sync_file, sync_folder, write_json
+from scratchgpt.files import TEMPORARY, copy_mode, file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
 from scratchgpt.model import tensors
 from scratchgpt.model.loss_scale import LARGEST, SMALLEST, LossScale
@@ -482,6 +482,6 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer, da
     }
     write_json(folder / TRAINER, content | {"sha256": own_digest(content)})
     for file in folder.iterdir():
-        shutil.copymode(folder / TRAINER, file)  # safetensors makes files that only their owner can read
+        copy_mode(file, like=folder / TRAINER)  # safetensors makes files that only their owner can read
         sync_file(file)
     sync_folder(folder)

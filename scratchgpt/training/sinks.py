@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scratchgpt.errors import TrainingError, UsageError, did_you_mean
+from scratchgpt.files import shown
 from scratchgpt.training.events import Noted, Sampled, Started
 from scratchgpt.training.logs import COLUMNS, EVALUATION_COLUMNS, STEP_COLUMNS, Row, event
 
@@ -191,7 +192,7 @@ class Sinks:
     def __init__(self, kinds: Sequence[str], run: Path, config: dict[str, Any], rows: Iterable[Row]) -> None:
         """Begin with the rows so far. Raises UsageError and TrainingError, before any training."""
         self._run = run
-        self._sinks = {kind: begin(kind, place(kind, run), run.resolve().name, config) for kind in kinds}
+        self._sinks = {kind: begin(kind, place(kind, run), shown(run.resolve().name), config) for kind in kinds}
         if kinds:
             for row in rows:
                 for note in self.write(row):

@@ -141,14 +141,19 @@ class Desk:
 
     def runs(self) -> list[str]:
         """Return the names of all runs, the one that was alive last at the beginning."""
-        return self._listed("runs", lambda: [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else [])
+
+        def look() -> list[str]:
+            runs = [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else []
+            return [*filter(_can_be_sent, runs)]
+
+        return self._listed("runs", look)
 
     def data(self) -> list[str]:
         """Return the names of all prepared data, the newest at the beginning."""
 
         def look() -> list[str]:
             metas = sorted(DATA.glob(f"*/{META}"), key=_written_at, reverse=True)
-            return [meta.parent.name for meta in metas]
+            return [meta.parent.name for meta in metas if _can_be_sent(meta.parent.name)]
 
         return self._listed("data", look)
 
@@ -190,7 +195,8 @@ class Desk:
         for folder in (Path(), DATA):
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in itertools.islice(entries, MOST_LISTED):
-                    if entry.name.lower().endswith(TEXTS) and not entry.name.startswith(".") and entry.is_file():
+                    is_text = entry.name.lower().endswith(TEXTS) and _can_be_sent(entry.name)
+                    if is_text and not entry.name.startswith(".") and entry.is_file():
                         yield entry.path
 
     def inside(self, path: str | Path) -> Path:
@@ -229,6 +235,11 @@ def vocabulary(folder: Path) -> tokenizers.Tokenizer:
 @functools.lru_cache(maxsize=8)
 def _vocabulary(folder: Path, _written_at: int) -> tokenizers.Tokenizer:
     return tokenizers.load(folder)
+
+
+def _can_be_sent(name: str) -> bool:
+    """Whether a browser can be sent a name of the file system: one that is not UTF-8 has lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _written_at(path: Path) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from scratchgpt.errors import ScratchGPTError, UsageError, for_page
+from scratchgpt.files import shown
 from scratchgpt.web.desk import Desk
 from scratchgpt.web.jobs import Task
 from scratchgpt.web.memory import Memory
@@ -30,9 +31,9 @@ def failures_told(where: ui.label | None = None) -> Iterator[None]:
         yield
     except (ScratchGPTError, OSError, MemoryError) as error:
         if where:
-            where.text = for_page(error)
+            where.text = shown(for_page(error))
         else:
-            tell_failure(for_page(error))
+            tell_failure(shown(for_page(error)))
 
 
 def tell_failure(sentence: str) -> None:

@@ -83,7 +83,7 @@ def test_trainings_that_start_together_get_a_run_each(project: Path) -> None:
         ("data/.hidden", ".", "hidden"),
         ("data/my data", ".", "my-data"),
         ("data/Straße", ".", "Straße"),
-        ("data/[b]", ".", "b-"),
+        ("data/[b]", ".", "b"),
     ],
 )
 def test_a_run_is_named_after_its_data(project: Path, data: str, where: str, name: str) -> None:
