@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scratchgpt.errors import DataError, ScratchGPTError
-from scratchgpt.kinds import JSON, mistaken
+from scratchgpt.kinds import JSON, decoded, mistaken
 
 REFUSED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EACCES, errno.EPERM)
 """The errors of a file system that cannot sync a file or a folder, or change its mode."""
@@ -29,7 +29,7 @@ LONGEST_NAME = 60
 def read_json(path: Path, error_class: type[ScratchGPTError]) -> dict[str, Any]:
     """Read a JSON object. Raises `error_class` if the file is unreadable or anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(decoded(path.read_bytes()))
     except OSError as error:
         raise error_class(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

@@ -97,6 +97,15 @@ def mark_of(start: bytes) -> tuple[bytes, str]:
     return next(((mark, encoding) for mark, encoding in MARKS.items() if start.startswith(mark)), (b"", "utf-8"))
 
 
+def decoded(data: bytes) -> str:
+    """Return a text without its byte order mark, which names its encoding; without one it is UTF-8.
+
+    Raises UnicodeDecodeError.
+    """
+    mark, encoding = mark_of(data)
+    return data[len(mark) :].decode(encoding)
+
+
 def kind_of(start: bytes) -> Kind | None:
     """Return the kind of a file by its first START bytes, or None: then it may be text."""
     mark, encoding = mark_of(start)

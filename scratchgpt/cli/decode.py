@@ -3,12 +3,15 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scratchgpt.cli.options import answer_json_lines, standard_input, vocabulary_options
 from scratchgpt.errors import UsageError
+
+if TYPE_CHECKING:  # imported when the command runs
+    from scratchgpt.tokenizer import Tokenizer
 
 LONGEST_ID = 20
 """Characters; no id is longer."""
@@ -24,10 +27,10 @@ def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
     tokenizer = vocabulary_of(gpt2=gpt2, given=given)
     if is_json:
         answer_json_lines(
-            "ids", list, lambda many: [{"text": tokenizer.decode(_checked(ids, tokenizer.vocab_size))} for ids in many]
+            "ids", list, lambda many: [{"text": tokenizer.decode(_checked(ids, tokenizer))} for ids in many]
         )
         return
-    id_of_word = {b"%d" % index: index for index in range(tokenizer.vocab_size)}
+    id_of_word = {b"%d" % index: index for index in {*range(tokenizer.vocab_size)}.difference(tokenizer.unused)}
     line, rest = 1, b""
     for data in standard_input():
         block = rest + data
@@ -42,18 +45,20 @@ def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
             place = re.search(rb"(?<!\S)" + re.escape(word) + rb"(?!\S)", block)
             line += block[: place.start() if place else None].count(b"\n")
             shown = word.decode("utf-8", "replace")
-            raise UsageError(f"Line {line:,} of standard input: {_complaint(shown, tokenizer.vocab_size)}") from error
+            raise UsageError(f"Line {line:,} of standard input: {_complaint(shown, tokenizer)}") from error
         line += block.count(b"\n")
         sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
 
 
-def _checked(ids: list[Any], vocab_size: int) -> list[int]:
-    """Return the ids. Raises UsageError if one is none."""
+def _checked(ids: list[Any], tokenizer: "Tokenizer") -> list[int]:
+    """Return the ids. Raises UsageError if an item is no id of a token."""
+    unused = set(tokenizer.unused)
     for index in ids:
-        if type(index) is not int or not 0 <= index < vocab_size:
-            raise UsageError(_complaint(index, vocab_size))
+        if type(index) is not int or not 0 <= index < tokenizer.vocab_size or index in unused:
+            raise UsageError(_complaint(index, tokenizer))
     return ids
 
 
-def _complaint(given: object, vocab_size: int) -> str:
-    return f"{repr(given)[:30]} is no id; ids are whole numbers below {vocab_size:,}, as encode gives them."
+def _complaint(given: object, tokenizer: "Tokenizer") -> str:
+    end = f"below {tokenizer.vocab_size:,}" + (" that stand for tokens" if tokenizer.unused else "")
+    return f"{repr(given)[:30]} is no id; ids are whole numbers {end}, as encode gives them."

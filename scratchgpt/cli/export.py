@@ -43,7 +43,7 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
         if path is not None:
             with written_whole(path, force=force) as temporary:
                 note = write(temporary, config, params, tokenizer)
-            say(f"{path}: {folder}, {params.size:,} parameters. {note}".rstrip())
+            say(f"{path}: {folder}, {params.size:,} parameters. {note} {_about_unused(tokenizer)}".rstrip())
 
 
 def _write_gguf(path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer") -> str:

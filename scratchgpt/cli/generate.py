@@ -106,6 +106,7 @@ def command(
                 n_tokens,
                 sampling,
                 samples=[first + number for number in numbers],
+                unused=vocabulary.unused,
                 has_ended=partial(_has_ended, texts),
             )
             with suitable_threads(gpt):

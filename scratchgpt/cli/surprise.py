@@ -67,7 +67,7 @@ def command(
     parts = []
     title = "standard input" if is_piped else file.name
     with stages(title) as show:
-        for part in predictions(gpt, ids, top):
+        for part in predictions(gpt, ids, top, vocabulary.unused):
             parts.append(part)
             show("Reading", len(part.losses), len(ids) - 1)
         said = joined(parts)

@@ -236,9 +236,10 @@ def _start(
     weights = None
     with waiting(CHECKING):
         dataset = Dataset.open(data or _newest_data())
+        vocab_size = dataset.tokenizer.vocab_size
         if init is not None:
-            recipe, weights = _weights(init, recipe, dataset)
-        model = ModelConfig.from_mapping(recipe.of(ModelConfig) | {"vocab_size": dataset.tokenizer.vocab_size})
+            recipe, weights, vocab_size = _weights(init, recipe, dataset)
+        model = ModelConfig.from_mapping(recipe.of(ModelConfig) | {"vocab_size": vocab_size})
         dataset.require(model.block_size, order=train.order, within_documents=train.within_documents)
     if run and not force:
         _require_empty(run)  # before anything that takes time
@@ -261,8 +262,11 @@ def _start(
             yield trainer
 
 
-def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "Array"]:
-    """Return the recipe with the sizes of the weights to start from, and these (P,). Raises UsageError."""
+def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "Array", int]:
+    """Return the recipe with the sizes of the weights to start from, these (P,), and their V. Raises UsageError.
+
+    V is larger than the data's where rows have no token.
+    """
     from scratchgpt.data.dataset import require_vocabulary
     from scratchgpt.model.params import cropped
     from scratchgpt.training.checkpoint import locate, read_model
@@ -271,7 +275,7 @@ def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "A
     model, params, tokenizer = read_model(folder)
     require_vocabulary(folder, tokenizer, dataset.folder, dataset.tokenizer)
     recipe = recipe.for_weights(model, f"--init {init}")
-    return recipe, cropped(model, params, recipe.settings["block_size"].value)
+    return recipe, cropped(model, params, recipe.settings["block_size"].value), model.vocab_size
 
 
 @contextlib.contextmanager

@@ -142,6 +142,15 @@ def choose(logits: Array, sampling: Sampling, uniforms: npt.ArrayLike) -> npt.ND
     return (reached > points).argmax(axis=-1)
 
 
+def without(logits: Array, unused: Sequence[int]) -> Array:
+    """Return logits (B, V) with which ids that are unused are not chosen; a model may have rows for such ids."""
+    if not unused:
+        return logits
+    logits = logits.copy()
+    logits[:, list(unused)] = -math.inf
+    return logits
+
+
 class Penalties:
     """Changes of logits: a bias for some tokens, and penalties for tokens that a text has.
 
@@ -187,11 +196,13 @@ def draws(
     sampling: Sampling,
     *,
     samples: Sequence[int] = (0,),
+    unused: Sequence[int] = (),
     has_ended: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[Draw]:
     """Yield `n_tokens` draws for B texts that begin with the prompt. Raises UsageError if that is empty.
 
-    `samples` are the texts' B numbers: seed and number determine a text's chance, whatever else is in the batch.
+    `samples` are the texts' B numbers: seed and number determine a text's chance, whatever else is in the batch. Ids
+    that are `unused` are not drawn.
     After each draw, `has_ended` is asked for each text, by its place among these; one that has takes no further part.
 
     Of a longer prompt the model sees the last block_size tokens. Where a text has filled block_size, its last half
@@ -209,7 +220,8 @@ def draws(
     logits = cache.prefill(np.array([prompt]))
     for number in range(1, n_tokens + 1):
         uniforms = [generator.random() for generator in generators]
-        tokens = choose(penalties.applied(logits) if penalties else logits, sampling, uniforms)
+        penalised = penalties.applied(logits) if penalties else logits
+        tokens = choose(without(penalised, unused), sampling, uniforms)
         yield Draw(tokens, logits, places)
         rows = [row for row, place in enumerate(places) if not has_ended(place)]
         if number == n_tokens or not rows:

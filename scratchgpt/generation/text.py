@@ -153,8 +153,10 @@ def write(
     Raises UsageError if the prompt is empty, DataError if the vocabulary cannot say it.
     """
     ids = vocabulary.encode(prompt).tolist()
+    unused = vocabulary.padded(model.config.vocab_size).unused
     yield prompt
-    for (shown,) in grow([Text(vocabulary)], draws(model, ids, n_tokens, sampling, samples=[sample])):
+    drawn = draws(model, ids, n_tokens, sampling, samples=[sample], unused=unused)
+    for (shown,) in grow([Text(vocabulary)], drawn):
         yield shown
 
 

@@ -171,7 +171,7 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
     if content and found and not report["problems"]:
         _try(report, None, lambda: model_files.find(folder))
     tokenizer = _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(folder)))
-    if tokenizer and tokenizer["size"] != content.get("vocab_size", tokenizer["size"]):
+    if tokenizer and tokenizer["size"] > content.get("vocab_size", tokenizer["size"]):
         report["problems"].append(f"The vocabulary has {tokenizer['size']} tokens, the model {content['vocab_size']}.")
     if (folder / TRAINER).exists():
         _try(report, "training", lambda: _training(folder))
@@ -275,10 +275,11 @@ def _part(name: str, *, is_in_layer: bool) -> str:
 def _tokenizer(tokenizer: tokenizers.Tokenizer) -> Report:
     """Return what a vocabulary is like."""
     kinds = {tokenizers.CharTokenizer: "characters", tokenizers.BPETokenizer: "byte-level BPE"}
-    places = np.linspace(0, tokenizer.vocab_size - 1, min(N_EXAMPLES, tokenizer.vocab_size)).astype(int).tolist()
+    ids = np.setdiff1d(np.arange(tokenizer.vocab_size), tokenizer.unused)
+    places = ids[np.linspace(0, len(ids) - 1, min(N_EXAMPLES, len(ids))).astype(int)].tolist()
     return {
         "kind": kinds[type(tokenizer)],
-        "size": tokenizer.vocab_size,
+        "size": len(ids),
         "special": dict(tokenizer.special),
         "examples": [{"id": index, "text": label(tokenizer, index)} for index in places],
     }

@@ -1,6 +1,6 @@
 """What a model does with a text: where each head looks, how likely each token was, and what else was likely."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,15 +49,18 @@ def without_future(maps: Array) -> Array:
     return np.where(np.tri(maps.shape[-1], dtype=bool), maps, np.nan)
 
 
-def next_tokens(model: GPT, ids: npt.ArrayLike, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def next_tokens(
+    model: GPT, ids: npt.ArrayLike, k: int, unused: Sequence[int] = ()
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return the k likeliest tokens after ids (T,), the likeliest first, and their probabilities: (k,) each.
 
-    Of a longer text the model sees the last block_size tokens. Raises UsageError if T is 0.
+    Of a longer text the model sees the last block_size tokens. Ids that are `unused` are left out. Raises UsageError if
+    T is 0.
     """
     tokens = _checked(ids)[None, -model.config.block_size :]
     logits = model.logits(model.hidden(tokens)[0, -1:])
     _, saved = cross_entropy.forward(logits, model.backend.xp.zeros(1, "int64"))
-    likeliest, probabilities = _top(model.backend.to_numpy(saved.probabilities), k)
+    likeliest, probabilities = _top(model.backend.to_numpy(saved.probabilities), k, unused)
     return likeliest[0], probabilities[0]
 
 
@@ -71,12 +74,13 @@ def joined(parts: Iterable[Predicted]) -> Predicted:
     return Predicted(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def predictions(model: GPT, ids: npt.ArrayLike, k: int) -> Iterator[Predicted]:
+def predictions(model: GPT, ids: npt.ArrayLike, k: int, unused: Sequence[int] = ()) -> Iterator[Predicted]:
     """Yield what the model says of ids (N,) but the first, part by part, with the k likeliest in each place.
 
     What is longer than block_size is read in windows of that length, each half a window after the one before; of each
     only what no earlier one has predicted counts, so that each token is predicted from half a window or more, or from
-    all there is before it. There is at least one part. Raises UsageError if N is 0.
+    all there is before it. Ids that are `unused` are not among the likeliest. There is at least one part. Raises
+    UsageError if N is 0.
     """
     tokens = _checked(ids)
     T = min(model.config.block_size, len(tokens) - 1)
@@ -92,24 +96,29 @@ def predictions(model: GPT, ids: npt.ArrayLike, k: int) -> Iterator[Predicted]:
         hidden = model.hidden(tokens[places])
         for row, start in enumerate(places[:, 0].tolist()):
             rows = hidden[row, n_done - start :]
-            yield from _predicted(model, rows, tokens[n_done + 1 : start + T + 1], k)
+            yield from _predicted(model, rows, tokens[n_done + 1 : start + T + 1], k, unused)
             n_done = start + T
 
 
-def _predicted(model: GPT, rows: Array, targets: npt.NDArray[np.int64], k: int) -> Iterator[Predicted]:
+def _predicted(
+    model: GPT, rows: Array, targets: npt.NDArray[np.int64], k: int, unused: Sequence[int]
+) -> Iterator[Predicted]:
     """Yield what the residual stream (N, C) says of targets (N,), as many at once as memory should take."""
     n_rows = max(1, EVALUATION_LOGITS[model.backend.name.partition(":")[0]] // model.config.vocab_size)
     for start in range(0, len(targets), n_rows):
         chunk = slice(start, start + n_rows)
         losses, saved = cross_entropy.forward(model.logits(rows[chunk]), model.backend.xp.asarray(targets[chunk]))
-        top = _top(model.backend.to_numpy(saved.probabilities), k)
+        top = _top(model.backend.to_numpy(saved.probabilities), k, unused)
         yield Predicted(model.backend.to_numpy(losses), *top)
 
 
-def _top(probabilities: Array, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return the k likeliest tokens, or all, and their probabilities: (N, V) -> (N, k) each."""
+def _top(probabilities: Array, k: int, unused: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the k likeliest tokens, or all that are used, and their probabilities: (N, V) -> (N, k) each."""
     V = probabilities.shape[-1]
-    k = min(k, V)
+    k = min(k, V - len(unused))
+    if unused:
+        probabilities = probabilities.copy()
+        probabilities[:, list(unused)] = -1
     tokens = np.argpartition(probabilities, V - max(k, 1), axis=-1)[:, V - k :]
     order = np.argsort(-np.take_along_axis(probabilities, tokens, axis=-1), axis=-1, kind="stable")
     tokens = np.take_along_axis(tokens, order, axis=-1)

@@ -61,7 +61,7 @@ def write(
     writer.add_head_count(config.n_head)
     writer.add_layer_norm_eps(EPSILON)
     if has_vocabulary:
-        _add_vocabulary(writer, tokenizer)
+        _add_vocabulary(writer, tokenizer.padded(config.vocab_size))
     else:
         writer.add_tokenizer_model("none")
     tensors = _tensors(config, params)
@@ -100,13 +100,15 @@ def _name(name: str) -> str:
 def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     """Write tokens and merges."""
     model = tokenizer.to_json()["model"]
-    special = set(tokenizer.special.values())
+    words = {index: word for word, index in model["vocab"].items()}
+    types = dict.fromkeys(tokenizer.special.values(), gguf.TokenType.CONTROL)
+    types |= dict.fromkeys(tokenizer.unused, gguf.TokenType.UNUSED)
+    ids = range(tokenizer.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(sorted(model["vocab"], key=model["vocab"].get))
-    writer.add_token_types(
-        [gguf.TokenType.CONTROL if index in special else gguf.TokenType.NORMAL for index in range(tokenizer.vocab_size)]
-    )
+    # Each row of the model has a token in a GGUF file. llama.cpp's own converter names those without one so.
+    writer.add_token_list([words.get(index, f"[PAD{index}]") for index in ids])
+    writer.add_token_types([types.get(index, gguf.TokenType.NORMAL) for index in ids])
     writer.add_token_merges(model["merges"])
     writer.add_add_bos_token(False)  # noqa: FBT003 - gguf's signature
     if (end := end_of_text(tokenizer)) is not None:

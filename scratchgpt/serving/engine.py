@@ -15,7 +15,7 @@ from scratchgpt.chance import Place, philox
 from scratchgpt.errors import ScratchGPTError
 from scratchgpt.generation import suitable_threads
 from scratchgpt.generation.ragged_cache import RaggedCache
-from scratchgpt.generation.sampler import Penalties, choose, log_probabilities
+from scratchgpt.generation.sampler import Penalties, choose, log_probabilities, without
 from scratchgpt.model.gpt import GPT
 from scratchgpt.ops.array import Array
 from scratchgpt.serving.job import Job, Scored, Wish
@@ -355,7 +355,7 @@ class Engine:
         """Add a token to texts of one kind, given the logits (B, V) of what follows."""
         penalties, sampling = texts[0].penalties, texts[0].job.wish.sampling
         penalised = penalties.applied(logits) if penalties else logits
-        tokens = choose(penalised, sampling, [text.uniform() for text in texts])
+        tokens = choose(without(penalised, self.vocabulary.unused), sampling, [text.uniform() for text in texts])
         for text, token, row in zip(texts, tokens.tolist(), logits, strict=True):
             text.job.add(token, None if text.job.wish.n_top is None else log_probabilities(row[None])[0])
             text.recent.append(token)

@@ -51,6 +51,7 @@ class Scored:
         """Begin behind `offset` characters."""
         self.entries: deque[Likely] = deque()
         self._vocabulary, self._n_top, self._offset = vocabulary, n_top, offset
+        self._unused = list(vocabulary.unused)  # ids that are not named
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token: int, scores: npt.NDArray[np.float64] | None) -> None:
@@ -61,7 +62,12 @@ class Scored:
         if scores is None:
             self.entries.append(Likely(name, self._offset, None, None))
         else:
-            top = {self._name(other): float(scores[other]) for other in (*likeliest(scores, self._n_top), token)}
+            known = scores
+            if self._unused:
+                known = scores.copy()
+                known[self._unused] = -math.inf
+            others = [other for other in likeliest(known, self._n_top) if known[other] > -math.inf]
+            top = {self._name(other): float(scores[other]) for other in (*others, token)}
             self.entries.append(Likely(name, self._offset, float(scores[token]), top))
         self._offset += len(self.decoder.decode(data))
 

@@ -33,6 +33,7 @@ class Served:
         """Serve a model of these sizes under this name."""
         self.vocabulary, self.block_size = vocabulary, config.block_size
         self.beginning = default_prompt(vocabulary)
+        self._unused = frozenset(vocabulary.unused)
         self.model = Model(
             id=name,
             created=int(time.time()),
@@ -63,9 +64,11 @@ class Served:
 
     def require_tokens(self, ids: Iterable[int], field: str) -> None:
         """Raise an error that names the field if an id is not in the vocabulary."""
-        largest, vocab_size = max(ids, default=0), self.vocabulary.vocab_size
-        if largest >= vocab_size:
-            raise bad(f"There is no token {largest}; the vocabulary has {vocab_size:,}.", field)
+        vocab_size = self.vocabulary.vocab_size
+        unknown = [token for token in ids if token >= vocab_size or token in self._unused]
+        if unknown:
+            n_tokens = vocab_size - len(self._unused)
+            raise bad(f"There is no token {max(unknown)}; the vocabulary has {n_tokens:,}.", field)
 
     def with_beginning(self, ids: Sequence[int | None]) -> list[int]:
         """Return ids of which the first may be null: lm-eval sends it where a tokenizer has no token to begin with."""

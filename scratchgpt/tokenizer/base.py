@@ -5,6 +5,7 @@ The files are those of the `tokenizers` library: tokenizer.json, and tokenizer_c
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +14,9 @@ import numpy.typing as npt
 
 from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, write_json
+from scratchgpt.kinds import decoded
 from scratchgpt.tokenizer.added import Added
-from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
+from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer, read_added
 from scratchgpt.tokenizer.char import CharTokenizer
 from scratchgpt.tokenizer.cutting import Cut
 
@@ -105,9 +107,12 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load(folder: Path) -> Tokenizer:
-    """Read the tokenizer of a data folder, a checkpoint or a folder of `transformers`. Raises DataError."""
+    """Read the tokenizer of a data folder, a checkpoint or a folder of `transformers`. Raises DataError.
+
+    `transformers` may have written more added tokens into other files of the folder.
+    """
     if (folder / FILES[0]).exists():
-        return read(folder / FILES[0])
+        return read(folder / FILES[0], more=folder)
     for vocabulary, merges in PAIRS:
         if (folder / vocabulary).exists() and (folder / merges).exists():
             return _read_pair(folder / vocabulary, folder / merges)
@@ -117,15 +122,15 @@ def load(folder: Path) -> Tokenizer:
     )
 
 
-def read(path: Path) -> Tokenizer:
-    """Read a tokenizer.json: characters, or byte-level BPE. Raises DataError."""
+def read(path: Path, *, more: Path | None = None) -> Tokenizer:
+    """Read a tokenizer.json: characters, or byte-level BPE, with `more` added tokens of a folder. Raises DataError."""
     content = read_json(path, DataError)
     model = content.get("model")
     reader: Callable[[dict[str, Any]], Tokenizer]
     # Older files do not name the type.
     match model.get("type", "BPE" if "merges" in model else None) if isinstance(model, dict) else None:
         case "BPE":
-            reader, kind = BPETokenizer.from_json, "byte-level BPE that is supported"
+            reader, kind = partial(_read_bpe, more=more), "byte-level BPE that is supported"
         case "WordLevel":
             reader, kind = CharTokenizer.from_json, "character vocabulary"
         case other:
@@ -138,17 +143,58 @@ def read(path: Path) -> Tokenizer:
         raise DataError(f"{path} cannot be used: it is no {kind} ({error}).") from error
 
 
+def _read_bpe(content: dict[str, Any], *, more: Path | None) -> BPETokenizer:
+    """Read a tokenizer.json with more added tokens of a folder. Raises DataError, ValueError and the like."""
+    added = content.get("added_tokens", [])
+    if more:
+        there = {token["content"] for token in added}
+        beside = [token for token in _added_beside(more, content["model"]["vocab"]) if token.name not in there]
+        added = [*added, *({"content": token.name, **token._asdict()} for token in beside)]
+    return BPETokenizer.from_json(content | {"added_tokens": added})
+
+
 def _read_pair(path: Path, merges: Path) -> Tokenizer:
     """Read the ids of words, and a merge a line. Raises DataError."""
     vocabulary = read_json(path, DataError)
     try:
-        lines = merges.read_text(encoding="utf-8").split("\n")
+        lines = decoded(merges.read_bytes()).replace("\r\n", "\n").split("\n")
+        added = _added_beside(path.parent, vocabulary)
+        if END_OF_TEXT in vocabulary and END_OF_TEXT not in {token.name for token in added}:
+            added.append(Added(END_OF_TEXT, vocabulary[END_OF_TEXT]))
         return BPETokenizer.from_words(
             vocabulary,
             [line for line in lines if line and not line.startswith("#version:")],
-            added=[Added(END_OF_TEXT, vocabulary[END_OF_TEXT])] if END_OF_TEXT in vocabulary else [],
+            added=added,
+            space_at=0 if _optional(path.with_name(FILES[1])).get("add_prefix_space") is True else None,
         )
     except OSError as error:
         raise DataError(f"Cannot read {merges}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} and {merges.name} cannot be used: {error}.") from error
+
+
+def _added_beside(folder: Path, vocabulary: Mapping[str, Any]) -> list[Added]:
+    """Return the added tokens that `transformers` has written next to a vocabulary.
+
+    Their ids are in tokenizer_config.json, or in added_tokens.json, or, for special ones that are only named, in the
+    vocabulary. A name without an id counts for nothing. Raises DataError, ValueError and the like.
+    """
+    config, names = _optional(folder / FILES[1]), _optional(folder / "special_tokens_map.json")
+    special = {
+        token["content"] if isinstance(token, dict) else token
+        for content in (config, names)
+        for key, value in content.items()
+        if key.endswith("_token") or key in {"additional_special_tokens", "extra_special_tokens"}
+        for token in (value if isinstance(value, list) else [value])
+        if isinstance(token, str) or (isinstance(token, dict) and "content" in token)
+    }
+    ids = {name: vocabulary[name] for name in sorted(special) if name in vocabulary}
+    ids |= _optional(folder / "added_tokens.json")
+    plain = [{"content": name, "id": index, "special": name in special} for name, index in ids.items()]
+    described = [{**token, "id": int(index)} for index, token in config.get("added_tokens_decoder", {}).items()]
+    return list({token["content"]: read_added(token) for token in (*plain, *described)}.values())
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    """Read a JSON object that may be missing. Raises DataError."""
+    return read_json(path, DataError) if path.exists() else {}

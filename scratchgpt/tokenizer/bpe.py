@@ -174,6 +174,8 @@ class BPETokenizer:
 
     def padded(self, vocab_size: int) -> "BPETokenizer":
         """Return the same vocabulary with so many ids; those that are new are unused."""
+        if vocab_size == self.vocab_size:
+            return self
         return BPETokenizer(
             [*self.tokens, *[b""] * (vocab_size - len(self.tokens))],
             self.merges,
@@ -323,7 +325,7 @@ class BPETokenizer:
         for form in forms:
             _refuse(f"its normalizer {form}", form not in NORMAL_FORMS)
         patterns, space_at = _read_patterns(_steps(content.get("pre_tokenizer"), "pre_tokenizer", "pretokenizers"))
-        added = [_read_added(token) for token in _part({"added_tokens": [], **content}, "added_tokens", list)]
+        added = [read_added(token) for token in _part({"added_tokens": [], **content}, "added_tokens", list)]
         return cls.from_words(
             _part(model, "vocab", dict, "model's "),
             _part(model, "merges", list, "model's "),
@@ -443,7 +445,7 @@ def _check_post_processor(step: Any) -> None:
     raise ValueError(f"its post_processor {_kind(step)} is not supported")
 
 
-def _read_added(content: Any) -> Added:
+def read_added(content: Any) -> Added:
     """Return an added token of a file. Raises ValueError."""
     name = _part(content, "content", str, "added token's ")
     flags = {flag: bool(content.get(flag)) for flag in FLAGS}

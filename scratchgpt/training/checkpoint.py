@@ -344,17 +344,19 @@ def read_model(folder: Path) -> tuple[ModelConfig, Array, tokenizers.Tokenizer]:
 def open_model(folder: Path) -> tuple[ModelConfig, list[Array], tokenizers.Tokenizer]:
     """Read a model to use: configuration, flat parameters (P,) in parts, tokenizer. Raises as `read_model` does.
 
-    The parts may lie in the file, which must not change.
+    The parts may lie in the file, which must not change. Where the model has more rows than its vocabulary has tokens,
+    the ids of the others are unused.
     """
     if (folder / TRAINER).exists():
         verify(folder, (*model_files.FILES, *tokenizers.FILES))
     config, parts = model_files.load_parts(folder)
     tokenizer = tokenizers.load(folder)
-    if tokenizer.vocab_size != config.vocab_size:
+    if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"{folder}: the model has {config.vocab_size} tokens, but the vocabulary beside it {tokenizer.vocab_size}."
+            f"{folder}: the model has {config.vocab_size:,} tokens, but its vocabulary has {tokenizer.vocab_size:,}; "
+            "put the model's own vocabulary there."
         )
-    return config, parts, tokenizer
+    return config, parts, tokenizer.padded(config.vocab_size)
 
 
 def open_data(folder: Path) -> Dataset:

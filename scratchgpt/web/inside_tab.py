@@ -65,7 +65,7 @@ def look(model: Path, text: str) -> Seen:
     folder = checkpoint.locate(model)
     gpt, vocabulary = loaded(folder, folder.stat().st_mtime_ns)
     ids = vocabulary.encode(text).tolist()
-    following = zip(*next_tokens(gpt, ids, N_NEXT), strict=True)
+    following = zip(*next_tokens(gpt, ids, N_NEXT, vocabulary.unused), strict=True)
     return Seen(
         labels=[label(vocabulary, number) for number in ids],
         losses=token_losses(gpt, ids),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scratchgpt.data import sources
+from scratchgpt.data.documents import whole_words
 from scratchgpt.tokenizer import BPETokenizer
 from scratchgpt.tokenizer.bpe_training import train
 from scratchgpt.tokenizer.counting import count_pieces
@@ -179,6 +179,6 @@ def test_what_is_written_is_read_as_the_same(name: str) -> None:
 @settings(max_examples=40)
 @given(pieces=st.lists(texts, min_size=5))
 def test_a_long_text_in_pieces(name: str, pieces: list[str]) -> None:
-    parts = sources.whole_words(iter(pieces), ours(name).cut, "text")
+    parts = whole_words(iter(pieces), ours(name).cut, "text")
     ids = [index for part in parts for index in ours(name).encode(part).tolist()]
     assert ids == ours(name).encode("".join(pieces)).tolist()
