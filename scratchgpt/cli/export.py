@@ -46,6 +46,13 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
             say(f"{path}: {folder}, {params.size:,} parameters. {note} {_about_unused(tokenizer)}".rstrip())
 
 
+def _about_unused(tokenizer: "Tokenizer") -> str:
+    """Return a sentence on rows of the model that have no token, if there are any."""
+    if not tokenizer.unused:
+        return ""
+    return f"{len(tokenizer.unused):,} ids, such as {tokenizer.unused[-1]}, stand for no token; do not sample them."
+
+
 def _write_gguf(path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer") -> str:
     """Write a GGUF file; return what is to be known of it. Raises UsageError and OSError."""
     from scratchgpt.cli.render import stages
