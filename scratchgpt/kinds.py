@@ -28,7 +28,9 @@ PARQUET = Kind("a Parquet file", UNPACK)
 SAFETENSORS = Kind("a safetensors file", REPLACE)
 LFS_POINTER = Kind("a Git LFS pointer, not the file itself", "Fetch the file with `git lfs pull`.")
 WEB_PAGE = Kind("a web page (HTML)", f"{SAVE} To learn HTML itself, put it into a field of JSON lines.")
-BINARY = Kind("binary, or UTF-16 or UTF-32 without a byte order mark: it has NUL bytes", SAVE)
+BINARY = Kind(
+    "binary, or UTF-16 or UTF-32 without a byte order mark: it has NUL bytes", "If it is text, save it as UTF-8."
+)
 
 TEXT, JSON = Kind("text", ""), Kind("JSON", "")  # without first bytes of their own
 
@@ -46,6 +48,7 @@ STARTS = {
     b"version https://git-lfs.github.com/spec/": LFS_POINTER,
     b"\x1f\x8b": GZIP,
     b"\x28\xb5\x2f\xfd": ZSTD,
+    **{bytes([0x50 + number]) + b"\x2a\x4d\x18": ZSTD for number in range(16)},  # what pzstd begins with
     b"\xfd7zXZ\0": XZ,
     b"PK\x03\x04": ZIP,
     b"PK\x05\x06": ZIP,  # without a file in it

@@ -31,7 +31,7 @@ NEVER_ASKED = (
         "--mix",
         "--field is",
     ),
-    *("--errors is", " is there already", " already holds ", " is not one token"),
+    *("--errors is", "--strict is", " is there already", " already holds ", " is not one token"),
 )
 """How errors begin that are about options which the page never gives; their values are left out."""
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+|`scratchgpt \w|pip install")

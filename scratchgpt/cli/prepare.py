@@ -36,7 +36,7 @@ VOCAB_SIZE = 4096
 @click.option("--val-fraction", type=float, help="Share of each source for validation; by default 0.1.")
 @click.option("--mix", metavar="NAME=WEIGHT", multiple=True, help="What each file or sub-folder weighs, in tokens.")
 @click.option("--mix-folders", is_flag=True, help="Sub-folders such as 25_lovecraft say what they weigh.")
-@click.option("--field", metavar="NAME", help="The text's field in JSON lines and Parquet; by default text.")
+@click.option("--field", metavar="NAME", help="The text's field in JSON, CSV and Parquet; by default text.")
 @click.option(
     "--errors",
     type=click.Choice(["strict", "replace"]),
@@ -49,6 +49,7 @@ VOCAB_SIZE = 4096
     metavar="TEXT",
     help="Ends a document inside a text; by default a line that holds only <|endoftext|>; '': nothing.",
 )
+@click.option("--strict", is_flag=True, help="A row without text is an error; else it is passed over and counted.")
 @click.option("--strip-gutenberg", is_flag=True, help="Leave out Project Gutenberg's header and footer.")
 @click.option("--force", is_flag=True, help="Replace what was prepared there from something else.")
 @click.option("--check", is_flag=True, help="Only read the texts and count them; write nothing.")
@@ -69,6 +70,7 @@ def command(
     field: str | None,
     errors: str,
     separator: str | None,
+    strict: bool,
     strip_gutenberg: bool,
     force: bool,
     check: bool,
@@ -76,14 +78,16 @@ def command(
 ) -> None:
     """Turn texts into a folder of tokens to train on.
 
-    FILE is plain UTF-8 text, JSON lines (.jsonl) or Parquet (.parquet), also packed as .gz or .zst; a folder of them;
-    or - for standard input, which is JSON lines if --field is given. With --mix-folders, a folder with sub-folders like
-    25_lovecraft and 75_shakespeare is a mixture with that ratio of tokens.
+    FILE is plain text, JSON lines (.jsonl), a JSON array (.json), CSV (.csv, .tsv) or Parquet, also packed by gzip,
+    zstd, xz or bzip2, or in a tar or ZIP archive; a folder of them; or - for standard input, which is JSON if --field
+    is given. With --mix-folders, a folder with sub-folders like 25_lovecraft and 75_shakespeare is a mixture with that
+    ratio of tokens.
     """
     from scratchgpt.cli.render import show_sources, stages
     from scratchgpt.data.mix import Source, find_sources, looks_weighted, source_name
     from scratchgpt.data.prepare import prepare
-    from scratchgpt.data.sources import Reading, check_reading, measure, text_files
+    from scratchgpt.data.reading import Reading
+    from scratchgpt.data.sources import check_reading, measure, text_files, without_text
     from scratchgpt.data.vocabulary import Characters, Pieces
 
     if longest is not None and not check:
@@ -92,7 +96,7 @@ def command(
     if val and val_fraction is not None:
         raise UsageError("--val is the whole of the validation text; leave out --val-fraction.")
     folder = out or _default_folder(sources)
-    how = Reading(field or "text", errors, strip_gutenberg, separator)
+    how = Reading(field or "text", errors, strip_gutenberg, separator, strict)
     with _with_standard_input(sources, folder.parent, is_json=field is not None) as paths:
         found = find_sources(paths, mix, mix_folders=mix_folders)
         held_out = Source(source_name(val), text_files(val)) if val else None
@@ -101,10 +105,11 @@ def command(
         if check:
             n_bytes = sum(file.path.stat().st_size for file in files)
             with stages(_shown(sources)) as progress:
-                n_documents, n_characters = measure(
+                n_documents, n_characters, n_skipped = measure(
                     files, how, longest=longest or math.inf, read=lambda n: progress("Checking", n, n_bytes)
                 )
-            say(f"{_shown(sources)}: {n_documents:,} documents, {n_characters:,} characters.")
+            counts = f"{n_documents:,} documents, {n_characters:,} characters{without_text(n_skipped)}"
+            say(f"{_shown(sources)}: {counts}.")
             return
         with _interruptible(sources), stages(_shown(sources)) as progress:
             prepared = prepare(
@@ -119,6 +124,7 @@ def command(
                 tell=lambda what: say(what, err=True),
             )
     meta = prepared.meta
+    n_skipped = sum(part.get("skipped_rows", 0) for part in meta["parts"])
     if prepared.was_interrupted:
         say("This went on where it had been interrupted.")
     if len(files) > 1 or meta["parts"][0]["documents"] > 1 or how != Reading():
@@ -131,7 +137,8 @@ def command(
     say(
         f"{prepared.folder} {'is ready' if prepared.is_new else 'was prepared from this text before'}: "
         f"{meta['train_tokens']:,} tokens to train on, {meta['val_tokens']:,} to validate, "
-        f"{meta['vocab_size']:,} different {'characters' if isinstance(vocabulary, Characters) else 'tokens'}."
+        f"{meta['vocab_size']:,} different {'characters' if isinstance(vocabulary, Characters) else 'tokens'}"
+        f"{without_text(n_skipped)}."
     )
 
 
@@ -139,7 +146,7 @@ def _show_separators(meta: dict[str, Any], separator: str | None) -> None:
     """Print which separators ended documents, and which look as if they should have."""
     from scratchgpt.tokenizer import END_OF_TEXT
 
-    n_ended, n_spelled = (sum(part[name] for part in meta["parts"]) for name in ("separators", "ends_spelled"))
+    n_ended, n_spelled = (sum(part.get(name, 0) for part in meta["parts"]) for name in ("separators", "ends_spelled"))
     if separator:
         click.echo(f"Documents end at {separator!r}, found {n_ended:,} times.")
     elif separator is None and n_ended:
@@ -197,7 +204,7 @@ def _default_folder(sources: Sequence[Path]) -> Path:
 def _with_standard_input(sources: Sequence[Path], folder: Path, *, is_json: bool) -> Iterator[list[Path]]:
     """Yield the sources with a file in the place of standard input, which cannot be read twice."""
     from scratchgpt.cli.render import byte_progress
-    from scratchgpt.data.sources import CHUNK
+    from scratchgpt.data.reading import CHUNK
 
     if STDIN not in sources:
         yield list(sources)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from scratchgpt.data.reading import bare_name
 from scratchgpt.data.sources import TextFile, text_files
 from scratchgpt.errors import DataError, UsageError
 
@@ -29,7 +30,7 @@ def source_name(path: Path) -> str:
     """Return what a source is called: its file without suffixes like .txt.gz, or its folder."""
     if path.is_dir():
         return path.resolve().name
-    return Path(path.name.removesuffix(".gz").removesuffix(".zst")).stem
+    return Path(bare_name(path.name)).stem
 
 
 def find_sources(paths: Sequence[Path], mix: Sequence[str] = (), *, mix_folders: bool = False) -> list[Source]:

@@ -21,8 +21,9 @@ from scratchgpt.data.dataset import FORMAT, META, read_meta, token_dtype
 from scratchgpt.data.documents import Count
 from scratchgpt.data.encoding import BORDER, encode_blocks, n_processes, separator
 from scratchgpt.data.mix import Source, amounts, find_sources
+from scratchgpt.data.reading import Reading
 from scratchgpt.data.shards import PARTS, ShardReader, ShardWriter, shard_paths
-from scratchgpt.data.sources import Reading
+from scratchgpt.data.sources import without_text
 from scratchgpt.data.vocabulary import Characters, Vocabulary
 from scratchgpt.errors import DataError, ScratchGPTError, UsageError
 from scratchgpt.files import file_record, read_json, replace_json, sync_file, sync_folder
@@ -43,7 +44,7 @@ SAVE_EVERY = 32
 RETURN_EVERY = 2**25
 """Bytes read after which freed memory is returned."""
 
-WAY = 2
+WAY = 3
 """The way that text is read and cut into blocks: work done in another way cannot be gone on with."""
 
 LONGEST_CHARACTER = 4
@@ -51,7 +52,7 @@ LONGEST_CHARACTER = 4
 
 STATE = "state.json"
 
-COUNTS = ("documents", "characters", "dropped_characters", "separators", "ends_spelled")
+COUNTS = ("documents", "characters", "dropped_characters", "separators", "ends_spelled", "skipped_rows")
 """What meta.json says of each source besides its tokens."""
 
 
@@ -172,6 +173,7 @@ class _Text:
             "dropped_characters": 0,
             "separators": 0,  # that ended a document
             "ends_spelled": 0,  # <|endoftext|> in the text itself
+            "skipped_rows": 0,  # without text
             "files": [],
             "blocks": 0,  # encoded so far
             "is_encoded": False,
@@ -184,7 +186,8 @@ class _Text:
     def survey(self, vocabulary: Vocabulary, progress: Count) -> None:
         """Read the source for the first time. Raises DataError and UsageError."""
         for file in self.source.files:
-            counts = {"dropped": self._counter("dropped_characters"), "ended": self._counter("separators")}
+            names = {"dropped": "dropped_characters", "ended": "separators", "skipped": "skipped_rows"}
+            counts = {name: self._counter(count) for name, count in names.items()}
             for document in file.documents(self._how, cut=vocabulary.cut, read=progress, **counts):
                 n_before = self.state["characters"]
                 for text in document:
@@ -195,7 +198,8 @@ class _Text:
             self.state["files"].append(file.record)
         n_characters = self.state["characters"]
         if not n_characters:
-            raise DataError(f"{self.source.name} is empty; there is nothing to learn from.")
+            passed_over = without_text(self.state["skipped_rows"])
+            raise DataError(f"{self.source.name} is empty{passed_over}; there is nothing to learn from.")
         if len(self.parts) == len(PARTS) and not 0 < self._n_train < n_characters:
             raise DataError(f"{self.source.name} has {n_characters:,} characters: too few to split for validation.")
 
@@ -206,7 +210,8 @@ class _Text:
         begun = dict.fromkeys(PARTS, False)
         for file, record in zip(self.source.files, self.state["files"], strict=True):
             file.record = record
-            for document in file.documents(self._how, cut=cut, read=progress, dropped=_ignored, ended=_ignored):
+            counts = dict.fromkeys(("dropped", "ended", "skipped"), _ignored)
+            for document in file.documents(self._how, cut=cut, read=progress, **counts):
                 is_border = begun.copy()
                 for text in document:
                     for part, share in zip(PARTS, (text[:n_left], text[n_left:]), strict=True):
@@ -288,6 +293,7 @@ class _Work:
     def reading(self, how: Reading) -> dict[str, Any]:
         """Return the settings that the texts depend on: a separator that ended no document changes nothing."""
         settings = how._asdict()
+        del settings["strict"]
         if not any(text.state["separators"] for text in self._texts):
             del settings["separator"]
         return settings

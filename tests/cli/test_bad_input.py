@@ -57,7 +57,7 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
     ("command", "code", "message"),
     [
         ("prepare missing.txt", USAGE, "missing.txt"),
-        ("prepare data", USAGE, "inside the text data. Name another folder"),
+        ("prepare data", FAILURE, "data/fox/train.bin is binary"),
         ("prepare empty.txt", FAILURE, "empty"),
         ("prepare latin1.txt", FAILURE, "offset 1 "),
         ("prepare other.txt --out data/fox", FAILURE, "--force"),

@@ -131,7 +131,7 @@ def test_validation_text_and_replaced_bytes(world: Path) -> None:
     [
         ("bad.txt", FAILURE, "0xe9 at offset 3 does not belong"),
         ("bad.txt", FAILURE, "--errors replace"),
-        ("lines.jsonl", FAILURE, "Line 1 of lines.jsonl has no text in a field 'text'"),
+        ("lines.jsonl", FAILURE, "No row of lines.jsonl has a field 'text', only body. Name one with --field"),
         ("lines.jsonl bad.txt", USAGE, "name the folder for their tokens with --out"),
         ("poems.txt.gz --val bad.txt --val-fraction 0.2", USAGE, "leave out --val-fraction"),
         (

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scratchgpt.data import documents
 from scratchgpt.data.documents import divided
 from scratchgpt.data.prepare import Prepared, prepare
+from scratchgpt.data.reading import Reading
 from scratchgpt.data.shards import PARTS, ShardReader
-from scratchgpt.data.sources import Reading
 from scratchgpt.data.vocabulary import Pieces
 from scratchgpt.errors import DataError
 from scratchgpt.tokenizer import END_OF_TEXT, load

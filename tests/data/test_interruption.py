@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scratchgpt.data import prepare as module
-from scratchgpt.data import shards, sources
+from scratchgpt.data import reading, shards, unpacking
 from scratchgpt.data.mix import find_sources
 from scratchgpt.data.prepare import Prepared, prepare
 from scratchgpt.data.vocabulary import Pieces, Vocabulary
@@ -24,7 +24,9 @@ VOCAB_SIZE = 280
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let there be many blocks, records and shards in a small text."""
-    monkeypatch.setattr(sources, "CHUNK", 64)
+    monkeypatch.setattr(reading, "CHUNK", 64)
+    monkeypatch.setattr(unpacking, "PIECE", 64)
+    monkeypatch.setattr(unpacking, "START", 64)
     monkeypatch.setattr(module, "BLOCK", 128)
     monkeypatch.setattr(module, "SAVE_EVERY", 3)
     monkeypatch.setattr(shards.ShardWriter.__init__, "__kwdefaults__", {"shard_size": 200})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchgpt.data import sources
+from scratchgpt.data import reading
 from scratchgpt.data.dataset import Dataset, token_dtype
 from scratchgpt.data.mix import find_sources
 from scratchgpt.data.prepare import prepare
@@ -22,22 +22,26 @@ def write(folder: Path, content: bytes) -> Path:
     return source
 
 
-@given(text=st.text(st.characters(codec="utf-8"), min_size=10, max_size=60), chunk=st.integers(1, 7))
+@given(
+    text=st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff"), min_size=10, max_size=60),
+    chunk=st.integers(1, 7),
+)
 def test_every_character_arrives_whatever_the_chunks(
     text: str, chunk: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("prepare")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "CHUNK", chunk)  # cuts characters of several bytes in two
+        patch.setattr(reading, "CHUNK", chunk)  # cuts characters of several bytes in two
         prepared = prepare(write(folder, text.encode("utf-8")), folder / "out")
     dataset = Dataset.open(prepared.folder)
     parts = [dataset.tokenizer.decode(part.read(0, part.size)) for part in (dataset.train, dataset.val)]
     assert parts == [text[: int(len(text) * 0.9)], text[int(len(text) * 0.9) :]]
 
 
-def test_line_ends_and_byte_order_marks_are_kept(tmp_path: Path) -> None:
-    text = "\ufeffone\r\ntwo\rthree\n" * 5
-    dataset = Dataset.open(prepare(write(tmp_path, text.encode("utf-8")), tmp_path / "out").folder)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_line_ends_are_kept_and_a_byte_order_mark_is_not(encoding: str, tmp_path: Path) -> None:
+    text = "one\r\ntwo\rthree \ufeff\n" * 5
+    dataset = Dataset.open(prepare(write(tmp_path, text.encode(encoding)), tmp_path / "out").folder)
     whole = np.concatenate([dataset.train.read(0, dataset.train.size), dataset.val.read(0, dataset.val.size)])
     assert dataset.tokenizer.decode(whole) == text
 
@@ -104,7 +108,7 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
 def test_what_is_not_utf8_is_named_with_its_offset(
     content: bytes, offset: int, byte: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "CHUNK", chunk)
+    monkeypatch.setattr(reading, "CHUNK", chunk)
     with pytest.raises(DataError, match=f"0x{byte} at offset {offset} "):
         prepare(write(tmp_path, content), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -116,9 +120,9 @@ def test_too_little_text(content: bytes, reason: str, tmp_path: Path) -> None:
         prepare(write(tmp_path, content), tmp_path / "out")
 
 
-def test_utf16_is_recognised(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="UTF-16"):
-        prepare(write(tmp_path, "hello".encode("utf-16")), tmp_path / "out")
+def test_utf16_without_a_mark_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="UTF-16 or UTF-32 without a byte order mark"):
+        prepare(write(tmp_path, "to be or not to be".encode("utf-16-le")), tmp_path / "out")
 
 
 def test_text_and_folder_of_one_name(tmp_path: Path) -> None:
@@ -210,4 +214,4 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert done == dict.fromkeys(("Reading", "Encoding"), source.stat().st_size)
-    assert peak <= 64 * sources.CHUNK  # the text has 86
+    assert peak <= 64 * reading.CHUNK  # the text has 86
