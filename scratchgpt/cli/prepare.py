@@ -131,7 +131,7 @@ def command(
         show_sources(meta)
     _show_separators(meta, separator)
     if not (mix or mix_folders) and looks_weighted(sources):
-        say("All text is kept. To mix the sub-folders by the numbers in their names, use --mix-folders.")
+        say("All text is kept. To take the numbers in the folders' names as weights, use --mix-folders.")
     if isinstance(vocabulary, Pieces) and meta["vocab_size"] < vocabulary.vocab_size:
         say(f"This text gives {meta['vocab_size']:,} tokens, fewer than {vocabulary.vocab_size:,}.")
     say(
