@@ -1,7 +1,10 @@
 """`scratchgpt decode`: from ids to text, for pipes."""
 
+import codecs
 import re
 import sys
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +12,12 @@ import click
 
 from scratchgpt.cli.options import answer_json_lines, standard_input, vocabulary_options
 from scratchgpt.errors import UsageError
+from scratchgpt.kinds import MARKS, mark_of
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.tokenizer import Tokenizer
+
+LONGEST_MARK = max(map(len, MARKS))
 
 LONGEST_ID = 20
 """Characters; no id is longer."""
@@ -32,7 +38,7 @@ def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
         return
     id_of_word = {b"%d" % index: index for index in {*range(tokenizer.vocab_size)}.difference(tokenizer.unused)}
     line, rest = 1, b""
-    for data in standard_input():
+    for data in _without_mark(standard_input()):
         block = rest + data
         words = block.split()
         # What ends a block may go on in the next one, unless it is too long to be an id.
@@ -48,6 +54,21 @@ def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
             raise UsageError(f"Line {line:,} of standard input: {_complaint(shown, tokenizer)}") from error
         line += block.count(b"\n")
         sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+
+
+def _without_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield blocks, the last of which is empty, without a byte order mark, and in UTF-8 if the mark is another's."""
+    start = b""
+    while len(start) < LONGEST_MARK and (data := next(blocks)):
+        start += data
+    mark, encoding = mark_of(start)
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    for data in chain([start[len(mark) :]], blocks):
+        if text := decoder.decode(data):
+            yield text.encode("utf-8")
+    if text := decoder.decode(b"", final=True):
+        yield text.encode("utf-8")
+    yield b""
 
 
 def _checked(ids: list[Any], tokenizer: "Tokenizer") -> list[int]:

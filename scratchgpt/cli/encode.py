@@ -4,6 +4,7 @@ import codecs
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,20 +14,28 @@ from scratchgpt.errors import DataError, UsageError
 
 @click.command("encode", short_help="Turn text into token ids.")
 @vocabulary_options
+@click.option("--special", is_flag=True, help="Read names of special tokens, such as <|endoftext|>, as these tokens.")
 @click.option("--json", "is_json", is_flag=True, help='Read a {"text": ...} a line, write an {"ids": [...]} a line.')
-def command(*, gpt2: bool, given: Path | None, is_json: bool) -> None:
+def command(*, gpt2: bool, given: Path | None, special: bool, is_json: bool) -> None:
     """Turn the text of standard input into token ids, with spaces between them."""
     from scratchgpt.cli.options import vocabulary_of
     from scratchgpt.data.documents import whole_words
 
     tokenizer = vocabulary_of(gpt2=gpt2, given=given)
     if is_json:
-        answer_json_lines("text", str, lambda texts: [{"ids": ids.tolist()} for ids in tokenizer.encode_batch(texts)])
+
+        def answer(texts: list[str]) -> list[dict[str, Any]]:
+            many = (
+                [tokenizer.encode(text, special=True) for text in texts] if special else tokenizer.encode_batch(texts)
+            )
+            return [{"ids": ids.tolist()} for ids in many]
+
+        answer_json_lines("text", str, answer)
         return
     n_characters, space = 0, ""
-    for text in whole_words(_text(), tokenizer.cut, "Standard input"):
+    for text in whole_words(_text(), None if special else tokenizer.cut, "Standard input"):
         try:
-            ids = tokenizer.encode(text).tolist()
+            ids = tokenizer.encode(text, special=special).tolist()
         except UsageError as error:
             raise UsageError(
                 f"After the first {n_characters:,} characters: {error}" if n_characters else str(error)

@@ -9,6 +9,8 @@ from scratchgpt.cli import say
 from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
+    from collections.abc import Sequence
+
     from scratchgpt.config import ModelConfig
     from scratchgpt.ops.array import Array
     from scratchgpt.tokenizer import Tokenizer
@@ -30,6 +32,7 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
     """
     from scratchgpt.cli.render import waiting
     from scratchgpt.files import require_free, written_whole
+    from scratchgpt.model.files import end_tokens
     from scratchgpt.training import checkpoint
 
     if not (gguf or onnx):
@@ -39,10 +42,11 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
     folder = checkpoint.locate(model)
     with waiting(f"Reading {folder} ..."):
         config, params, tokenizer = checkpoint.read_model(folder)
+        ends = end_tokens(folder, config.vocab_size)
     for path, write in ((gguf, _write_gguf), (onnx, _write_onnx)):
         if path is not None:
             with written_whole(path, force=force) as temporary:
-                note = write(temporary, config, params, tokenizer)
+                note = write(temporary, config, params, tokenizer, ends)
             say(f"{path}: {folder}, {params.size:,} parameters. {note} {_about_unused(tokenizer)}".rstrip())
 
 
@@ -53,7 +57,9 @@ def _about_unused(tokenizer: "Tokenizer") -> str:
     return f"{len(tokenizer.unused):,} ids, such as {tokenizer.unused[-1]}, stand for no token; do not sample them."
 
 
-def _write_gguf(path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer") -> str:
+def _write_gguf(
+    path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer", ends: "Sequence[int]"
+) -> str:
     """Write a GGUF file; return what is to be known of it. Raises UsageError and OSError."""
     from scratchgpt.cli.render import stages
 
@@ -63,7 +69,7 @@ def _write_gguf(path: Path, config: "ModelConfig", params: "Array", tokenizer: "
         raise UsageError("Writing GGUF needs one more package: `pip install 'scratchgpt[gguf]'`.") from error
     with stages("GGUF") as show:
         has_vocabulary = gguf.write(
-            path, config, params, tokenizer, progress=lambda n_bytes, of: show("Writing", n_bytes, of)
+            path, config, params, tokenizer, ends=ends, progress=lambda n_bytes, of: show("Writing", n_bytes, of)
         )
     notes = []
     if not has_vocabulary:
@@ -79,7 +85,9 @@ def _write_gguf(path: Path, config: "ModelConfig", params: "Array", tokenizer: "
     return " ".join(notes)
 
 
-def _write_onnx(path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer") -> str:
+def _write_onnx(
+    path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer", ends: "Sequence[int]"
+) -> str:
     """Write an ONNX file; return what is to be known of it. Raises UsageError and OSError."""
     from scratchgpt.cli.render import waiting
 
@@ -89,7 +97,7 @@ def _write_onnx(path: Path, config: "ModelConfig", params: "Array", tokenizer: "
     except ImportError as error:
         raise UsageError("Writing ONNX needs one more package: `pip install 'scratchgpt[onnx]'`.") from error
     with waiting("Writing ONNX ..."):
-        onnx.write(path, config, params)
+        onnx.write(path, config, params, ends)
     return (
         f"input_ids (B, T), int64, T up to {config.block_size:,} -> logits (B, T, {config.vocab_size:,}). "
         "The vocabulary stays in tokenizer.json."

@@ -28,11 +28,13 @@ AT_ONCE = 16
 @click.option("--prompt-file", metavar="FILE", type=click.File("rb"), help="The same from a file; -: standard input.")
 @click.option("--interactive", is_flag=True, help="Ask for prompts, a line each.")
 @click.option("--skip-unknown", is_flag=True, help="Leave out of prompts what the vocabulary does not have.")
+@click.option("--special", is_flag=True, help="Read names of special tokens, such as <|endoftext|>, as these tokens.")
 @click.option(
     "--tokens", "n_tokens", type=click.IntRange(min=1), default=200, show_default=True, help="How many to make."
 )
 @click.option("--stop", "stop_strings", metavar="TEXT", multiple=True, help="End before this; may be given repeatedly.")
 @click.option("--stop-token", metavar="TOKEN", help="End where this token is made, such as <|endoftext|>.")
+@click.option("--ignore-eos", is_flag=True, help="Go on past the token that ends a text by the model's config.json.")
 @click.option(
     "--temperature", type=float, default=0.8, show_default=True, help="0: always the likeliest; 1: as learnt."
 )
@@ -62,9 +64,11 @@ def command(
     prompt_file: BinaryIO | None,
     interactive: bool,
     skip_unknown: bool,
+    special: bool,
     n_tokens: int,
     stop_strings: tuple[str, ...],
     stop_token: str | None,
+    ignore_eos: bool,
     n_samples: int,
     logprobs: bool,
     is_json: bool,
@@ -77,6 +81,7 @@ def command(
     """
     from scratchgpt import backend
     from scratchgpt.generation import Sampling, Stop, Text, default_prompt, draws, grow, suitable_threads, token_named
+    from scratchgpt.model.files import end_tokens
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
 
@@ -87,13 +92,16 @@ def command(
         raise UsageError("--stop is empty; give at least one character.")
     folder = checkpoint.locate(model)
     config, params, vocabulary = checkpoint.open_model(folder)
-    stop = Stop(stop_strings, None if stop_token is None else token_named(stop_token, vocabulary))
+    ends = set() if ignore_eos else set(end_tokens(folder, config.vocab_size))
+    if stop_token is not None:
+        ends.add(token_named(stop_token, vocabulary))
+    stop = Stop(stop_strings, ends)
     gpt = GPT(config, backend.select(resolved(device or "auto")), *params)
     write = partial(_write_json, logprobs=logprobs) if is_json else _write_tokens if logprobs else _write_text
 
     def answer(prompt: str, first: int) -> None:
         """Write the texts that go on from a prompt: the samples of the seed from number `first` on."""
-        prompt, ids = encoded(prompt, vocabulary, skip_unknown=skip_unknown)
+        prompt, ids = encoded(prompt, vocabulary, skip_unknown=skip_unknown, special=special)
         if len(ids) > config.block_size:
             seen = f"the model sees the last {config.block_size:,} of them"
             say(f"The prompt has {len(ids):,} tokens; {seen}.", err=True)

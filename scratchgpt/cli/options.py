@@ -17,6 +17,7 @@ import click
 from scratchgpt.cli import say
 from scratchgpt.config import DEFAULT_PRESET, RECORDS, ModelConfig, Patterns, Setting, TrainConfig, read_setting
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.kinds import decoded
 
 if TYPE_CHECKING:  # imported when a command runs
     from scratchgpt.tokenizer import Tokenizer
@@ -198,21 +199,24 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
 def read_text(file: IO[bytes], name: str) -> str:
     """Return the text of a file, which messages call `name`. Raises DataError."""
     try:
-        return file.read().decode("utf-8").removeprefix("\ufeff")  # with which some editors begin a file
+        return decoded(file.read())
     except UnicodeDecodeError as error:
         raise DataError(
             f"The {name} is not UTF-8: the byte at offset {error.start:,} does not belong; save it as UTF-8."
         ) from error
 
 
-def encoded(text: str, vocabulary: "Tokenizer", *, skip_unknown: bool) -> tuple[str, list[int]]:
-    """Return what of a text the model is to see, and its ids. Raises UsageError."""
+def encoded(text: str, vocabulary: "Tokenizer", *, skip_unknown: bool, special: bool = False) -> tuple[str, list[int]]:
+    """Return what of a text the model is to see, and its ids. Raises UsageError.
+
+    With `special`, the names of special tokens are these tokens.
+    """
     from scratchgpt.generation import known_part
 
     if skip_unknown:
         text = known_part(text, vocabulary)
     try:
-        return text, vocabulary.encode(text).tolist()
+        return text, vocabulary.encode(text, special=special).tolist()
     except UsageError as error:
         raise UsageError(
             str(error),

@@ -80,6 +80,7 @@ def command(
     except ImportError as error:
         raise UsageError(f"Serving needs more packages ({error}): pip install 'scratchgpt[web]'.") from error
     from scratchgpt import backend
+    from scratchgpt.model.files import end_tokens
     from scratchgpt.model.gpt import GPT
     from scratchgpt.serving.engine import Engine
     from scratchgpt.training import checkpoint
@@ -92,9 +93,10 @@ def command(
     name = _name(folder, is_run=model is None or folder != model)
     place = backend.select(resolved(device or "auto"))  # before the model, which may take a while to read
     config, params, vocabulary = checkpoint.read_model(folder)  # a copy: the file may change while we serve
+    ends = end_tokens(folder, config.vocab_size)
     gpt = GPT(config, place, params)
     listener = listening.listen(host, port)
-    engine = Engine(gpt, vocabulary, n_places=batch, n_waiting=queue)
+    engine = Engine(gpt, vocabulary, n_places=batch, n_waiting=queue, ends=ends)
     limits = Limits(prompt_tokens=max_prompt, max_tokens=max_tokens, seconds=timeout)
     say(f"Serving {name} at {listening.address(listener)}/v1; Ctrl-C ends it.")
     server.run(guarded(engine, name, limits, host=host, login=login, origins=allowed), listener, engine.close)

@@ -233,17 +233,17 @@ def _start(
     from scratchgpt.training.trainer import Trainer
 
     train = TrainConfig.from_mapping(recipe.of(TrainConfig))
-    weights = None
+    weights, ends = None, tuple[int, ...]()
     with waiting(CHECKING):
         dataset = Dataset.open(data or _newest_data())
         vocab_size = dataset.tokenizer.vocab_size
         if init is not None:
-            recipe, weights, vocab_size = _weights(init, recipe, dataset)
+            recipe, weights, vocab_size, ends = _weights(init, recipe, dataset)
         model = ModelConfig.from_mapping(recipe.of(ModelConfig) | {"vocab_size": vocab_size})
         dataset.require(model.block_size, order=train.order, within_documents=train.within_documents)
     if run and not force:
         _require_empty(run)  # before anything that takes time
-    snapshot = fresh(model, train, dataset, computing.plan(model, train), params=weights)
+    snapshot = fresh(model, train, dataset, computing.plan(model, train), params=weights, ends=ends)
     del weights
     if tune and snapshot.plan.device == "cpu":
         with waiting("Measuring what suits this machine ..."):
@@ -262,12 +262,13 @@ def _start(
             yield trainer
 
 
-def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "Array", int]:
-    """Return the recipe with the sizes of the weights to start from, these (P,), and their V. Raises UsageError.
+def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "Array", int, tuple[int, ...]]:
+    """Return the recipe with the sizes of the weights to start from, these (P,), their V, and what ends their texts.
 
-    V is larger than the data's where rows have no token.
+    V is larger than the data's where rows have no token. Raises UsageError.
     """
     from scratchgpt.data.dataset import require_vocabulary
+    from scratchgpt.model.files import end_tokens
     from scratchgpt.model.params import cropped
     from scratchgpt.training.checkpoint import locate, read_model
 
@@ -275,7 +276,8 @@ def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "A
     model, params, tokenizer = read_model(folder)
     require_vocabulary(folder, tokenizer, dataset.folder, dataset.tokenizer)
     recipe = recipe.for_weights(model, f"--init {init}")
-    return recipe, cropped(model, params, recipe.settings["block_size"].value), model.vocab_size
+    params = cropped(model, params, recipe.settings["block_size"].value)
+    return recipe, params, model.vocab_size, end_tokens(folder, model.vocab_size)
 
 
 @contextlib.contextmanager

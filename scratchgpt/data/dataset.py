@@ -91,6 +91,12 @@ class Dataset:
                 _check_ids(part, tokenizer.vocab_size)
         return cls(folder, tokenizer, train, val, records)
 
+    def ends(self) -> tuple[int, ...]:
+        """Return the id that ends documents, if one ends in the training part. Raises DataError."""
+        end = tokenizers.end_of_text(self.tokenizer)
+        chunks = (self.train.read(at, at + CHUNK) for at in range(0, self.train.size, CHUNK))
+        return () if end is None or not any((chunk == end).any() for chunk in chunks) else (end,)
+
     def require(self, block_size: int, *, order: str = "random", within_documents: bool = False) -> None:
         """Check that both parts have windows for `batch` and `validation_windows`. Raises DataError and UsageError.
 

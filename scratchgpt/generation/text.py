@@ -2,21 +2,20 @@
 
 import codecs
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from scratchgpt.errors import UsageError
 from scratchgpt.generation.sampler import Draw, Sampling, draws
 from scratchgpt.model.gpt import GPT
-from scratchgpt.tokenizer.base import Tokenizer, end_of_text
-from scratchgpt.tokenizer.bpe import END_OF_TEXT
+from scratchgpt.tokenizer.base import Tokenizer
 
 
 class Stop(NamedTuple):
     """What ends a text before it has all its tokens, and is not part of it."""
 
     strings: Sequence[str] = ()
-    token: int | None = None
+    tokens: Collection[int] = ()
 
 
 NEVER = Stop()
@@ -79,7 +78,7 @@ class Text:
         """Return what another token adds to what can be shown: perhaps nothing, and always so after the end."""
         if self.end:
             return ""
-        if token == self._stop.token:
+        if token in self._stop.tokens:
             return self._finish("token")
         self.tokens.append(token)
         if log_probability is not None:
@@ -161,10 +160,9 @@ def write(
 
 
 def token_named(name: str, vocabulary: Tokenizer) -> int:
-    """Return the id of a token, given its text or <|endoftext|>. Raises UsageError if there is no such token."""
-    special = end_of_text(vocabulary) if name == END_OF_TEXT else None
-    if special is not None:
-        return special
+    """Return the id of a token, given its text or its name. Raises UsageError if there is no such token."""
+    if name in vocabulary.special:
+        return vocabulary.special[name]
     try:
         (index,) = vocabulary.encode(name).tolist()
     except (UsageError, ValueError) as error:  # unknown characters, or several tokens

@@ -3,7 +3,7 @@
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gguf
@@ -38,10 +38,12 @@ def write(
     params: Array,
     tokenizer: Tokenizer,
     *,
+    ends: Sequence[int] = (),
     progress: Callable[[int, int], None] = lambda _n_bytes, _of: None,
 ) -> bool:
     """Write a model with flat parameters (P,) float32; return whether the file has its vocabulary, too.
 
+    Of the ids that end its texts, `ends`, the file holds the first; without these, that of <|endoftext|>.
     `progress` is told of bytes written, and of how many there are. Raises UsageError and OSError.
     """
     if config.activation != "gelu_new":
@@ -61,7 +63,7 @@ def write(
     writer.add_head_count(config.n_head)
     writer.add_layer_norm_eps(EPSILON)
     if has_vocabulary:
-        _add_vocabulary(writer, tokenizer.padded(config.vocab_size))
+        _add_vocabulary(writer, tokenizer.padded(config.vocab_size), next(iter(ends), end_of_text(tokenizer)))
     else:
         writer.add_tokenizer_model("none")
     tensors = _tensors(config, params)
@@ -97,8 +99,8 @@ def _name(name: str) -> str:
     return f"blk.{layer}.{OF_A_LAYER[of_a_layer]}.{kind}"
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    """Write tokens and merges."""
+def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer, end: int | None) -> None:
+    """Write tokens, merges, and the id that ends a text."""
     model = tokenizer.to_json()["model"]
     words = {index: word for word, index in model["vocab"].items()}
     types = dict.fromkeys(tokenizer.special.values(), gguf.TokenType.CONTROL)
@@ -111,6 +113,6 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_token_types([types.get(index, gguf.TokenType.NORMAL) for index in ids])
     writer.add_token_merges(model["merges"])
     writer.add_add_bos_token(False)  # noqa: FBT003 - gguf's signature
-    if (end := end_of_text(tokenizer)) is not None:
+    if end is not None:
         writer.add_bos_token_id(end)
         writer.add_eos_token_id(end)

@@ -4,6 +4,7 @@ https://onnx.ai/onnx/operators/
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,20 @@ LARGEST = 2**31 - 2**20
 """Bytes of weights in a file that may have 2 GB."""
 
 
-def write(path: Path, config: ModelConfig, params: Array) -> None:
-    """Write a model with flat parameters (P,) float32. Raises UsageError and OSError."""
+def write(path: Path, config: ModelConfig, params: Array, ends: Sequence[int] = ()) -> None:
+    """Write a model with flat parameters (P,) float32, with the ids that end its texts as eos_token_id.
+
+    Raises UsageError and OSError.
+    """
     if params.nbytes > LARGEST:
         raise UsageError(
             f"An ONNX file can have 2 GB, and this model's weights alone are {params.nbytes / 1e9:.1f} GB; "
             "use --gguf instead."
         )
-    path.write_bytes(graph(config, params).SerializeToString())
+    model = graph(config, params)
+    if ends:
+        helper.set_model_props(model, {"eos_token_id": ",".join(map(str, ends))})
+    path.write_bytes(model.SerializeToString())
 
 
 class _Graph:

@@ -6,7 +6,7 @@ What others have written opens here, too: docs/folders.md says what.
 import dataclasses
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ DEFAULTS = {
 }
 """What is meant by a config.json that does not say it: by `transformers`, and the last two by us."""
 
+GPT2_END = 50256
+"""The eos_token_id that is meant by a config.json that does not say it."""
+
 SUPPORTED = {
     "layer_norm_epsilon": EPSILON,
     "scale_attn_weights": True,
@@ -64,9 +67,9 @@ MASK = re.compile(r"transformer\.h\.[0-9]+\.attn\.(masked_)?bias")
 """What older files hold beside the weights: which positions see which, and what stands for those not seen."""
 
 
-def save(folder: Path, config: ModelConfig, params: Array) -> None:
-    """Write the model with flat parameters (P,), a NumPy array, into `folder`."""
-    write_json(folder / "config.json", _to_gpt2(config))
+def save(folder: Path, config: ModelConfig, params: Array, ends: Sequence[int] = ()) -> None:
+    """Write the model with flat parameters (P,), a NumPy array, into `folder`, with the ids that end its texts."""
+    write_json(folder / "config.json", _to_gpt2(config, ends))
     # GPT-2's format knows no model without biases: zeros stand for them, and config.json says so.
     named = {name: np.zeros(shape, params.dtype) for name, shape in _shapes(config).items()}
     named |= Layout(config).views(params)
@@ -188,7 +191,7 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {leaf.name: leaf.shape for leaf in Layout(dataclasses.replace(config, bias=True)).leaves}
 
 
-def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
+def _to_gpt2(config: ModelConfig, ends: Sequence[int]) -> dict[str, Any]:
     """Return the contents of GPT-2's config.json."""
     content = {
         "architectures": ["GPT2LMHeadModel"],
@@ -207,11 +210,27 @@ def _to_gpt2(config: ModelConfig) -> dict[str, Any]:
         "initializer_range": 0.02,
         "tie_word_embeddings": config.tie_word_embeddings,
         "bos_token_id": None,
-        "eos_token_id": None,
+        "eos_token_id": list(ends) if len(ends) > 1 else ends[0] if ends else None,
         "dtype": "float32",
         "bias": config.bias,  # not GPT-2's: false where the file's biases are but zeros
     }
     return content | {"head_bias": True, "note": HEAD_BIAS_NOTE} if config.head_bias else content
+
+
+def end_tokens(folder: Path, vocab_size: int) -> tuple[int, ...]:
+    """Return the ids that end a model's texts. Raises CheckpointError.
+
+    As in `transformers`, generation_config.json counts before config.json, and what neither says is GPT-2's own id.
+    """
+    for path, usual in ((folder / "generation_config.json", None), (folder / "config.json", GPT2_END)):
+        ends = read_json(path, CheckpointError).get("eos_token_id", usual) if path.exists() else None
+        if ends is None:
+            continue
+        several = ends if isinstance(ends, list) else [ends]
+        if any(type(end) is not int for end in several):
+            raise CheckpointError(f"{path}: its eos_token_id {ends!r} is neither an id nor a list of ids.")
+        return tuple(end for end in several if 0 <= end < vocab_size)
+    return ()
 
 
 def load_config(path: Path) -> ModelConfig:

@@ -65,7 +65,7 @@ def create_app(engine: Engine, model_id: str, limits: Limits, metrics: Metrics) 
         lifespan=lifespan,
     )
     tell_problems(app)
-    served = Served(model_id, engine.config, engine.vocabulary)
+    served = Served(model_id, engine.config, engine.vocabulary, engine.ends)
     reader = Reader()
     completions = Completions(engine, served, limits, reader)
     _describe(app, served, reader)

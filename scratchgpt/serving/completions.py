@@ -22,7 +22,6 @@ from scratchgpt.serving.job import Job, Likely, Wish
 from scratchgpt.serving.problems import bad, problem_of
 from scratchgpt.serving.schemas import MOST_TEXTS, Choice, Completion, CompletionRequest, Logprobs, Usage
 from scratchgpt.serving.served import Served
-from scratchgpt.tokenizer.base import end_of_text
 
 USUAL_TOKENS = 16
 """OpenAI's default of max_tokens."""
@@ -109,14 +108,14 @@ class Completions:
         self._require_size(asked, prompts, n_tokens)
         sampling = self._sampling(asked)
         strings = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-        end = None if asked.ignore_eos else end_of_text(self._served.vocabulary)
+        ends = () if asked.ignore_eos else self._served.ends
         wishes = [
             Wish(
                 prompt=prompt.ids,
                 n_tokens=n_tokens,
                 sampling=sampling,
                 number=number,
-                stop=Stop([string for string in strings if string], end),
+                stop=Stop([string for string in strings if string], ends),
                 n_top=asked.logprobs,
                 has_echo=bool(asked.echo) and asked.logprobs is not None,
                 n_before=len(prompt.text),

@@ -95,8 +95,14 @@ class _Text(Entry):
 class Engine:
     """A model, slots for a ragged batch of texts, a queue of those that wait, and the thread that computes."""
 
-    def __init__(self, model: GPT, vocabulary: Tokenizer, *, n_places: int, n_waiting: int) -> None:
-        """Make room for `n_places` texts that are computed together, and for `n_waiting` that wait."""
+    def __init__(
+        self, model: GPT, vocabulary: Tokenizer, *, n_places: int, n_waiting: int, ends: Sequence[int] = ()
+    ) -> None:
+        """Make room for `n_places` texts that are computed together, and for `n_waiting` that wait.
+
+        `ends` are the ids that end the model's texts.
+        """
+        self.ends = ends
         self.vocabulary, self.n_places, self.n_waiting = vocabulary, n_places, n_waiting
         self.n_prompt_tokens, self.n_tokens_made, self.n_steps = 0, 0, 0
         self._model, self.config, self.block_size = model, model.config, model.config.block_size

@@ -29,8 +29,11 @@ from scratchgpt.tokenizer.bpe import END_OF_TEXT
 class Served:
     """A model as clients see it."""
 
-    def __init__(self, name: str, config: ModelConfig, vocabulary: Tokenizer) -> None:
-        """Serve a model of these sizes under this name."""
+    def __init__(self, name: str, config: ModelConfig, vocabulary: Tokenizer, ends: Sequence[int] = ()) -> None:
+        """Serve a model of these sizes under this name.
+
+        Its texts end at `ends`. Where there are none, they end at <|endoftext|> if the vocabulary has it.
+        """
         self.vocabulary, self.block_size = vocabulary, config.block_size
         self.beginning = default_prompt(vocabulary)
         self._unused = frozenset(vocabulary.unused)
@@ -47,7 +50,10 @@ class Served:
                 n_head=config.n_head,
             ),
         )
-        special = END_OF_TEXT if end_of_text(vocabulary) is not None else None
+        usual = end_of_text(vocabulary)
+        self.ends = frozenset(ends or ([] if usual is None else [usual]))
+        names = [name for name, index in vocabulary.special.items() if index in self.ends]
+        special = END_OF_TEXT if END_OF_TEXT in names else next(iter(names), None)
         self.tokenizer_info = TokenizerInfo(
             bos_token=special or self.beginning,
             eos_token=special,

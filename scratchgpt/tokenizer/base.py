@@ -100,9 +100,11 @@ def difference(one: Tokenizer, other: Tokenizer) -> str:
     return sizes if one.vocab_size != other.vocab_size else "the same tokens, but texts are cut into them otherwise"
 
 
-def save(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the tokenizer's files into `folder`."""
-    for name, content in zip(FILES, (tokenizer.to_json(), CONFIG), strict=True):
+def save(tokenizer: Tokenizer, folder: Path, ends: Sequence[int] = ()) -> None:
+    """Write the tokenizer's files into `folder`, with the name of the first of the ids that end a text."""
+    names = {index: name for name, index in tokenizer.special.items()}
+    eos = {"eos_token": names[ends[0]]} if ends and ends[0] in names else {}
+    for name, content in zip(FILES, (tokenizer.to_json(), CONFIG | eos), strict=True):
         write_json(folder / name, content)
 
 

@@ -58,6 +58,7 @@ class Snapshot(NamedTuple):
     n_worse: int = 0  # evaluations since then
     last_evaluation: int | None = None  # the step of the last one
     backoff: Backoff = Backoff()
+    ends: tuple[int, ...] = ()  # ids that end a text; they change no training
 
     @property
     def is_finished(self) -> bool:
@@ -71,11 +72,18 @@ class Snapshot(NamedTuple):
 
 
 def fresh(
-    model: ModelConfig, train: TrainConfig, dataset: Dataset, plan: Plan | None = None, *, params: Array | None = None
+    model: ModelConfig,
+    train: TrainConfig,
+    dataset: Dataset,
+    plan: Plan | None = None,
+    *,
+    params: Array | None = None,
+    ends: tuple[int, ...] = (),
 ) -> Snapshot:
     """Return the state of a run before its first step.
 
-    The plan is the default one and the parameters (P,) are drawn, unless they are given. Raises MemoryError.
+    The plan is the default one and the parameters (P,) are drawn, unless they are given. The ids that end a text are
+    those of the data; if these have none, `ends`. Raises MemoryError, and DataError.
     """
     plan = plan or default_plan(model, train)
     require_memory(model, plan)
@@ -90,6 +98,7 @@ def fresh(
         data_folder=dataset.folder.as_posix(),
         data_digest=dataset.digest,
         plan=plan,
+        ends=dataset.ends() or ends,
     )
 
 
@@ -293,6 +302,7 @@ def read(folder: Path) -> Snapshot:
             moments=moments,
             step=_whole_number(content["step"], 0, 2**31),
             best_loss=None if best_loss is None else float(best_loss),
+            ends=model_files.end_tokens(folder, model.vocab_size),
             best_step=_step_or_none(content["best_step"]),
             n_worse=_whole_number(content["n_worse"], 0, 2**31),
             last_evaluation=_step_or_none(content["last_evaluation"]),
@@ -456,8 +466,8 @@ def own_digest(content: dict[str, Any]) -> str:
 
 def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer, data_from_run: str) -> None:
     """Write all files of a checkpoint and see that they reach the disk."""
-    model_files.save(folder, snapshot.model, snapshot.params)
-    tokenizers.save(tokenizer, folder)
+    model_files.save(folder, snapshot.model, snapshot.params, snapshot.ends)
+    tokenizers.save(tokenizer, folder, snapshot.ends)
     layout = Layout(snapshot.model)
     tensors.save(
         folder / OPTIMIZER,

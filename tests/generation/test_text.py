@@ -77,14 +77,14 @@ def test_the_cost_of_a_stop_string_does_not_grow_with_its_length(text: str, stri
 
 
 def test_a_token_ends_a_text() -> None:
-    grown = Text(BYTES, Stop(token=0))
+    grown = Text(BYTES, Stop(tokens=(0,)))
     assert [grown.add(token) for token in (*BYTES.encode("ab").tolist(), 0, 70)] == ["a", "b", "", ""]
     assert (grown.shown, grown.end, len(grown.tokens)) == ("ab", "token", 2)
 
 
 def test_texts_grow_until_all_have_ended() -> None:
     vocabulary = CharTokenizer("abc")
-    texts = [Text(vocabulary, Stop(token=2)) for _ in range(2)]
+    texts = [Text(vocabulary, Stop(tokens=(2,))) for _ in range(2)]
     logits = np.zeros((2, 3))
     given = (Draw(np.array(tokens), logits, range(2)) for tokens in ([0, 1], [2, 0], [1, 0], [0, 2], [0, 0]))
     assert list(grow(texts, given, log_probabilities=True)) == [["a", "b"], ["", "a"], ["", "a"], ["", ""]]
@@ -95,7 +95,7 @@ def test_texts_grow_until_all_have_ended() -> None:
 
 def test_draws_for_some_of_the_texts() -> None:
     vocabulary = CharTokenizer("abc")
-    texts = [Text(vocabulary, Stop(token=2)) for _ in range(3)]
+    texts = [Text(vocabulary, Stop(tokens=(2,))) for _ in range(3)]
     rows = [([0, 2, 1], [0, 1, 2]), ([1, 0], [0, 2]), ([2], [2])]
     given = (Draw(np.array(tokens), np.zeros((len(tokens), 3)), places) for tokens, places in rows)
     assert list(grow(texts, given)) == [["a", "", "b"], ["b", "", "a"], ["", "", ""], ["", "", ""]]

@@ -239,7 +239,7 @@ def test_the_prompt_alone_can_be_judged(place: _Place) -> None:
 def test_what_ends_a_text_and_halves_of_characters(narrow: _Place) -> None:
     for seed in range(3):
         how: dict[str, Any] = {"temperature": 1.0, "seed": seed}
-        expected = narrow.expected("é", 300, stop=Stop((), 0), **how)
+        expected = narrow.expected("é", 300, stop=Stop((), (0,)), **how)
         answer = narrow.client.completions.create(model="bytes", prompt="é", max_tokens=300, logprobs=0, **how)
         (choice,) = answer.choices
         assert choice.text == expected
