@@ -1,5 +1,6 @@
 """What a model is and how it is trained: two frozen records, validated at construction, and recipes for them."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from scratchgpt.errors import UsageError, did_you_mean
+from scratchgpt.kinds import decoded
 
 DEFAULT_PRESET = "shakespeare-cpu"
 
 Patterns = tuple[str, ...]
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 EXAMPLE = '["transformer.h.0.*"]'
 
 
@@ -193,10 +196,11 @@ def load_preset(name: str) -> Preset:
 def load_config(path: Path) -> Preset:
     """Read a file of a preset's form, in which settings may be missing. Raises UsageError naming file and key."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = decoded(path.read_bytes())
+        tables = tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:  # what is neither UTF-8 nor TOML
+    except (ValueError, RecursionError) as error:  # what is no text, or no TOML
         raise UsageError(f"{path} is no TOML: {error}.") from error
     for name, table in tables.items():
         if name not in RECORDS:
@@ -307,7 +311,7 @@ def load_recipe(preset: str | None, config: Path | None) -> Recipe:
 
 
 def read_setting(text: str) -> tuple[str, Any]:
-    """Read KEY=VALUE, where the value is TOML or a bare word. Raises UsageError."""
+    """Read KEY=VALUE, where the value is TOML, or what an option takes. Raises UsageError."""
     name, sign, written = text.partition("=")
     fields = {field.name: field for record in RECORDS.values() for field in dataclasses.fields(record)}
     if not sign:
@@ -319,8 +323,16 @@ def read_setting(text: str) -> tuple[str, Any]:
     try:
         value = tomllib.loads(f"value = {written}")["value"]
     except (ValueError, RecursionError):
-        value = written
+        value = _word(written, fields[name].type)
     return name, _checked(fields[name], value)
+
+
+def _word(written: str, kind: Any) -> Any:
+    """Return what is no TOML as an option takes it: .5 and 1. are numbers, yes and no switch."""
+    if kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(written)
+    return SWITCHES.get(written.strip().lower(), written) if kind is bool else written
 
 
 def _toml(value: Any) -> str:

@@ -77,16 +77,14 @@ def usable_cores() -> int:
 def cache_folder() -> Path | None:
     """Return where this user's programs keep what they can find out again; None for a user without a home.
 
-    The folder need not exist.
+    The folder need not exist. A relative path in the environment is passed over, as the XDG specification asks.
     """
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return None
-    if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        root = home / "Library" / "Caches"
-    else:
-        root = os.environ.get("XDG_CACHE_HOME") or home / ".cache"
-    return Path(root) / "scratchgpt"
+    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
+    root = Path(os.environ.get(variable, ""))
+    if not root.is_absolute():
+        try:
+            home = Path.home()
+        except RuntimeError:
+            return None
+        root = home / {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
+    return root / "scratchgpt" if root.is_absolute() else None

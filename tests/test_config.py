@@ -9,6 +9,7 @@ import pytest
 
 from scratchgpt.config import ModelConfig, TrainConfig, load_config, load_preset, preset_names, read_setting
 from scratchgpt.errors import UsageError
+from scratchgpt.files import read_json
 from scratchgpt.ops.sublayers import ACTIVATIONS
 
 MODEL = {"vocab_size": 65, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 16}
@@ -154,6 +155,17 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("steps=3", ("steps", 3)),
         ("learning_rate=1", ("learning_rate", 1.0)),
         ("bias=false", ("bias", False)),
+        ("bias=False", ("bias", False)),
+        ("bias=TRUE", ("bias", True)),
+        ("bias=no", ("bias", False)),
+        ("bias=on", ("bias", True)),
+        ("learning_rate=.001", ("learning_rate", 0.001)),
+        ("learning_rate=1.", ("learning_rate", 1.0)),
+        ("learning_rate=1.e-3", ("learning_rate", 0.001)),
+        ("learning_rate= +.5", ("learning_rate", 0.5)),
+        ("steps=1_000", ("steps", 1000)),
+        ("steps=007", ("steps", 7)),
+        ("steps=0x10", ("steps", 16)),
         ("order=sequential", ("order", "sequential")),
         ("order='sequential'", ("order", "sequential")),
         ("freeze=['a', 'b']", ("freeze", ("a", "b"))),
@@ -175,7 +187,13 @@ def test_settings_are_toml_or_a_word(text: str, expected: tuple[str, Any]) -> No
         ("freeze=" + "[" * 9999, "freeze must be a list of patterns"),
         ("steps=many", "steps must be of type int, not 'many'"),
         ("learning_rate=nan", "learning_rate must be a finite number"),
-        ("bias=no", "bias must be of type bool, not 'no'"),
+        ("bias=none", "bias must be of type bool, not 'none'"),
+        ("bias=1", "bias must be of type bool, not 1"),
+        ("bias='no'", "bias must be of type bool, not 'no'"),
+        ("learning_rate='.1'", "learning_rate must be of type float, not '.1'"),
+        ("steps=1.", "steps must be of type int, not '1.'"),
+        ("learning_rate=inf", "learning_rate must be a finite number"),
+        ("learning_rate=1.2.3", "learning_rate must be of type float, not '1.2.3'"),
         ("freeze=a", "freeze must be a list of patterns"),
         ("vocab_size=9", "it is the data's"),
     ],
@@ -183,3 +201,38 @@ def test_settings_are_toml_or_a_word(text: str, expected: tuple[str, Any]) -> No
 def test_settings_that_cannot_be_meant(text: str, reason: str) -> None:
     with pytest.raises(UsageError, match=re.escape(reason)):
         read_setting(text)
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-be with a mark"]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_files_of_any_editor(tmp_path: Path, encoding: str, newline: str) -> None:
+    name, _, mark = encoding.partition(" ")
+    text = newline.join(["# Größe €", "[train]", "steps = 3", ""])
+    (tmp_path / "a.toml").write_bytes((("\ufeff" if mark else "") + text).encode(name))
+    assert load_config(tmp_path / "a.toml").train == {"steps": 3}
+    text = newline.join(["{", '"Größe": "€"', "}"])
+    (tmp_path / "a.json").write_bytes((("\ufeff" if mark else "") + text).encode(name))
+    assert read_json(tmp_path / "a.json", UsageError) == {"Größe": "€"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe[\x00t",
+        b"\xef\xbb\xbf\xff",
+        b"\xff\xfe\x00\xd8",
+        b"\xff\xfe\x00\x00[",
+        b"[train]\n#\xe9",
+        b"\xfe\xff\x00",
+    ],
+)
+def test_files_that_are_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.toml").write_bytes(content)
+    with pytest.raises(UsageError, match=r"a\.toml is no TOML"):
+        load_config(tmp_path / "a.toml")
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UsageError, match=r"a\.json is"):
+        read_json(tmp_path / "a.json", UsageError)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,27 @@ def test_resident_memory_where_nobody_tells(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(machine, "_statm", missing)
     assert machine.resident_memory() is None
+
+
+@pytest.mark.parametrize(
+    ("cache", "home", "expected"),
+    [
+        ("/x", "/home/a", "/x/scratchgpt"),
+        ("", "/home/a", "/home/a/.cache/scratchgpt"),
+        (None, "/home/a", "/home/a/.cache/scratchgpt"),
+        ("rel", "/home/a", "/home/a/.cache/scratchgpt"),
+        ("./rel", "/home/a", "/home/a/.cache/scratchgpt"),
+        ("~/rel", "/home/a", "/home/a/.cache/scratchgpt"),
+        ("rel", "home", None),
+        ("/x", "", "/x/scratchgpt"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other places")
+def test_a_relative_cache_folder_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, cache: str | None, home: str, expected: str | None
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if cache is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.setenv("HOME", home)
+    assert machine.cache_folder() == (expected and Path(expected))

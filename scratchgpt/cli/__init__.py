@@ -65,13 +65,28 @@ class _CLI(click.Group):
     """A group whose commands are modules beside this one; failures end in a sentence, not in a traceback."""
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
-        if sys.stdin is None:  # whoever started us has closed it
+        # A stream that is closed is None, and the next file that is opened gets its number.
+        if sys.stdin is None:
             sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it stays open
+        if sys.stderr is None:
+            sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - it stays open
         # What is not UTF-8 comes in as lone surrogates, which whoever reads text refuses.
         for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(encoding="utf-8", errors=errors)
-        return super().main(*arguments, **settings)
+        if sys.stdout is None:
+            _Failure("Standard output is closed; send it to a file, or to /dev/null.", 1).show()
+            sys.exit(1)
+        try:
+            try:
+                return super().main(*arguments, **settings)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output has gone: end quietly, as click does
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for what is still to be flushed
+        except OSError as error:  # help, for one, is written before any command runs
+            _Failure(f"Cannot write to standard output: {reason(error)}.", 1).show()
+        sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)

@@ -298,3 +298,27 @@ def test_a_read_only_run_keeps_its_checkpoint(world: Path) -> None:
         (run / "checkpoints").chmod(0o755)
     assert "Permission denied" in refused(result, FAILURE)
     assert scratchgpt("generate", "--tokens", "5", cwd=world).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    "command", ["--version", "--help", "info runs/a", "runs --json", "encode --tokenizer data/fox"]
+)
+@pytest.mark.parametrize(
+    ("redirected", "code", "message"),
+    [
+        (">/dev/full", FAILURE, "No space left on device"),
+        (">&-", FAILURE, "Error: Standard output is closed; send it to a file, or to /dev/null.\n"),
+        ("2>&- >/dev/null", 0, ""),
+        ("<&- >/dev/null", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(trained: Path, command: str, redirected: str, code: int, message: str) -> None:
+    line = f"{sys.executable} -m scratchgpt {command} {redirected}"
+    result = subprocess.run(
+        ["/bin/sh", "-c", line], check=False, cwd=trained, capture_output=True, encoding="utf-8", input="a"
+    )
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == (code > 0)
