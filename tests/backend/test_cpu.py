@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from scratchgpt.backend import Backend, cpu
 from scratchgpt.backend.cpu import blas
+from scratchgpt.backend.cpu.attention import ROWS
 from scratchgpt.backend.cpu.blas import add_product
 from scratchgpt.backend.cpu.dropout import Masks
+from scratchgpt.backend.cpu.embed import FEW
+from scratchgpt.backend.cpu.head import TILE
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.chance import Place
 from scratchgpt.config import ModelConfig
@@ -28,8 +31,10 @@ from scratchgpt.ops.sublayers import REFERENCE, AttentionParams, Context, HeadPa
 SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_head": 3, "n_embd": 12}
 
 
-def gradients(table: Table, config: ModelConfig, *, B: int, T: int, scale: float, seed: int) -> tuple[float, Array]:
-    """Return the loss, and all gradients added to random numbers, of two micro-batches, the second a ragged one."""
+def gradients(
+    table: Table, config: ModelConfig, *, B: int, T: int, scale: float, seed: int, micro_batch: int = 2
+) -> tuple[float, Array]:
+    """Return the loss, and all gradients added to random numbers, of micro-batches, the last a ragged one."""
     rng = np.random.default_rng(seed)
     layout = Layout(config)
     prefill = rng.normal(size=layout.size)
@@ -38,13 +43,13 @@ def gradients(table: Table, config: ModelConfig, *, B: int, T: int, scale: float
     model.grads[...] = prefill
     tokens, targets = rng.integers(0, config.vocab_size, (2, B, T))
     with np.errstate(over="ignore", under="ignore"):
-        loss = model.loss_and_grad(tokens, targets, seed=seed, step=3, micro_batch=2, loss_scale=3.0)
+        loss = model.loss_and_grad(tokens, targets, seed=seed, step=3, micro_batch=micro_batch, loss_scale=3.0)
     return loss, model.grads - prefill
 
 
-def assert_equal_to_reference(config: ModelConfig, **given: Any) -> None:
+def assert_equal_to_reference(config: ModelConfig, *, block_bytes: int = cpu.BLOCK_BYTES, **given: Any) -> None:
     expected_loss, expected = gradients(REFERENCE, config, **given)
-    loss, got = gradients(cpu.table(Workspace(poison=True)), config, **given)
+    loss, got = gradients(cpu.table(Workspace(poison=True), block_bytes=block_bytes), config, **given)
     assert abs(loss - expected_loss) <= 1e-10 * abs(expected_loss)
     views, largest = Layout(config).views, np.abs(expected).max()
     for name, gradient in views(got).items():
@@ -76,6 +81,42 @@ def test_small_ragged_shapes(
 def test_around_the_borders_of_blocks(T: int, dropout: float) -> None:
     config = ModelConfig(**(SIZES | {"block_size": T}), dropout=dropout)
     assert_equal_to_reference(config, B=3, T=T, scale=0.3, seed=T)
+
+
+@pytest.mark.parametrize(("B", "size"), [(3, 0), (1, 1), (3, 1), (5, 2), (7, 3), (4, 3), (6, 4), (6, 3), (2, 3)])
+@pytest.mark.parametrize("T", [31, 33, 64])
+def test_sequences_in_groups(B: int, size: int, T: int) -> None:
+    """Attention's groups: several, with a smaller one at the end, one of one sequence; blocks that hold none (0)."""
+    config = ModelConfig(**(SIZES | {"block_size": T, "n_layer": 1}), dropout=0.2)
+    n_last = T % ROWS or ROWS  # rows of the last block, from whose size the groups follow
+    block_bytes = max(size * config.n_head * n_last * T * 8, 8)
+    assert_equal_to_reference(config, B=B, T=T, scale=0.3, seed=T, micro_batch=B, block_bytes=block_bytes)
+
+
+@pytest.mark.parametrize("V", [TILE - 1, TILE, TILE + 1, TILE + 2, 2 * TILE, 2 * TILE + 1])
+@pytest.mark.parametrize("tied", [False, True])
+def test_tokens_in_tiles(V: int, *, tied: bool) -> None:
+    """The head's tiles: one, several, a smaller one at the end, and one of one token."""
+    config = ModelConfig(**(SIZES | {"vocab_size": V, "n_layer": 1}), tie_word_embeddings=tied, head_bias=True)
+    assert_equal_to_reference(config, B=2, T=9, scale=0.3, seed=V)
+
+
+@pytest.mark.parametrize("B", [1, 63, 64, 65, 128, 129])
+@pytest.mark.parametrize("V", [FEW, FEW + 1])
+def test_rows_in_chunks(B: int, V: int) -> None:
+    """Rows that lanes show each other: one chunk, several, a smaller one at the end, one of one row."""
+    config = ModelConfig(**(SIZES | {"vocab_size": V, "block_size": 8, "n_layer": 1}))
+    assert_equal_to_reference(config, B=B, T=8, scale=0.3, seed=B, micro_batch=B)
+    one = dataclasses.replace(config, block_size=1)  # of one row, if it has one sequence
+    assert_equal_to_reference(one, B=8 * B - 7, T=1, scale=0.3, seed=B, micro_batch=8 * B - 7)
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "relu"])
+@pytest.mark.parametrize("numbers", [1, 11, 12, 47, 48, 95, 100, 431])
+def test_numbers_in_blocks(numbers: int, activation: str) -> None:
+    """The blocks of an activation, of 432 numbers, and of the head's exponentials, of 9 rows of 11: any remainder."""
+    config = ModelConfig(**(SIZES | {"n_layer": 1}), activation=activation)
+    assert_equal_to_reference(config, B=1, T=9, scale=0.3, seed=numbers, block_bytes=8 * numbers)
 
 
 def test_a_large_vocabulary_and_more_rows_than_a_chunk() -> None:
@@ -227,7 +268,7 @@ def test_products_are_added_whatever_the_memory_layout(shape: tuple[int, int, in
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rate", [0.0, 0.001, 0.2, 0.5])
-@pytest.mark.parametrize("shape", [(1,), (3, 5), (2, 4, 8)])
+@pytest.mark.parametrize("shape", [(1,), (3, 3), (3, 5), (2, 4, 8)])
 def test_masks_are_the_references_to_the_bit(rate: float, shape: tuple[int, ...], dtype: type) -> None:
     like: Array = np.zeros(1, dtype)
     masks = Masks(Workspace())

@@ -12,7 +12,20 @@ from tests.cuda.device import Emulated
 
 pytestmark = needs_emulator
 
-SHAPES = [(1, 1), (1, 17), (17, 1), (5, 61), (61, 64), (64, 65), (65, 20), (127, 6), (200, 48), (2, 1028), (1, 6400)]
+SHAPES = [
+    (1, 1),
+    (1, 17),
+    (17, 1),
+    (5, 61),
+    (61, 64),
+    (64, 65),
+    (65, 20),
+    (127, 6),
+    (200, 48),
+    (1, 257),
+    (2, 1028),
+    (1, 6400),
+]
 
 
 def test_every_activation_has_kernels() -> None:

@@ -19,6 +19,8 @@ from tests.cuda import costs
 
 MOST = (2**31 - 1, MOST_BLOCKS, MOST_BLOCKS)
 INT = 2**31 - 1
+MOST_THREADS = 256
+"""Of a block: the largest of the kernels' `__launch_bounds__`, which the emulator does not know."""
 
 
 class Checking(costs.Counting):
@@ -40,7 +42,7 @@ class Checking(costs.Counting):
         """Check a launch, and note it."""
         blocks, threads = (size if isinstance(size, tuple) else (size,) for size in (grid, block))
         assert all(0 < size <= most for size, most in zip(blocks, MOST, strict=False)), f"{kernel}: grid {grid}"
-        assert math.prod(threads) <= 1024, kernel
+        assert math.prod(threads) <= MOST_THREADS, kernel
         assert shared_bytes <= 48 * 1024, kernel
         assert all(abs(value) <= INT for value in arguments if isinstance(value, int)), kernel
         self.largest = max(self.largest, *blocks[1:], 0)
@@ -79,3 +81,15 @@ def test_as_many_sequences_as_a_grid_holds(block_size: int) -> None:
     assert launch(config, most, "fp32").largest > 0.98 * MOST_BLOCKS
     with pytest.raises(AssertionError, match="grid"):
         launch(config, most + 128, "fp32")
+
+
+@pytest.mark.parametrize("block_size", [6136, 8192, 49_090, 49_121])
+def test_as_many_rows_as_there_is_shared_memory_for(block_size: int) -> None:
+    """A block of the softmax has fewer rows where their random bytes are many: at last 1, of 49,121 with alignment."""
+    config = ModelConfig(vocab_size=11, block_size=block_size, n_layer=1, n_head=2, n_embd=16, dropout=0.1)
+    launch(config, 1, "fp32")
+
+
+def test_at_least_one_sequence() -> None:
+    """However long it is: then a grid, not this number, is the limit."""
+    assert most_sequences(ModelConfig(vocab_size=11, block_size=2**23, n_layer=1, n_head=1, n_embd=16)) == 1

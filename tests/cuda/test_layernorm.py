@@ -12,7 +12,19 @@ from tests.cuda.device import Emulated
 
 pytestmark = needs_emulator
 
-SHAPES = [(1, 1), (1, 17), (5, 61), (17, 64), (64, 65), (65, 128), (127, 200), (200, 36), (3, 1032), (9, 1600)]
+SHAPES = [
+    (1, 1),
+    (1, 17),
+    (5, 61),
+    (17, 64),
+    (64, 65),
+    (65, 33),
+    (65, 128),
+    (127, 200),
+    (200, 36),
+    (3, 1032),
+    (9, 1600),
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -27,7 +27,7 @@ CASES: list[dict[str, Any]] = [
     {"activation": "relu", "n_embd": 15, "n_head": 3, "dropout": 0.1},
     {"n_embd": 32, "n_head": 2, "block_size": 33, "vocab_size": 67, "dropout": 0.2},
     {"head_bias": True, "tie_word_embeddings": False},
-    {"vocab_size": 1029, "head_bias": True, "n_embd": 16, "n_head": 2, "block_size": 5, "n_layer": 1},
+    {"vocab_size": 1025, "head_bias": True, "n_embd": 16, "n_head": 2, "block_size": 5, "n_layer": 1},
     {"n_embd": 64, "n_head": 1, "block_size": 70, "n_layer": 1, "dropout": 0.1},
     {"n_embd": 48, "n_head": 1, "block_size": 65, "n_layer": 1, "dropout": 0.2},
 ]
@@ -77,10 +77,17 @@ def test_a_step(case: dict[str, Any], precision: str) -> None:
     compare(case, Backend("gpu:0", np, gpu.table(Emulated()), np.asarray, precision))
 
 
-@pytest.mark.parametrize(("rows", "parts"), [(5, 28 + 14), (200, 2 + 1)])
+@pytest.mark.parametrize(("rows", "parts"), [(5, 28 + 14), (69, 3 + 2), (200, 2 + 1)])
 def test_logits_in_parts(rows: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 140 and 70 rows: with memory for 200, the first part has 128."""
+    """Of 140 and 70 rows: with memory for 69, the last part has 1; for 200, the first has 128."""
     monkeypatch.setattr(memory, "LOGIT_BYTES", rows * 16 * 4)
     device = Emulated()
     compare({"block_size": 70, "n_layer": 1}, Backend("gpu:0", np, gpu.table(device), np.asarray, "fp32"))
     assert device.launched.count("cross_entropy<float, 4>") == parts
+
+
+def test_how_many_rows_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least one row, at most as many as there are, whole tiles if there is room for one, and no column is lost."""
+    monkeypatch.setattr(memory, "LOGIT_BYTES", 300 * 16 * 4)
+    assert [memory.logits_shape(n, 9, 4) for n in (5, 255, 257)] == [(5, 16), (255, 16), (256, 16)]
+    assert [memory.logits_shape(500, V, 4) for V in (8, 17, 4800, 4801)] == [(500, 8), (128, 24), (1, 4800), (1, 4808)]

@@ -13,7 +13,7 @@ import importlib
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple, cast
@@ -23,6 +23,7 @@ import numpy as np
 from tests.ops import cases, checks
 
 Check = Callable[[ModuleType], None]
+Mistakes = Callable[[ast.AST, dict[str, str]], Iterator[ast.AST]]
 
 OTHERS: dict[str, tuple[Check, ...]] = {
     "chance": (
@@ -186,13 +187,13 @@ class Change(NamedTuple):
     after: str
 
 
-def mutants(module: str) -> Iterator[tuple[Change, CodeType]]:
+def mutants(module: str, mistakes: Mistakes = _wrong) -> Iterator[tuple[Change, CodeType]]:
     """Make all mutants of a module, none twice. Annotations and decorators stay as they are."""
     tree = parse(module)
     fields, seen = _fields(tree), set()
     for site in _sites(tree):
         before = _first_line(site.statement)
-        for wrong in _wrong(site.node, fields):
+        for wrong in mistakes(site.node, fields):
             site.container[site.key] = ast.fix_missing_locations(ast.copy_location(wrong, site.node))
             # A statement that is replaced is no longer in the tree: what stands there is the wrong one.
             after = _first_line(wrong if site.node is site.statement else site.statement)
@@ -356,6 +357,7 @@ class Result(NamedTuple):
     by_value: int  # killed because a number was wrong
     by_error: int  # killed because it could not be computed at all
     survivors: list[Change]
+    explained: Mapping[Change, str] = EXPLAINED
 
     @property
     def total(self) -> int:
@@ -365,18 +367,18 @@ class Result(NamedTuple):
     @property
     def unexplained(self) -> list[Change]:
         """Holes in the checks."""
-        return [change for change in self.survivors if change not in EXPLAINED]
+        return [change for change in self.survivors if change not in self.explained]
 
     @property
     def stale(self) -> list[Change]:
         """Explanations of what is killed, or no longer exists."""
-        explained = [change for change in EXPLAINED if change.where.rpartition(".")[0] == self.module]
+        explained = [change for change in self.explained if change.where.rpartition(".")[0] == self.module]
         return [change for change in explained if change not in self.survivors]
 
     def __str__(self) -> str:
         """One row of the table."""
-        explained = len(self.survivors) - len(self.unexplained)
-        return ROW.format(self.module, self.total, self.by_value, self.by_error, explained, len(self.unexplained))
+        n_explained = len(self.survivors) - len(self.unexplained)
+        return ROW.format(self.module, self.total, self.by_value, self.by_error, n_explained, len(self.unexplained))
 
 
 ROW = "{:20}{:>9}{:>17}{:>17}{:>11}{:>13}"
@@ -385,16 +387,26 @@ HEADER = ROW.format("module", "mutants", "killed by value", "killed by error", "
 
 def run(module: str) -> Result:
     """Make every mutant of a module and try its checks on each."""
+    return tried(module, mutants(module), first_failure)
+
+
+def tried(
+    module: str,
+    changed: Iterable[tuple[Change, CodeType]],
+    failure: Callable[[str, CodeType], Exception | None],
+    explained: Mapping[Change, str] = EXPLAINED,
+) -> Result:
+    """Find out which mutants of a module fail."""
     by_value, by_error, survivors = 0, 0, []
-    for change, code in mutants(module):
-        match first_failure(module, code):
+    for change, code in changed:
+        match failure(module, code):
             case None:
                 survivors.append(change)
             case AssertionError():
                 by_value += 1
             case _:
                 by_error += 1
-    return Result(module, by_value, by_error, survivors)
+    return Result(module, by_value, by_error, survivors, explained)
 
 
 def first_failure(name: str, code: CodeType) -> Exception | None:
@@ -412,9 +424,14 @@ def first_failure(name: str, code: CodeType) -> Exception | None:
 
 
 def main() -> None:
-    """Print the table, and what is wrong with it."""
+    """Print the table of the ops."""
+    show(map(run, CHECKS))
+
+
+def show(results: Iterable[Result]) -> None:
+    """Print a table, and what is wrong with it."""
     print(HEADER)
-    for result in map(run, CHECKS):
+    for result in results:
         print(result)
         for title, changes in (("unexplained", result.unexplained), ("stale", result.stale)):
             for change in changes:
