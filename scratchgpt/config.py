@@ -204,6 +204,8 @@ def load_config(path: Path) -> Preset:
         raise UsageError(f"{path} is no TOML: {error}.") from error
     for name, table in tables.items():
         if name not in RECORDS:
+            if other := _table_of(name):
+                raise UsageError(f"{path}: {name} is in no table; write it below the line [{other}].")
             raise UsageError(
                 f"{path}: there is no table [{name}]{did_you_mean(name, RECORDS)}; use [model] or [train]."
             )
@@ -212,7 +214,7 @@ def load_config(path: Path) -> Preset:
         fields = {field.name: field for field in dataclasses.fields(RECORDS[name])}
         for key, value in table.items():
             if key not in fields:
-                other = next((other for other in RECORDS if key in RECORDS[other].__dataclass_fields__), None)
+                other = _table_of(key)
                 hint = f": it belongs into [{other}]" if other else did_you_mean(key, fields)
                 raise UsageError(f"{path}: there is no setting {key!r} in [{name}]{hint}.")
             try:
@@ -220,6 +222,11 @@ def load_config(path: Path) -> Preset:
             except UsageError as error:
                 raise UsageError(f"{path}: {error}") from error
     return Preset(tables.get("model", {}), tables.get("train", {}))
+
+
+def _table_of(setting: str) -> str | None:
+    """Return the table that a setting belongs into, None if there is no such setting."""
+    return next((table for table in RECORDS if setting in RECORDS[table].__dataclass_fields__), None)
 
 
 class Setting(NamedTuple):

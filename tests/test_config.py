@@ -124,6 +124,8 @@ def test_unknown_presets_are_refused_with_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("steps = 3\n", "wrong.toml: steps is in no table; write it below the line [train]."),
+        ("[n_layer]\n", "wrong.toml: n_layer is in no table; write it below the line [model]."),
         ("[trian]\n", "wrong.toml: there is no table [trian] (did you mean 'train'?)"),
         ("[train]\nlearning_rat = 1\n", "in [train] (did you mean 'learning_rate'?)"),
         ("[train]\nn_layer = 1\n", "there is no setting 'n_layer' in [train]: it belongs into [model]"),

@@ -7,7 +7,7 @@ they are.
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.chance import Place, philox
-from scratchgpt.data.shards import PARTS, ShardReader, Tokens
+from scratchgpt.data.shards import PARTS, ShardReader, Tokens, shard_paths
 from scratchgpt.data.windows import CHUNK, Windows, documents, whole
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_record, read_json
@@ -56,10 +56,7 @@ class Dataset:
         self.folder = folder
         self.tokenizer = tokenizer
         self.train, self.val = train, val
-        hashes = ["-".join(records[path.name]["sha256"] for path in part.paths) for part in (train, val) if records]
-        hashes += [records["tokenizer.json"]["sha256"]] if records else []
-        # Any change of tokens or vocabulary changes it:
-        self.digest = hashlib.sha256("".join(hashes).encode("ascii")).hexdigest()
+        self.digest = _digest([train.paths, val.paths], records) if records else ""
         self._windows: dict[tuple[str, int, str, bool], Windows] = {}
 
     @classmethod
@@ -215,6 +212,21 @@ def _too_short(folder: Path, n_train: int, n_val: int, block_size: int) -> Usage
         advice=f"Use a longer text{smaller.format('--block-size')}",
         page=f"Prepare a longer text{smaller.format('block_size')}",
     )
+
+
+def recorded_digest(folder: Path) -> str:
+    """Return the digest of prepared data as `prepare` recorded it, without reading them. Raises DataError."""
+    meta = read_meta(folder)
+    try:
+        return _digest([shard_paths(folder, part) for part in PARTS], meta["files"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder / META} is damaged: it does not know the files beside it.") from error
+
+
+def _digest(parts: Sequence[Sequence[Path]], records: Mapping[str, Any]) -> str:
+    """Return a hash that any change of tokens or vocabulary changes."""
+    hashes = ["-".join(records[path.name]["sha256"] for path in paths) for paths in parts]
+    return hashlib.sha256("".join([*hashes, records["tokenizer.json"]["sha256"]]).encode("ascii")).hexdigest()
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import TrainConfig
-from scratchgpt.data.dataset import META, read_meta, token_dtype
+from scratchgpt.data.dataset import META, read_meta, recorded_digest, token_dtype
 from scratchgpt.data.shards import PARTS, ShardReader, shard_paths
 from scratchgpt.errors import CheckpointError, DataError, ScratchGPTError, UsageError
 from scratchgpt.files import read_json
@@ -176,6 +176,7 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
     if (folder / TRAINER).exists():
         _try(report, "training", lambda: _training(folder))
         _try(report, None, lambda: checkpoint.verify(folder))
+        _try(report, None, lambda: _compare_with_data(folder))
     return found
 
 
@@ -227,6 +228,14 @@ def _compare_with_index(path: Path, found: list[Tensor]) -> None:
         raise CheckpointError(f"{path} is damaged: it has no weight_map.")
     if missing := sorted(named.keys() - {tensor.name for tensor in found}):
         raise CheckpointError(f"{path} names {len(missing):,} tensors that no file here has, such as {missing[0]}.")
+
+
+def _compare_with_data(folder: Path) -> None:
+    """Raise DataError if other data are now where those of a checkpoint were, by what is recorded of both."""
+    with contextlib.suppress(UsageError, CheckpointError):  # they are not here, or that is a problem of its own
+        place, digest = checkpoint.find_data(folder)
+        if (place / META).exists() and recorded_digest(place) != digest:
+            raise DataError(f"{place} is no longer the data that this was trained on.")
 
 
 def _architecture(path: Path, report: Report) -> Report:

@@ -370,10 +370,20 @@ def open_model(folder: Path) -> tuple[ModelConfig, list[Array], tokenizers.Token
 
 
 def open_data(folder: Path) -> Dataset:
-    """Open the data that a checkpoint was trained on: where they were relative to the run, or else as named then.
+    """Open the data that a checkpoint was trained on.
 
-    Raises UsageError if they are in neither place or the model is from elsewhere, DataError if other data are there
-    now, and CheckpointError.
+    Raises as `find_data` does, and DataError if other data are there now.
+    """
+    place, digest = find_data(folder)
+    dataset = Dataset.open(place)
+    require_same_data(dataset, folder, digest)
+    return dataset
+
+
+def find_data(folder: Path) -> tuple[Path, str]:
+    """Return where the data of a checkpoint are, relative to the run or else as they were named, and their digest.
+
+    Raises UsageError if they are in neither place or the model is from elsewhere, and CheckpointError.
     """
     if not (folder / TRAINER).exists():
         raise UsageError(
@@ -395,9 +405,7 @@ def open_data(folder: Path) -> Dataset:
             advice="Name them with --data.",
             page="Put them back, or start a new run.",
         )
-    dataset = Dataset.open(found)
-    require_same_data(dataset, folder, digest)
-    return dataset
+    return found, digest
 
 
 def require_same_data(dataset: Dataset, model: Path, digest: str) -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import scratchgpt as package
 from scratchgpt.cli import cli
+from scratchgpt.cli.serve import _name
 from scratchgpt.files import shown
 from tests.world import TEXT, scratchgpt
 
@@ -75,6 +76,15 @@ def test_any_name_goes_through_all_commands(tmp_path: Path, name: str, terminal:
         assert [*map(json.loads, call(*command, cwd=folder).splitlines())]
     missing = call("info", f"nothing {name}", cwd=folder, code=2)
     assert missing == f"Error: There is no file or folder nothing {shown(name)}.\n"
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("inside", ["", "checkpoints/step-000001"])
+def test_any_name_can_be_served(tmp_path: Path, name: str, inside: str) -> None:
+    served = _name(tmp_path / name / inside, is_run=True)
+    assert served == shown(name.rpartition("/")[2])
+    assert served.isprintable()
+    assert served.encode("utf-8")
 
 
 def test_names_in_a_locale_of_ascii_only(tmp_path: Path) -> None:

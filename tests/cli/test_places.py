@@ -126,6 +126,10 @@ def test_a_run_finds_its_data(trained: Path, command: tuple[str, ...], where: st
     call(*command, trained / "runs" / "r" / "checkpoints" / "last", cwd=cwd)
 
 
+def test_info_finds_no_fault_with_the_data_of_a_run(trained: Path) -> None:
+    assert json.loads(call("info", "runs/r", "--json", cwd=trained))["problems"] == []
+
+
 def test_a_run_prefers_the_data_that_moved_with_it(trained: Path) -> None:
     other = trained.with_name("other")
     other.mkdir()
@@ -165,6 +169,8 @@ def test_other_data_in_the_same_place_are_refused(trained: Path, command: tuple[
     said = call(*command, cwd=trained, code=1)
     assert f"Error: {Path('data/fox')} is not the data that" in said
     assert said.endswith("was trained on. Prepare that text again, or name data with --data.")
+    problem = f"{Path('data/fox')} is no longer the data that this was trained on."
+    assert json.loads(call("info", "runs/r", "--json", cwd=trained))["problems"] == [problem]
     if command[0] == "evaluate":
         code = 2 if change == "other vocabulary" else 0
         said = call(*command, "--data", "data/fox", cwd=trained, code=code)

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -99,6 +100,17 @@ def test_no_path_leads_out_of_the_folder(desk: Desk, tmp_path: Path) -> None:
             desk.inside(path)
     assert desk.inside("data/data") == Path("data/data")
     assert desk.inside(tmp_path / "x.txt") == Path("x.txt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse these names")
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff", "€".encode()[:2], b"a\xed\xb2\x80", b"\xc0\xafx"])
+def test_names_that_a_browser_cannot_be_sent_are_not_offered(desk: Desk, tmp_path: Path, name: bytes) -> None:
+    odd = os.fsdecode(name)
+    (tmp_path / f"{odd}.txt").write_text(TEXT, encoding="utf-8")
+    for folder in ("data", "runs"):
+        shutil.copytree(tmp_path / "data" / "data", tmp_path / folder / odd)
+    (tmp_path / "runs" / odd / "log.jsonl").touch()
+    assert (desk.texts(), desk.data(), desk.runs(), desk.models()) == (["data/source.txt"], ["data"], [], {})
 
 
 def test_typed_recipes_become_options_or_problems() -> None:
