@@ -7,6 +7,7 @@ they are.
 
 import hashlib
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -238,6 +239,18 @@ def read_meta(folder: Path) -> dict[str, Any]:
             advice="Prepare the text again with --force.",
             page=REMOVE_AND_PREPARE,
         )
+    try:
+        numbers = [meta["vocab_size"], *(meta[f"{part}_tokens"] for part in PARTS)]
+        for part in meta.get("parts", []):  # imported data have none
+            numbers += [part["documents"], *(part[name] for name in part if name != "name")]
+        for number in numbers:
+            operator.index(number)
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / META} is damaged: {error}.",
+            advice="Prepare the text again with --force.",
+            page=REMOVE_AND_PREPARE,
+        ) from error
     return meta
 
 

@@ -94,6 +94,9 @@ class ShardReader:
                 return np.memmap(path, self._dtype, mode="r")
         except OSError as error:
             raise DataError(f"Cannot read {path}: {error.strerror}.") from error
+        except ValueError as error:
+            size = self._dtype.itemsize
+            raise DataError(f"{path} is truncated: its size is no multiple of {size} bytes.") from error
         raise DataError(f"{path} was replaced while it was in use.")
 
 

@@ -4,14 +4,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from scratchgpt.data.dataset import Batch, Dataset
 from scratchgpt.data.prepare import prepare
+from scratchgpt.data.shards import ShardReader
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_record
+from scratchgpt.inspection.describe import describe
 from tests.world import make_dataset, make_tokens
 
 
@@ -152,6 +155,41 @@ def test_a_damaged_record_is_found(content: str, tmp_path: Path) -> None:
     (folder / "meta.json").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"meta\.json"):
         Dataset.open(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train_tokens": {}},
+        {"val_tokens": None},
+        {"vocab_size": "17"},
+        {"train_tokens": 1.5},
+        {"parts": 3},
+        {"parts": [None]},
+        {"parts": [{"name": "a"}]},
+        {"parts": [{"name": "a", "documents": 1, "tokens": "many"}]},
+    ],
+)
+def test_a_record_whose_numbers_are_none_is_found(change: dict[str, Any], tmp_path: Path) -> None:
+    """To prepare the same again, to train and to look at it all end in the sentence, not in a traceback."""
+    folder = make_dataset(tmp_path).folder
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    (folder / "meta.json").write_text(json.dumps(meta | change), encoding="utf-8")
+    for use in (lambda: prepare(tmp_path / "source.txt", folder), lambda: Dataset.open(folder)):
+        with pytest.raises(DataError, match=r"meta\.json is damaged"):
+            use()
+    assert "meta.json is damaged" in " ".join(describe(folder)["problems"])
+
+
+@pytest.mark.parametrize("n_bytes", [1, 3, 5, 101, 201])
+def test_half_a_token_is_found(n_bytes: int, tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path).folder
+    (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:n_bytes])
+    reader = ShardReader(folder, "train", np.dtype("<u2"))
+    if n_bytes > 1:
+        with pytest.raises(DataError, match="is truncated: its size is no multiple of 2 bytes"):
+            reader.read(0, 1)
+    assert any("train.bin" in problem for problem in describe(folder)["problems"])
 
 
 def test_token_files_of_another_program_can_be_used(tmp_path: Path) -> None:
