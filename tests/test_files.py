@@ -6,6 +6,8 @@ import json
 import os
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from scratchgpt.cli import cli
+from scratchgpt.data.dataset import Dataset
+from scratchgpt.data.prepare import prepare
 from scratchgpt.errors import DataError
 from scratchgpt.files import (
     copy_mode,
@@ -24,7 +28,7 @@ from scratchgpt.files import (
     write_json,
     written_whole,
 )
-from scratchgpt.lock import is_locked
+from scratchgpt.lock import FolderLock, is_locked
 from tests.world import TEXT
 
 if sys.platform != "win32":
@@ -173,3 +177,34 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert len(result.stderr.splitlines()) == 1
         assert "has no locks: let no other program write into it." in result.stderr
     assert not is_locked(Path("r"))
+
+
+@pytest.mark.parametrize("folder", ["gone", "gone/deeper", "link"])
+def test_a_folder_that_vanishes_was_held_by_another(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(DataError, match="Another program"):
+        FolderLock(tmp_path / folder, DataError("Another program is at it."))
+
+
+@pytest.mark.parametrize("n", [2, 5])
+@pytest.mark.parametrize("text", [TEXT, "other"])
+def test_preparations_that_start_together(tmp_path: Path, n: int, text: str) -> None:
+    start = threading.Barrier(n)
+    for number in range(n):
+        content = TEXT if text == TEXT else f"{TEXT}{number}"
+        (tmp_path / f"{number}.txt").write_text(content, encoding="utf-8", newline="")
+
+    def run(number: int) -> str:
+        start.wait()
+        try:
+            prepare(tmp_path / f"{number}.txt", tmp_path / "data")
+        except DataError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(n) as threads:
+        said = [*threads.map(run, range(n))]
+    assert "" in said  # one was prepared, the others refused: they came too early or too late
+    assert all(re.search(r"^$|Another program is preparing|from something else", sentence) for sentence in said)
+    Dataset.open(tmp_path / "data")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{number}.txt" for number in range(n)), "data"]
