@@ -2,23 +2,27 @@
 
 import contextlib
 import math
+import os
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from scratchgpt.cli import say
 from scratchgpt.cli.options import vocabulary_of, vocabulary_options
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import DataError, UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.data.vocabulary import Vocabulary
 
-STDIN = Path("-")
+STANDARD_INPUT = (Path("-"), Path("/dev/stdin"))
+DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
+"""Folders of open files, which some systems let be read only once."""
 VOCAB_SIZE = 4096
 """Tokens that are learnt unless told otherwise: a good number for some megabytes of text."""
 
@@ -32,7 +36,9 @@ VOCAB_SIZE = 4096
 @click.option("--vocab-size", type=int, help=f"Of --bpe, the most tokens; by default {VOCAB_SIZE:,}.")
 @vocabulary_options
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Where to write; by default data/<name>.")
-@click.option("--val", metavar="FILE", type=click.Path(exists=True, path_type=Path), help="Text for validation.")
+@click.option(
+    "--val", metavar="FILE", type=click.Path(exists=True, allow_dash=True, path_type=Path), help="Text for validation."
+)
 @click.option("--val-fraction", type=float, help="Share of each source for validation; by default 0.1.")
 @click.option("--mix", metavar="NAME=WEIGHT", multiple=True, help="What each file or sub-folder weighs, in tokens.")
 @click.option("--mix-folders", is_flag=True, help="Sub-folders such as 25_lovecraft say what they weigh.")
@@ -79,9 +85,9 @@ def command(
     """Turn texts into a folder of tokens to train on.
 
     FILE is plain text, JSON lines (.jsonl), a JSON array (.json), CSV (.csv, .tsv) or Parquet, also packed by gzip,
-    zstd, xz or bzip2, or in a tar or ZIP archive; a folder of them; or - for standard input, which is JSON if --field
-    is given. With --mix-folders, a folder with sub-folders like 25_lovecraft and 75_shakespeare is a mixture with that
-    ratio of tokens.
+    zstd, xz or bzip2, or in a tar or ZIP archive; a folder of them; a pipe; or - for standard input. The last two are
+    JSON lines or a JSON array if --field is given. With --mix-folders, a folder with sub-folders like 25_lovecraft and
+    75_shakespeare is a mixture with that ratio of tokens.
     """
     from scratchgpt.cli.render import show_sources, stages
     from scratchgpt.data.mix import Source, find_sources, looks_weighted, source_name
@@ -97,9 +103,9 @@ def command(
         raise UsageError("--val is the whole of the validation text; leave out --val-fraction.")
     folder = out or _default_folder(sources)
     how = Reading(field or "text", errors, strip_gutenberg, separator, strict)
-    with _with_standard_input(sources, folder.parent, is_json=field is not None) as paths:
-        found = find_sources(paths, mix, mix_folders=mix_folders)
-        held_out = Source(source_name(val), text_files(val)) if val else None
+    with _read_twice([*sources, *([val] if val else ())], folder.parent, is_json=field is not None) as paths:
+        found = find_sources(paths[: len(sources)], mix, mix_folders=mix_folders)
+        held_out = Source(source_name(paths[-1]), text_files(paths[-1])) if val else None
         files = [file for source in (*found, *([held_out] if held_out else ())) for file in source.files]
         check_reading(files, how)
         if check:
@@ -111,7 +117,10 @@ def command(
             counts = f"{n_documents:,} documents, {n_characters:,} characters{without_text(n_skipped)}"
             say(f"{_shown(sources)}: {counts}.")
             return
-        with _interruptible(sources), stages(_shown(sources)) as progress:
+        with (
+            _interruptible(is_kept=not any(map(_stream_name, [*sources, *([val] if val else ())]))),
+            stages(_shown(sources)) as progress,
+        ):
             prepared = prepare(
                 found,
                 folder,
@@ -165,14 +174,14 @@ def _shown(sources: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def _interruptible(sources: Sequence[Path]) -> Iterator[None]:
+def _interruptible(*, is_kept: bool) -> Iterator[None]:
     """Say what an interruption costs."""
     kept = "What is encoded is kept; the same command goes on from there."
-    lost = "Standard input has to be given again, from its beginning."
+    lost = "Standard input or the pipe has to be given again, from its beginning."
     try:
         yield
     except KeyboardInterrupt as error:
-        say(f"Interrupted. {lost if STDIN in sources else kept}", err=True)
+        say(f"Interrupted. {kept if is_kept else lost}", err=True)
         raise click.exceptions.Exit(128 + signal.SIGINT) from error
 
 
@@ -196,25 +205,64 @@ def _default_folder(sources: Sequence[Path]) -> Path:
     if len(sources) > 1:
         raise UsageError("There are several texts; name the folder for their tokens with --out, as in --out data/mine.")
     source = sources[0]
-    folder = Path("data") / ("stdin" if source == STDIN else source_name(source))
+    folder = Path("data") / source_name(Path(_stream_name(source) or source))
     return folder.with_name(f"{folder.name}-tokens") if folder.resolve() == source.resolve() else folder
 
 
+def _stream_name(path: Path) -> str:
+    """Return what a copy of standard input or of a pipe is called; nothing for a file, which can be read twice."""
+    if path in STANDARD_INPUT:
+        return "stdin"
+    if path.parent in DESCRIPTORS:
+        return f"pipe-{path.name}"
+    return path.name if path.is_fifo() else ""
+
+
 @contextlib.contextmanager
-def _with_standard_input(sources: Sequence[Path], folder: Path, *, is_json: bool) -> Iterator[list[Path]]:
-    """Yield the sources with a file in the place of standard input, which cannot be read twice."""
+def _read_twice(paths: Sequence[Path], folder: Path, *, is_json: bool) -> Iterator[list[Path]]:
+    """Yield the paths with a file in the place of each that can be read only once. Raises UsageError and DataError."""
+    streams = [path for path in paths if _stream_name(path)]
+    if not streams:
+        yield list(paths)
+        return
+    if sum(path in STANDARD_INPUT for path in streams) > 1:
+        raise UsageError("Standard input can be read only once; name - once.")
+    if len(set(streams)) < len(streams):
+        raise UsageError("A pipe can be read only once; name it once.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".stdin-", dir=folder) as temporary:
+        copies = {}
+        for number, path in enumerate(streams):
+            name = _stream_name(path)
+            suffix = "" if Path(name).suffix else ".jsonl" if is_json else ".txt"
+            copies[path] = Path(temporary) / str(number) / f"{name}{suffix}"
+            copies[path].parent.mkdir()
+            _copy(path, copies[path])
+        yield [copies.get(path, path) for path in paths]
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """Copy standard input or a pipe. Raises DataError for a device, which may have no end."""
     from scratchgpt.cli.render import byte_progress
     from scratchgpt.data.reading import CHUNK
 
-    if STDIN not in sources:
-        yield list(sources)
-        return
-    if sources.count(STDIN) > 1:
-        raise UsageError("Standard input can be read only once; name - once.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".stdin-", dir=folder) as temporary:
-        copy = Path(temporary) / ("stdin.jsonl" if is_json else "stdin.txt")
-        with byte_progress("Reading standard input") as progress, copy.open("wb") as file:
-            while data := sys.stdin.buffer.read(CHUNK):
+    is_standard = path in STANDARD_INPUT
+    name = "standard input" if is_standard else str(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = sys.stdin.buffer if is_standard else stack.enter_context(path.open("rb"))
+            if _is_device(stream):
+                raise DataError(f"Cannot read {name}: it is a device, no file or pipe; name a text in its place.")
+            progress = stack.enter_context(byte_progress(f"Reading {name}"))
+            file = stack.enter_context(copy.open("wb"))
+            while data := stream.read(CHUNK):
                 progress(file.write(data))
-        yield [copy if source == STDIN else source for source in sources]
+        except OSError as error:
+            raise DataError(f"Cannot read {name}: {error.strerror or error}.") from error
+
+
+def _is_device(stream: BinaryIO) -> bool:
+    """Whether this is a device such as /dev/zero, and no terminal."""
+    with contextlib.suppress(OSError):  # it may be no file of the system
+        return stat.S_ISCHR(os.fstat(stream.fileno()).st_mode) and not stream.isatty()
+    return False

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,52 @@ def test_standard_input(world: Path) -> None:
     assert meta(world / "data" / "poems.txt.gz")["vocab_size"] == 12
     assert "50" in result.stdout.decode("utf-8").split()
     assert not list((world / "data").glob(".*"))
+
+
+PIPED = {
+    "pipe.txt": ("to be or not to be\n" * 20).encode("utf-8"),
+    "pipe.gz": gzip.compress(b"to be or not to be\n" * 20),
+    "pipe.jsonl": b'{"text": "to be or not"}\n{"text": " to be\\n"}\n' * 20,
+    "pipe": ("to be or not to be\n" * 20).encode("utf-16"),
+}
+
+
+def write_and_close(target: str | int, content: bytes) -> None:
+    with open(target, "wb") as file:  # noqa: PTH123 - a path or an open file
+        file.write(content)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("name", PIPED)
+@pytest.mark.parametrize("place", ["FILE", "--val", "/dev/fd"])
+def test_pipes_are_read_once(name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.txt").write_text("to be or not to be\n" * 20, encoding="utf-8")
+    os.mkfifo(name)
+    reader, writer = os.pipe()
+    text = f"/dev/fd/{reader}" if place == "/dev/fd" else name
+    names = ["plain.txt", "--val", text] if place == "--val" else [text]
+    options = ("--field", "text") if text != name and name == "pipe.jsonl" else ()
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(write_and_close, name if text == name else writer, PIPED[name])
+        result = CliRunner().invoke(cli, ["prepare", *names, "--out", "out", *options])
+        written.result()
+    os.close(reader)
+    assert result.exit_code == 0, result.output
+    assert meta(tmp_path / "out")["vocab_size"] == len(set("to be or not to be\n"))
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted({"plain.txt", name, "out"})
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero")
+@pytest.mark.parametrize("arguments", ["/dev/zero", "-", "/dev/stdin", "/dev/fd/0", "plain.txt --val -", "folder"])
+def test_a_device_is_not_read_for_ever(arguments: str, tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("to be or not to be", encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "zero").symlink_to("/dev/zero")
+    with Path("/dev/zero").open("rb") as zero:
+        command = [sys.executable, "-m", "scratchgpt", "prepare", *arguments.split(), "--out", "out"]
+        result = subprocess.run(command, stdin=zero, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
+    assert "name a text in its place" in refused(result, FAILURE).replace("give a text file", "name a text")
 
 
 @pytest.mark.parametrize(("source", "message"), [("lines.jsonl", "goes on from there"), ("-", "has to be given again")])
