@@ -117,8 +117,13 @@ def stored_in(contents: Contents, place: Place, how: Reading, skipped: Count) ->
             for inside, member in tar_members(contents, place):
                 yield from stored_in(member, inside, how, skipped)
         case other:
-            name = {Form.PARQUET: "a Parquet file", Form.TAR: "a tar archive", Form.ZIP: "a ZIP archive"}[other]
-            raise DataError(f"{place} is {name} inside another file; unpack it first.")
+            raise inside_another(other, place)
+
+
+def inside_another(form: Form, place: Place) -> DataError:
+    """Return the error for what is read only where it is a file of its own."""
+    name = {Form.PARQUET: "a Parquet file", Form.TAR: "a tar archive", Form.ZIP: "a ZIP archive"}[form]
+    return DataError(f"{place} is {name} inside another file; unpack it first.")
 
 
 ADVICE = "Save the text as UTF-8 first, or put U+FFFD in such places with --errors replace."

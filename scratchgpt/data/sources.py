@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from scratchgpt.data.documents import Count, Document, divided, whole_words, without_gutenberg
-from scratchgpt.data.reading import Form, Reading, Stored, form_of, stored_in, stored_in_parquet
+from scratchgpt.data.reading import Form, Reading, Stored, form_of, inside_another, stored_in, stored_in_parquet
 from scratchgpt.data.unpacking import (
+    Contents,
     Place,
     Watched,
     failures_named,
@@ -40,8 +41,12 @@ class TextFile:
             self._most = most_bytes(path)
             file = path.open("rb")
         with file:
+            first = Contents(file, self._place, most=self._most).start
+            file.seek(0)
             start = unpacked(file, self._place, most=self._most).start
         self.form = form_of(start, self._place)
+        if self.form in (Form.PARQUET, Form.ZIP) and start != first:
+            raise inside_another(self.form, self._place)
         if self.form is Form.ZIP:
             with open_zip(self._place):
                 pass

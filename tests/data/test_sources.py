@@ -1,8 +1,12 @@
 """Sources: every kind of file gives its documents whole, and what is wrong with a file is said with its place."""
 
+import bz2
+import csv
 import gzip
 import importlib
 import json
+import lzma
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchgpt.data import documents as documents_module
-from scratchgpt.data import reading
+from scratchgpt.data import reading, unpacking
 from scratchgpt.data.reading import Reading
 from scratchgpt.data.sources import TextFile, check_reading, text_files
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.tokenizer.bpe import split
 from scratchgpt.tokenizer.cutting import GPT4_PATTERNS, before_white_space, cut_of
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
+from tests.test_kinds import tar, zipped
 
 # That of Llama 3, whose kin is in most files of today.
 TEXTS = ["Ünder the sea", "日本語の文\nand more", "third 🙂"]
@@ -278,3 +283,329 @@ def test_a_link_that_leads_to_no_file_is_not_passed_over(target: str, tmp_path: 
         pytest.skip("links are not allowed here")
     with pytest.raises(DataError, match="link is neither a regular file nor a link to one"):
         text_files(tmp_path / "texts")
+
+
+def skipping(path: Path, how: Reading = Reading()) -> tuple[list[str], int]:  # noqa: B008
+    """Return the documents of a file, and the number of its rows without text."""
+    n_skipped: list[int] = []
+    counts = dict.fromkeys(("read", "dropped", "ended"), lambda _: None)
+    found = TextFile(path, path).documents(how, cut=before_white_space, skipped=n_skipped.append, **counts)
+    return ["".join(document) for document in found], sum(n_skipped)
+
+
+PLAIN = "\n".join(TEXTS)
+LINES = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode("ascii")
+ARRAY = json.dumps([{"text": text} for text in TEXTS], indent=1, ensure_ascii=False)
+TABLE = 'id,text\r\n1,"Ünder the sea"\r\n2,"日本語の文\nand more"\r\n3,third 🙂\r\n'
+
+
+def packed_by(name: str, content: bytes) -> bytes:
+    if name == "zstd":
+        zstd: Any = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+        return bytes(zstd.compress(content[:9]) + zstd.compress(content[9:]))
+    if name == "gzip":
+        return gzip.compress(content[:9]) + gzip.compress(content[9:])
+    compress = lzma.compress if name == "xz" else bz2.compress
+    return compress(content[:9]) + compress(content[9:])
+
+
+@pytest.mark.parametrize("packed", ["gzip", "xz", "bzip2", "zstd"])
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a.txt.gz", "a", "a.jsonl", "a.jsonl.xz", "a.json.bz2", "a.csv.zst", "a.tar"]
+)
+@pytest.mark.parametrize("piece", [1, 7, 2**20])
+def test_packed_files_are_known_by_their_bytes(
+    packed: str, name: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacking, "PIECE", piece)
+    kinds = {
+        "jsonl": LINES,
+        "json": ARRAY.encode("utf-8"),
+        "csv": TABLE.encode("utf-8"),
+        "tar": tar({"a.jsonl": LINES}),
+    }
+    content = kinds.get(name.split(".")[1] if "." in name else "", PLAIN.encode("utf-8"))
+    (tmp_path / name).write_bytes(packed_by(packed, content))
+    assert documents(tmp_path / name) == ([PLAIN] if content == PLAIN.encode("utf-8") else TEXTS)
+
+
+@pytest.mark.parametrize("packed", ["gzip", "xz", "bzip2", "zstd"])
+@pytest.mark.parametrize("damage", ["cut", "followed", "second", "turned"])
+def test_packed_files_that_are_damaged(packed: str, damage: str, tmp_path: Path) -> None:
+    whole = packed_by(packed, PLAIN.encode("utf-8") * 99)
+    content = {
+        "cut": whole[:-5],
+        "followed": whole + b"something else",
+        "second": whole + whole[:20],
+        "turned": whole[:-20] + bytes(byte ^ 255 for byte in whole[-20:]),
+    }[damage]
+    (tmp_path / "a").write_bytes(content)
+    if (packed, damage) == ("zstd", "turned"):
+        content = b""  # it need not have a sum
+    else:
+        with pytest.raises(DataError, match="a is damaged"):
+            documents(tmp_path / "a")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv"])
+@pytest.mark.parametrize("chunk", [1, 2**20])
+def test_encodings(encoding: str, name: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "CHUNK", chunk)
+    content = {
+        "txt": PLAIN,
+        "jsonl": LINES.decode("ascii"),
+        "json": ARRAY,
+        "csv": TABLE,
+        "tsv": TABLE.replace(",", "\t"),
+    }
+    text = content[name[2:]]
+    mark = "\ufeff" if encoding.endswith("be") else ""
+    (tmp_path / name).write_bytes((mark + text).encode(encoding))
+    assert documents(tmp_path / name) == ([PLAIN] if name == "a.txt" else TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("to be".encode("utf-16-le"), "binary, or UTF-16 or UTF-32 without a byte order mark"),
+        ("to be".encode("utf-16-be"), "binary, or UTF-16 or UTF-32 without a byte order mark"),
+        ("to be".encode("utf-32-le"), "binary, or UTF-16 or UTF-32 without a byte order mark"),
+        (b"\1\0\2\0\3\0", "is binary"),
+        (b"to be\n" * 1000 + b"\0", "has a NUL byte at offset 6,000"),
+        ("\ufeffto \0be".encode("utf-16"), "has a NUL byte at offset 10"),
+        ("to be".encode("utf-16")[:-1], "is not UTF-16-LE text"),
+        (b"<!DOCTYPE html><p>to be", "is a web page"),
+        (b"%PDF-1.7\n", "is a PDF document"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer.*git lfs pull"),
+        (b"GGUF\3\0\0\0" + bytes(99), "is a GGUF file"),
+        (b"\x93NUMPY\1\0v\0", "is an array of NumPy"),
+        (b"\x89PNG\r\n\x1a\n\0", "is a PNG picture"),
+        (b"\0\0\0\1Bud1", "is the .DS_Store of a folder"),
+        (gzip.compress(b"\x89PNG\r\n\x1a\n\0", mtime=0), "is a PNG picture"),
+        (gzip.compress(b"PAR1\0", mtime=0), "is a Parquet file inside another file"),
+        (gzip.compress(zipped({"a.txt": b"a"}), mtime=0), "is a ZIP archive inside another file"),
+    ],
+)
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+def test_what_is_no_text(content: bytes, sentence: str, errors: str, tmp_path: Path) -> None:
+    for name in ("a.txt", "a"):
+        (tmp_path / name).write_bytes(content)
+        if errors == "replace" and ("offset" in sentence or "UTF-16-LE" in sentence):
+            assert documents(tmp_path / name, Reading(errors=errors))[0].count("\ufffd") == 1
+            continue
+        with pytest.raises(DataError, match=sentence):
+            documents(tmp_path / name, Reading(errors=errors))
+
+
+@pytest.mark.parametrize("other", ["cover.jpg", "Thumbs.db", "book.pdf", "page.html", "train.bin"])
+def test_a_folder_with_another_kind_of_file(other: str, tmp_path: Path) -> None:
+    starts = {"jpg": b"\xff\xd8\xff", "db": b"\xd0\xcf\x11\xe0", "pdf": b"%PDF-", "html": b"<html>", "bin": b"\1\0"}
+    (tmp_path / "a.txt").write_text("to be", encoding="utf-8")
+    (tmp_path / other).write_bytes(starts[other.rpartition(".")[2]])
+    with pytest.raises(DataError, match=rf"{re.escape(other)} is .* Or leave it out of {re.escape(str(tmp_path))}\."):
+        text_files(tmp_path)
+
+
+MEMBERS = {
+    "t/a.txt": PLAIN.encode("utf-8"),
+    "t/b.jsonl": LINES,
+    "t/c.json.gz": gzip.compress(ARRAY.encode("utf-8")),
+    "t/.DS_Store": b"\0\0\0\1Bud1",
+    "__MACOSX/t/._a.txt": b"\0\5\x16\7",
+    "t/d.csv": TABLE.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gzip", "xz", "bzip2", "zstd"])
+def test_archives(kind: str, tmp_path: Path) -> None:
+    content = zipped(MEMBERS) if kind == "zip" else tar(MEMBERS)
+    path = tmp_path / "a.archive"
+    path.write_bytes(content if kind in ("zip", "tar") else packed_by(kind, content))
+    file = TextFile(path, path)
+    for _ in range(2):
+        assert ["".join(document) for document in read(file)] == [PLAIN, *TEXTS * 3]
+    assert file.record["bytes"] == path.stat().st_size
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(DataError, match=r"changed while it was being read|is damaged"):
+        list(map(list, read(file)))
+
+
+def encrypted() -> bytes:
+    content = bytearray(zipped({"a.txt": b"a"}))
+    content[6] |= 1  # the flag, in the header of the file and in the directory
+    content[content.index(b"PK\1\2") + 8] |= 1
+    return bytes(content)
+
+
+def overlapping() -> bytes:
+    content = bytearray(zipped({"a.txt": b"a" * 999, "b.txt": b"a" * 999}))
+    at = content.rindex(b"PK\1\2") + 42
+    content[at : at + 4] = bytes(4)  # both begin at 0
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (encrypted, "is encrypted"),
+        (overlapping, "its files overlap"),
+        (lambda: zipped({"[Content_Types].xml": b"<a/>", "word/document.xml": b"<a/>"}), "office program"),
+        (lambda: zipped({"mimetype": b"application/epub+zip"}), "office program"),
+        (
+            lambda: zipped({"a.txt": b"a", "b/c.png": b"\x89PNG\r\n\0"}),
+            r"b/c.png in .* is a PNG picture.* out of .*a\.",
+        ),
+        (lambda: tar({"weights.npy": b"\x93NUMPY\1\0v\0"}), "weights.npy in .*an array of NumPy"),
+        (lambda: tar({"a.txt": b"a\xff"}), "a.txt in .* is not UTF-8 text"),
+        (lambda: zipped({"b.zip": zipped({"a.txt": b"a"})}), "b.zip in .* is a ZIP archive inside another file"),
+        (lambda: tar({"b.tar.gz": gzip.compress(tar({"a.txt": b"a"}))}), "is a tar archive inside another file"),
+        (lambda: tar({"a.txt": b"a" * 9999})[:-10_240], "is damaged"),
+        (lambda: tar({"a.txt": b"a", "b.txt": b"b"})[:1024] + b"\1" * 1024 + bytes(1024), "is damaged"),
+        (lambda: zipped({"a.txt": b"abc" * 99})[:-9], "is damaged"),
+        (lambda: zipped({"a.jsonl": b'{"body": "a"}'}), "No row of a.jsonl in .* has a field 'text', only body"),
+    ],
+)
+def test_archives_that_cannot_be_read(content: Any, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content())
+    with pytest.raises(DataError, match=sentence):
+        documents(tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", ["gzip", "xz", "bzip2", "zip", "tar.gz", "zip.gz"])
+def test_bombs(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "MOST_BYTES", 2**16)
+    text = b"a" * 2**24
+    content = {
+        "zip": lambda: zipped({"a.txt": text}),
+        "tar.gz": lambda: gzip.compress(tar({"a.txt": text})),
+        "zip.gz": lambda: zipped({"a.txt": gzip.compress(text)}),
+    }.get(kind, lambda: packed_by(kind, text))()
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(DataError, match="unpacks to more than 500 times its size"):
+        documents(tmp_path / "a")
+
+
+def test_a_file_that_is_packed_again_and_again(tmp_path: Path) -> None:
+    content = b"to be"
+    for _ in range(3):
+        content = gzip.compress(content)
+    (tmp_path / "a").write_bytes(content)
+    assert documents(tmp_path / "a") == ["to be"]
+    (tmp_path / "a").write_bytes(gzip.compress(content))
+    with pytest.raises(DataError, match="is packed 4 times or more"):
+        documents(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('["a", "b"]', ["a", "b"]),
+        ("[]", []),
+        ("[ ]\n", []),
+        ('[{"text": "a"}\n,\n"b"]', ["a", "b"]),
+        ('{"text": "a"}', ["a"]),
+        ('{\n "id": [1, 22],\n "text": "a, [b] {c}"\n}', ["a, [b] {c}"]),
+        ('{"text": "a"}\n{"text": "b"}\n', ["a", "b"]),
+        ('{"text": "a"}{"text": "b"}', ["a", "b"]),
+        ('["a",]', "Entry 2 of .* is not JSON"),
+        ('["a" "b"]', "Entry 2 of .* a comma or ] is missing"),
+        ('["a"', "Entry 2 of .* is missing"),
+        ('["a"] ["b"]', "Entry 2 of .* after the end of the array"),
+        ('["a", 12]', "Entry 2 of .* has no text in a field 'text', but a number"),
+        ('{"data": [{"text": "a"}]}', "No row of .* has a field 'text', only data"),
+        ("to be or not", "Entry 1 of .* is not JSON.*end its name in .txt"),
+        ("[" * 10_000, "Entry 1 of .* is not JSON"),
+        ('["' + "a" * 999 + '"]', "Entry 1 of .* is longer than 300 characters"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 3, 2**20])
+def test_json(
+    content: str, expected: list[str] | str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "CHUNK", chunk)
+    monkeypatch.setattr(reading, "LONGEST_ROW", 20_000 if content.startswith("[[") else 300)
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    if isinstance(expected, list):
+        assert documents(tmp_path / "a.json") == expected
+    elif "longer" not in expected or chunk < 300:
+        with pytest.raises(DataError, match=expected):
+            documents(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("text\na\nb\n", ["a", "b"]),
+        ("id;text\n1;a\n2;b", ["a", "b"]),
+        ("id\ttext\n1\ta, b\n", ["a, b"]),
+        ('id,text\n1,"a ""b"", c"\n', ['a "b", c']),
+        ('id,text\r1,"a\rb"\r2,c\r', ["a\rb", "c"]),
+        ("\ufeff" + '"text",id\n\n"a",1\n\n', ["a"]),
+        ('text,id\n"' + "a" * 200_000 + '",1\n', ["a" * 200_000]),
+        ("", []),
+        ("body\na\n", "has no column 'text', only body.*--field"),
+        ("id,text\n1,a, b\n", "Row 1 of .* has 3 fields, and the header 2"),
+        ('id,text\n1,"a\n2,b\n', "Row 1 of .* cannot be read"),
+        ('id,text\n1,"a"b\n', "Row 1 of .* cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [2**20, 1])
+def test_tables(
+    content: str, expected: list[str] | str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "CHUNK", chunk if len(content) < 999 else 2**16)
+    (tmp_path / "a.csv").write_text(content, encoding="utf-8", newline="")
+    if isinstance(expected, list):
+        assert documents(tmp_path / "a.csv") == expected
+        return
+    with pytest.raises(DataError, match=expected):
+        documents(tmp_path / "a.csv")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as the name says."""
+    if path.suffix == ".parquet":
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        names = sorted({name for row in rows for name in row})
+        parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), path)
+    elif path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(sorted({name for row in rows for name in row}))
+            table.writerows([row[name] for name in sorted(row)] for row in rows)
+    else:
+        lines = [json.dumps(row) for row in rows]
+        path.write_text("\n".join(lines) if path.suffix == ".jsonl" else f"[{','.join(lines)}]", encoding="utf-8")
+    return path
+
+
+ROWS_WITHOUT = [{"id": 1}, {"id": 1, "text": None}, {"id": 1, "text": ""}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("without", ROWS_WITHOUT)
+def test_rows_without_text_are_passed_over(name: str, without: dict[str, Any], tmp_path: Path) -> None:
+    rows = [without, *({"id": 2, "text": text} for text in TEXTS), without]
+    path = write_rows(tmp_path / name, rows)
+    assert skipping(path) == (TEXTS, 2)
+    with pytest.raises(DataError, match=r"(Line|Entry|Row) 1 of .* has no text in a field 'text'.*--strict"):
+        documents(path, Reading(strict=True))
+    write_rows(path, rows[1:-1])
+    assert documents(path, Reading(strict=True)) == TEXTS
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_a_field_that_no_row_has(name: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / name, [{"body": "a", "id": 1}, {"body": "b", "id": 2}])
+    with pytest.raises(DataError, match=r"has no column 'text', only body, id|has a field 'text', only body, id"):
+        documents(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+@pytest.mark.parametrize("value", [5, 0.5, True, ["a"], {"a": "b"}])
+def test_a_field_that_is_no_text(name: str, value: Any, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / name, [{"text": value}, {"text": value}])
+    with pytest.raises(DataError, match=r"(Line|Entry|Row) 1 of .* has no text in a field 'text', but "):
+        documents(path)
