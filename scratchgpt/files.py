@@ -119,6 +119,9 @@ def written_whole(path: Path, *, force: bool) -> Iterator[Path]:
     Raises DataError if there is one already, unless it may be replaced, and OSError.
     """
     require_free(path, force=force)
+    if path.exists() and not path.is_file():  # a pipe or a device, as /dev/stdout, which nothing can replace
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
         temporary = Path(folder) / path.name

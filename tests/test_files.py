@@ -208,3 +208,31 @@ def test_preparations_that_start_together(tmp_path: Path, n: int, text: str) -> 
     assert all(re.search(r"^$|Another program is preparing|from something else", sentence) for sentence in said)
     Dataset.open(tmp_path / "data")
     assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{number}.txt" for number in range(n)), "data"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs devices, pipes and sockets that are files")
+@pytest.mark.parametrize("is_linked", [False, True])
+@pytest.mark.parametrize("kind", ["device", "pipe", "terminal"])
+def test_a_device_is_written_to_and_never_replaced(tmp_path: Path, kind: str, is_linked: bool) -> None:  # noqa: FBT001 - a parameter
+    place = tmp_path / "place"
+    reader, writer = os.openpty()
+    if kind == "pipe":
+        os.mkfifo(place)
+        os.close(reader)
+        reader = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
+    else:
+        place = Path(os.ttyname(writer)) if kind == "terminal" else Path(os.devnull)
+    if is_linked:
+        (tmp_path / "link").symlink_to(place)
+    path = tmp_path / "link" if is_linked else place
+    before = place.stat().st_ino
+    with pytest.raises(DataError, match="is there already"), written_whole(path, force=False):
+        pass
+    with written_whole(path, force=True) as written:
+        written.write_bytes(b"abc")
+    assert place.stat().st_ino == before
+    assert path.is_symlink() == is_linked
+    if kind != "device":
+        assert os.read(reader, 9) == b"abc"
+    os.close(reader)
+    os.close(writer)

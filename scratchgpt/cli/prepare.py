@@ -157,11 +157,11 @@ def _show_separators(meta: dict[str, Any], separator: str | None) -> None:
 
     n_ended, n_spelled = (sum(part.get(name, 0) for part in meta["parts"]) for name in ("separators", "ends_spelled"))
     if separator:
-        click.echo(f"Documents end at {separator!r}, found {n_ended:,} times.")
+        say(f"Documents end at {separator!r}, found {n_ended:,} times.")
     elif separator is None and n_ended:
-        click.echo(f"A document ends at each of {n_ended:,} lines that hold only {END_OF_TEXT}.")
+        say(f"A document ends at each of {n_ended:,} lines that hold only {END_OF_TEXT}.")
     if separator is None and n_spelled:
-        click.echo(
+        say(
             f"The text has {END_OF_TEXT} {n_spelled:,} times inside lines, where it stays text. "
             f"To end documents there, use --separator '{END_OF_TEXT}'."
         )
