@@ -29,6 +29,20 @@ LARGEST_ID = 2**22
 LONGEST_PATTERN = 10_000
 """Characters; a pattern of a megabyte takes `regex` minutes to understand."""
 
+_ESCAPE = r"\\(?:[^\p{L}\p{N}]|[rntfvsSdDwWbB]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[pP]\{\^?[\w ]+\})"
+COMMON = regex.compile(
+    rf"(?:[^\\\[\](){{}}^$]|{_ESCAPE}"
+    rf"|\[\^?\]?(?:[^\\\[\]&]|&(?!&)|{_ESCAPE})*\]"  # a class without classes in it
+    r"|\((?!\?)|\)|\(\?(?::|=|!|>|<=|<!)"
+    r"|\(\?i:(?:'s\|'t\|'re\|'ve\|'m\|'ll\|'d|\[sdmt\]\|ll\|ve\|re)\)"  # where no ß could stand for ss
+    r"|\{[0-9]+(?:,[0-9]*)?\}(?![+*?{]))*+"
+)
+"""Patterns that mean the same to `regex` and to Oniguruma, which the `tokenizers` library uses.
+
+To Oniguruma, `^` and `$` are at each line, `[a[b]]` and `&&` are sets of sets, `{1,3}+` repeats `{1,3}`, and `\\h` is a
+hexadecimal digit.
+"""
+
 NO_ID = -1
 NEVER = 2**62
 """The rank of a pair that no merge joins."""
@@ -257,7 +271,7 @@ class BPETokenizer:
         """Return the bytes of ids (N,), added tokens by their names. Raises UsageError if one has no token."""
         indices = np.asarray(ids, dtype=np.int64)
         is_outside = indices.size and not 0 <= indices.min() <= indices.max() < self.vocab_size
-        if is_outside or np.isin(indices, self.unused).any():
+        if is_outside or (self.unused and np.isin(indices, self.unused).any()):
             raise UsageError(f"There are ids outside the vocabulary of {self.vocab_size - len(self.unused)} tokens.")
         return self._arrays.decode_bytes(indices)
 
@@ -492,4 +506,9 @@ def _checked(pattern: str) -> str:
         raise ValueError(f"its split pattern {pattern!r} cannot be used: {error}") from error
     if compiled.flags & regex.REVERSE:
         raise ValueError(f"its split pattern {pattern!r} cannot be used: it searches backwards")
+    if (same := COMMON.match(pattern)) and same.end() < len(pattern):
+        raise ValueError(
+            f"its split pattern {pattern!r} cannot be used: from {pattern[same.end() :]!r} on, it may mean something "
+            "else here than in the tokenizers library"
+        )
     return pattern

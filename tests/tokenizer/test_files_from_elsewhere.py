@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from scratchgpt.data.documents import whole_words
 from scratchgpt.tokenizer import BPETokenizer
+from scratchgpt.tokenizer.bpe import split as cut
 from scratchgpt.tokenizer.bpe_training import train
 from scratchgpt.tokenizer.counting import count_pieces
 from scratchgpt.tokenizer.cutting import GPT4_PATTERNS
@@ -136,6 +137,33 @@ def content(name: str) -> Content:
     changed = copy.deepcopy(OWN)
     CHANGES[name](changed)
     return changed
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("[a-z&&[^b]]+", "abc"),
+        ("[[a-c][x-z]]+", "a[x]"),
+        (r"\h+", "axf"),
+        ("^.", "a\nb"),
+        (r"\s+$", "a \nb"),
+        (r"a\Z", "a\n"),
+        ("(?m).+", "a\nb"),
+        (r"\p{N}{1,3}+", "12345"),
+        ("(?i:ss)", "aßb"),
+        (r"\N", "ab"),
+        ("(?:a|b){e<=1}", "ab"),
+    ],
+)
+def test_a_pattern_that_means_something_else_there(pattern: str, text: str) -> None:
+    library = pytest.importorskip("tokenizers")
+    splitter = library.pre_tokenizers.Split(library.Regex(pattern), "isolated")
+    assert [piece for piece, _ in splitter.pre_tokenize_str(text)] != cut(text, [pattern])
+    steps = [split({"Regex": pattern}), level(use_regex=False)]
+    changed = OWN | {"pre_tokenizer": sequence(pretokenizers=steps)}
+    with pytest.raises(ValueError, match="may mean something else here than in the tokenizers library"):
+        BPETokenizer.from_json(changed)
 
 
 @cache
