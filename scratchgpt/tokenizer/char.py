@@ -115,6 +115,10 @@ class CharTokenizer:
         expected = tokenizer.to_json()
         if not vocabulary:
             raise ValueError("it is empty")
+        for added in content.get("added_tokens", []):
+            is_same = vocabulary.get(added["content"]) == added["id"]  # the same id as without it
+            if not is_same or added.get("lstrip") or added.get("rstrip"):
+                raise ValueError(f"its added token {added['content']!r} is not supported next to characters")
         for part in ("normalizer", "pre_tokenizer", "model", "decoder"):
             if content[part] != expected[part]:
                 raise ValueError(f"its {part} is not that of one id a character in the order of the code points")

@@ -115,3 +115,22 @@ def test_ids_outside_the_vocabulary(ids: list[int]) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no vocabulary, neither tokenizer\.json nor"):
         tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("added", "is_right"),
+    [
+        ({"id": 0, "content": "a", "special": True}, True),  # as transformers writes a character that pads
+        ({"id": 1, "content": "a", "special": True}, False),
+        ({"id": 0, "content": "a", "rstrip": True}, False),
+        ({"id": 2, "content": "[PAD]", "special": True}, False),
+        ({"id": 2, "content": "ab", "special": False}, False),
+    ],
+)
+def test_added_tokens_next_to_characters(added: dict[str, Any], *, is_right: bool) -> None:
+    content = CharTokenizer("ab").to_json() | {"added_tokens": [added], "padding": {"pad_id": 0}}
+    if is_right:
+        assert CharTokenizer.from_json(content).encode("ab").tolist() == [0, 1]
+    else:
+        with pytest.raises(ValueError, match="its added token '.*' is not supported next to characters"):
+            CharTokenizer.from_json(content)
