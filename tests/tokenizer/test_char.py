@@ -132,5 +132,5 @@ def test_added_tokens_next_to_characters(added: dict[str, Any], *, is_right: boo
     if is_right:
         assert CharTokenizer.from_json(content).encode("ab").tolist() == [0, 1]
     else:
-        with pytest.raises(ValueError, match="its added token '.*' is not supported next to characters"):
+        with pytest.raises(ValueError, match=r"its added token '.*' is not supported next to characters"):
             CharTokenizer.from_json(content)
