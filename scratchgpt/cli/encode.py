@@ -1,15 +1,13 @@
 """`scratchgpt encode`: from text to ids, for pipes."""
 
-import codecs
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from scratchgpt.cli.options import answer_json_lines, standard_input, vocabulary_options
-from scratchgpt.errors import DataError, UsageError
+from scratchgpt.cli.options import answer_json_lines, text_pieces, vocabulary_options
+from scratchgpt.errors import UsageError
 
 
 @click.command("encode", short_help="Turn text into token ids.")
@@ -33,7 +31,9 @@ def command(*, gpt2: bool, given: Path | None, special: bool, is_json: bool) -> 
         answer_json_lines("text", str, answer)
         return
     n_characters, space = 0, ""
-    for text in whole_words(_text(), None if special else tokenizer.cut, "Standard input"):
+    for text in whole_words(
+        text_pieces(sys.stdin.buffer, "Standard input"), None if special else tokenizer.cut, "Standard input"
+    ):
         try:
             ids = tokenizer.encode(text, special=special).tolist()
         except UsageError as error:
@@ -45,18 +45,3 @@ def command(*, gpt2: bool, given: Path | None, special: bool, is_json: bool) -> 
             space = " "
         n_characters += len(text)
     sys.stdout.write("\n")
-
-
-def _text() -> Iterator[str]:
-    """Yield the text of standard input in pieces. Raises DataError."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    n_bytes = 0
-    for data in standard_input():
-        n_bytes += len(data)
-        try:
-            yield decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            offset = n_bytes - len(error.object) + error.start
-            raise DataError(
-                f"Standard input is not UTF-8: the byte at offset {offset:,} does not belong; save the text as UTF-8."
-            ) from error

@@ -141,7 +141,7 @@ def _converse(answer: Callable[[str, int], None], n_samples: int) -> None:
     question = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
     while True:
         try:
-            line = input(question)
+            line = input(question).removeprefix("\ufeff")  # which a file that is piped may begin with
         except EOFError:
             if question:
                 click.echo()  # what comes next has a line of its own

@@ -6,6 +6,7 @@ Only vocab_size has none: it is a fact of the data. A whole recipe is a preset, 
 import dataclasses
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +17,7 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.config import DEFAULT_PRESET, RECORDS, ModelConfig, Patterns, Setting, TrainConfig, read_setting
-from scratchgpt.errors import DataError, UsageError
-from scratchgpt.kinds import decoded
+from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when a command runs
     from scratchgpt.tokenizer import Tokenizer
@@ -198,12 +198,15 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
 
 def read_text(file: IO[bytes], name: str) -> str:
     """Return the text of a file, which messages call `name`. Raises DataError."""
-    try:
-        return decoded(file.read())
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The {name} is not UTF-8: the byte at offset {error.start:,} does not belong; save it as UTF-8."
-        ) from error
+    return "".join(text_pieces(file, f"The {name}"))
+
+
+def text_pieces(file: IO[bytes], name: str) -> Iterator[str]:
+    """Yield the text of a file, which messages call `name`, without its byte order mark. Raises DataError."""
+    from scratchgpt.data.reading import text_of
+    from scratchgpt.data.unpacking import Contents
+
+    return text_of(Contents(file, name, most=math.inf), "strict")
 
 
 def encoded(text: str, vocabulary: "Tokenizer", *, skip_unknown: bool, special: bool = False) -> tuple[str, list[int]]:

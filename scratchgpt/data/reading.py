@@ -106,7 +106,7 @@ def stored_in(contents: Contents, place: Place, how: Reading, skipped: Count) ->
     """
     match form_of(contents.start, place):
         case Form.TEXT:
-            yield Stored(decoded(contents, how.errors, advice=ADVICE), is_row=False)
+            yield Stored(text_of(contents, how.errors, advice=ADVICE), is_row=False)
         case Form.JSON_LINES:
             yield from _texts(_json_lines(contents, how), "Line", place, how, skipped)
         case Form.JSON:
@@ -130,7 +130,7 @@ ADVICE = "Save the text as UTF-8 first, or put U+FFFD in such places with --erro
 PAGE_ADVICE = "Save the text as UTF-8 first."
 
 
-def decoded(contents: Contents, errors: str, *, advice: str = PAGE_ADVICE) -> Document:
+def text_of(contents: Contents, errors: str, *, advice: str = PAGE_ADVICE) -> Document:
     """Yield plain text without its byte order mark; line ends stay, and no character is cut. Raises DataError.
 
     It is UTF-8, or what its mark says.
@@ -192,7 +192,7 @@ def _bounded(text: str, what: str, number: int, place: Place | str) -> str:
 def _json_lines(contents: Contents, how: Reading) -> Iterator[tuple[int, Any]]:
     """Yield the number and content of each line that is not blank. Raises DataError."""
     place = contents.place
-    for number, line in enumerate(_lines(decoded(contents, how.errors, advice=ADVICE), "\n", place), 1):
+    for number, line in enumerate(_lines(text_of(contents, how.errors, advice=ADVICE), "\n", place), 1):
         if line and not line.isspace():
             try:
                 content = json.loads(line.removeprefix("\ufeff"))  # files may have been joined
@@ -261,7 +261,7 @@ class _JSONText:
 
 def _json_entries(contents: Contents, how: Reading) -> Iterator[tuple[int, Any]]:
     """Yield the number and content of each entry of an array, or of values one after another. Raises DataError."""
-    text = _JSONText(decoded(contents, how.errors, advice=ADVICE), contents.place)
+    text = _JSONText(text_of(contents, how.errors, advice=ADVICE), contents.place)
     number = 1
     if text.next_character() != "[":
         while text.next_character():
@@ -285,7 +285,7 @@ def _json_entries(contents: Contents, how: Reading) -> Iterator[tuple[int, Any]]
 def _table_rows(contents: Contents, place: Place, how: Reading) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of each row after the header, and its text. Raises DataError."""
     csv.field_size_limit(LONGEST_ROW)
-    lines = _lines(decoded(contents, how.errors, advice=ADVICE), "", place)
+    lines = _lines(text_of(contents, how.errors, advice=ADVICE), "", place)
     first = next(lines)
     if not first:
         return

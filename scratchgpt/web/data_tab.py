@@ -69,7 +69,10 @@ class DataTab:
         """Lay out."""
         self._desk, self._memory = desk, memory
         with ui.element("div").classes("columns"):
-            with card("Prepare a text", "Any UTF-8 text. Upload one, or choose one from the working folder."):
+            with card(
+                "Prepare a text",
+                "Plain text, or rows such as JSON lines and CSV, also packed. Upload one, or choose one from the folder.",
+            ):
                 self._lay_out_preparing()
             with card("Prepared data"):
                 self._sets = scrolling("Prepared data").classes("stack")

@@ -23,8 +23,8 @@ from scratchgpt.web.history import History
 from scratchgpt.web.jobs import Generation, Task, Training
 
 DATA, RUNS = Path("data"), Path("runs")
-PLAIN = (".txt", ".md", ".csv", ".tsv", ".json", ".html", ".htm", ".xml", ".tex", ".rst", ".py", ".log", ".srt")
-TEXTS = (*PLAIN, ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
+PLAIN = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".tex", ".rst", ".py", ".log", ".srt")
+TEXTS = (*PLAIN, ".jsonl", ".ndjson", ".parquet", ".gz", ".zst", ".xz", ".bz2", ".tar", ".tgz", ".zip")
 """What a text's name ends in, if its kind is known; any other name gets .txt."""
 LIST_EVERY = 1.0
 """Seconds between two looks at which runs, data and models there are."""

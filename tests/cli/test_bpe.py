@@ -158,10 +158,16 @@ def test_what_is_refused(world: Path, command: str, standard_input: str, message
     ("command", "data", "code", "message"),
     [
         ("encode --tokenizer .", b"", FAILURE, "no vocabulary, neither tokenizer.json nor vocab.json"),
-        ("encode", b"x" * 2**20 + b"caf\xe9", FAILURE, "Standard input is not UTF-8: the byte at offset 1,048,579 "),
+        (
+            "encode",
+            b"x" * 2**20 + b"caf\xe9",
+            FAILURE,
+            "input is not UTF-8 text: the byte 0xe9 at offset 1,048,579 ",
+        ),
         ("encode --tokenizer data/letters", b"ab " * 2**20 + b"?", USAGE, "fter the first 3,145,"),
         ("encode --tokenizer data/letters", b"ab?", USAGE, "The character '?' (U+003F, at position 2)"),
         ("encode", b"caf\xe2\x82", FAILURE, "offset 3 "),
+        ("encode", "to be".encode("utf-16-le"), FAILURE, "Standard input is binary, or UTF-16"),
         (
             "encode --json",
             b'{"text": "a"}\n{"text": "\xe9"}',

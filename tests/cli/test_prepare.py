@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from scratchgpt.cli import cli
+from scratchgpt.cli.options import read_text
 from tests.cli.test_bad_input import FAILURE, USAGE, refused
 from tests.world import scratchgpt
 
@@ -196,3 +197,49 @@ def test_validation_text_and_replaced_bytes(world: Path) -> None:
 )
 def test_what_is_refused(command: str, code: int, message: str, world: Path) -> None:
     assert message in refused(scratchgpt("prepare", *command.split(), cwd=world), code)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("reader", ["prepare", "prepare -", "encode", "--prompt-file"])
+def test_a_byte_order_mark_is_no_text(
+    encoding: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "to be or not to be\n" * 3
+    data = text.encode(encoding)
+    (tmp_path / "marked.txt").write_bytes(data)
+    if reader == "--prompt-file":
+        with (tmp_path / "marked.txt").open("rb") as file:
+            assert read_text(file, "text") == text
+        return
+    (tmp_path / "plain.txt").write_bytes(text.encode("utf-8"))
+    run = CliRunner().invoke
+    assert run(cli, ["prepare", "plain.txt"]).exit_code == 0
+    commands = {
+        "prepare": ["prepare", "marked.txt", "--tokenizer", "data/plain"],
+        "prepare -": ["prepare", "-", "--tokenizer", "data/plain"],
+        "encode": ["encode", "--tokenizer", "data/plain"],
+    }
+    result = run(cli, commands[reader], input=data)
+    assert result.exit_code == 0, result.output
+    if reader == "encode":
+        assert len(result.stdout.split()) == len(text)
+
+
+def test_rows_without_text_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": "to be or not"}, {"text": None}, {"id": 1}, {"text": ""}] * 5
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    run = CliRunner().invoke
+    for options in (["--check"], []):
+        result = run(cli, ["prepare", "a.jsonl", *options])
+        assert result.exit_code == 0, result.output
+        assert result.stdout.splitlines()[-1].endswith("; 15 rows without text passed over.")
+    content = json.loads((tmp_path / "data" / "a" / "meta.json").read_text(encoding="utf-8"))
+    assert content["parts"][0]["skipped_rows"] == 15
+    for options in (["--check"], []):
+        result = run(cli, ["prepare", "a.jsonl", "--strict", *options])
+        assert result.exit_code == 1
+        assert "Line 2 of a.jsonl has no text in a field 'text'" in " ".join(result.output.split())
+    (tmp_path / "b.jsonl").write_text('{"text": null}\n' * 2, encoding="utf-8")
+    assert "b is empty; 2 rows without text passed over" in run(cli, ["prepare", "b.jsonl"]).output

@@ -198,7 +198,7 @@ def test_a_prompt_that_is_not_utf8(trained: Path) -> None:
     (trained / "latin1.txt").write_bytes("déjà".encode("latin-1"))
     result = scratchgpt("generate", "--prompt-file", "latin1.txt", cwd=trained)
     assert result.returncode == 1
-    assert "not UTF-8: the byte at offset 1" in " ".join(result.stderr.split())
+    assert "The prompt is not UTF-8 text: the byte 0xe9 at offset 1" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("options", ["", "--json --samples 500", "--samples 500"])
