@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -25,6 +26,8 @@ from scratchgpt.model.params import Layout
 from scratchgpt.model.plan import Plan, default_plan
 from scratchgpt.ops.adamw import Moments
 
+Clock = Callable[[], float]
+
 ROWS = (128, 256, 512, 1024)
 """Rows of a micro-batch that are tried."""
 BLOCKS = (2**17, 2**18, 2**19, 2**20)
@@ -39,8 +42,13 @@ GAIN = 0.05
 """Part of the time that a plan must save to be preferred to the default: less is often chance."""
 
 
-def tuned_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = None) -> Plan:
-    """Return the plan that was found best for runs like this on this machine, now or earlier. Raises MemoryError."""
+def tuned_plan(
+    model: ModelConfig, train: TrainConfig, *, lanes: int | None = None, clock: Clock = time.perf_counter
+) -> Plan:
+    """Return the plan that was found best for runs like this on this machine, now or earlier. Raises MemoryError.
+
+    `clock` gives the seconds that pass.
+    """
     plan = default_plan(model, train, lanes=lanes)
     choices = _choices(model, train, plan)
     path = _cache_path(model, train, plan)
@@ -50,7 +58,7 @@ def tuned_plan(model: ModelConfig, train: TrainConfig, *, lanes: int | None = No
             for choice in choices:
                 if known == choice._asdict():
                     return choice
-    measured = _measured(model, plan, choices)
+    measured = _measured(model, plan, choices, clock)
     if measured is None:
         return plan
     if path is not None:
@@ -69,7 +77,7 @@ def _choices(model: ModelConfig, train: TrainConfig, plan: Plan) -> list[Plan]:
     return list(dict.fromkeys(Plan(plan.lanes, size, block) for size, block in pairs))
 
 
-def _measured(model: ModelConfig, plan: Plan, choices: list[Plan]) -> Plan | None:
+def _measured(model: ModelConfig, plan: Plan, choices: list[Plan], clock: Clock) -> Plan | None:
     """Return the best combination of what is best by itself; None if there is no time to measure."""
     candidates = [
         choice for choice in choices if plan.micro_batch == choice.micro_batch or plan.block_bytes == choice.block_bytes
@@ -87,16 +95,16 @@ def _measured(model: ModelConfig, plan: Plan, choices: list[Plan]) -> Plan | Non
     seconds: dict[Plan, list[float]] = {candidate: [] for candidate in candidates}
     with lanes.running():
         lanes.adopt(plan)  # all lanes have started when they have answered
-        began = time.perf_counter()
+        began = clock()
         for turn in range(1 + ROUNDS):
             for candidate in candidates:
-                if time.perf_counter() - began > SECONDS:
+                if clock() - began > SECONDS:
                     return None
                 lanes.adopt(candidate)
-                started = time.perf_counter()
+                started = clock()
                 lanes.loss_and_grad(tokens, tokens, seed=0, step=0)
                 if turn:
-                    seconds[candidate].append(time.perf_counter() - started)
+                    seconds[candidate].append(clock() - started)
 
     def best(those: list[Plan]) -> Plan:
         fastest = min(those, key=lambda candidate: median(seconds[candidate]))

@@ -395,7 +395,7 @@ def attached_to(run: Path, act: Callable[[Watch, Pilot[None]], Awaitable[None]],
 
 async def shown(app: Watch, pilot: Pilot[None], name: str, text: str) -> None:
     """Wait until a text is on the screen."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while text not in text_of(app, name):
         assert time.monotonic() < deadline, text_of(app, name)
         await pilot.pause(0.1)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,24 @@ def plans() -> list[Path]:
     return list((folder / "plans").iterdir())
 
 
-def slow_unless(monkeypatch: pytest.MonkeyPatch, **fast: int) -> None:
-    """Let every step take a while, unless the plan is as given."""
-    real = Lanes.loss_and_grad
+class Clock:
+    """Seconds that pass only while a step is computed: a machine cannot be too busy for it."""
 
-    def slowed(lanes: Lanes, *arguments: Any, **settings: Any) -> float:
-        time.sleep(0 if lanes.plan._asdict().items() >= fast.items() else 0.05)
-        return real(lanes, *arguments, **settings)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **fast: int) -> None:
+        """Let a step take a millisecond if the plan is as given, and else 50."""
+        self.passed = 0.0
+        real = Lanes.loss_and_grad
 
-    monkeypatch.setattr(Lanes, "loss_and_grad", slowed)
-    monkeypatch.setattr(tuning, "SECONDS", 60.0)  # on a busy machine, too,
-    monkeypatch.setattr(tuning, "GAIN", 0.5)  # where steps of the same length seem to differ
+        def timed(lanes: Lanes, *arguments: Any, **settings: Any) -> float:
+            self.passed += 0.001 if lanes.plan._asdict().items() >= fast.items() else 0.05
+            return real(lanes, *arguments, **settings)
+
+        monkeypatch.setattr(Lanes, "loss_and_grad", timed)
+        monkeypatch.setattr(tuning, "SECONDS", 60.0)
+
+    def __call__(self) -> float:
+        """Return the seconds that have passed."""
+        return self.passed
 
 
 def test_by_default_about_512_rows_are_computed_at_once() -> None:
@@ -56,14 +62,14 @@ def test_by_default_about_512_rows_are_computed_at_once() -> None:
 
 @pytest.mark.parametrize("fast", [{"micro_batch": 4}, {"block_bytes": 2**20}])
 def test_the_fastest_plan_is_found(fast: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    slow_unless(monkeypatch, **fast)
-    assert tuned_plan(MODEL, TRAIN, lanes=1) == Plan(1, CACHE_ROWS // 64)._replace(**fast)
+    clock = Clock(monkeypatch, **fast)
+    assert tuned_plan(MODEL, TRAIN, lanes=1, clock=clock) == Plan(1, CACHE_ROWS // 64)._replace(**fast)
 
 
 def test_what_was_found_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        slow_unless(patch, micro_batch=4)
-        found = tuned_plan(MODEL, TRAIN, lanes=1)
+        clock = Clock(patch, micro_batch=4)
+        found = tuned_plan(MODEL, TRAIN, lanes=1, clock=clock)
     monkeypatch.setattr(tuning, "_measured", None)
     assert tuned_plan(MODEL, TRAIN, lanes=1) == found
     with pytest.raises(TypeError):  # another work: it would be measured
@@ -72,25 +78,25 @@ def test_what_was_found_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"lanes": 5}', '{"lanes": 1, "micro_batch": 0, "block_bytes": 9}'])
 def test_a_cache_that_makes_no_sense_is_measured_again(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuned_plan(MODEL, TRAIN, lanes=1)
+    clock = Clock(monkeypatch, micro_batch=4)
+    tuned_plan(MODEL, TRAIN, lanes=1, clock=clock)
     (path,) = plans()
     path.write_text(content, encoding="utf-8")
-    slow_unless(monkeypatch, micro_batch=4)
-    assert tuned_plan(MODEL, TRAIN, lanes=1).micro_batch == 4
+    assert tuned_plan(MODEL, TRAIN, lanes=1, clock=clock).micro_batch == 4
     assert plans() == [path]
     assert json.loads(path.read_text(encoding="utf-8"))["micro_batch"] == 4
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scratchgpt").write_text("no folder", encoding="utf-8")
-    slow_unless(monkeypatch, micro_batch=4)
-    assert tuned_plan(MODEL, TRAIN, lanes=1).micro_batch == 4
+    clock = Clock(monkeypatch, micro_batch=4)
+    assert tuned_plan(MODEL, TRAIN, lanes=1, clock=clock).micro_batch == 4
 
 
 def test_what_takes_too_long_keeps_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow_unless(monkeypatch, micro_batch=4)
+    clock = Clock(monkeypatch, micro_batch=4)
     monkeypatch.setattr(tuning, "SECONDS", 0.1)
-    assert tuned_plan(MODEL, TRAIN, lanes=1) == default_plan(MODEL, TRAIN, lanes=1)
+    assert tuned_plan(MODEL, TRAIN, lanes=1, clock=clock) == default_plan(MODEL, TRAIN, lanes=1)
     assert cache_folder() is not None
     assert not (tmp_path / "scratchgpt").exists()  # it was no measurement
 
@@ -106,13 +112,13 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", nowhere)
-    slow_unless(monkeypatch, micro_batch=4)
-    assert tuned_plan(MODEL, TRAIN, lanes=1).micro_batch == 4
+    clock = Clock(monkeypatch, micro_batch=4)
+    assert tuned_plan(MODEL, TRAIN, lanes=1, clock=clock).micro_batch == 4
 
 
 def test_a_micro_batch_that_was_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow_unless(monkeypatch, micro_batch=4)
-    assert tuned_plan(MODEL, dataclasses.replace(TRAIN, micro_batch=5), lanes=1).micro_batch == 5
+    clock = Clock(monkeypatch, micro_batch=4)
+    assert tuned_plan(MODEL, dataclasses.replace(TRAIN, micro_batch=5), lanes=1, clock=clock).micro_batch == 5
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 24])

@@ -152,11 +152,11 @@ def test_hosts_that_are_not_there() -> None:
 
 
 def test_who_asks_nothing_for_long_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "PATIENCE", 0.5)
+    monkeypatch.setattr(server, "PATIENCE", 1.5)
 
     async def slow(scope: Message, _: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
             await send({"type": "http.response.body", "body": b"ok"})
 

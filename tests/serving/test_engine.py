@@ -481,17 +481,16 @@ def test_a_short_request_does_not_wait_for_long_ones(
         engine.cancel(long)
 
 
-def test_a_short_request_does_not_wait_for_long_ones_in_seconds() -> None:
-    """With the smallest preset's model, and far more time than it takes: before there were turns, it took minutes."""
+def test_a_short_request_does_not_wait_for_minutes() -> None:
+    """With the smallest preset's model: the long ones have hardly begun when it ends."""
     config = ModelConfig(**(load_preset("shakespeare-cpu").model | {"vocab_size": VOCABULARY.vocab_size}))
     engine = Engine(GPT(config, select("cpu"), Layout(config).initial(1)), VOCABULARY, n_places=16, n_waiting=256)
     reader = _Reader(engine)
     long = reader.submit(*[wish([1, 2, 3] * 20, 4096, SAMPLINGS[1])] * 128)
     while not engine.n_steps:
         time.sleep(0.001)
-    start = time.monotonic()
     reader.wait(reader.submit(wish([1, 2, 3], 5)))
-    assert time.monotonic() - start <= 10
+    assert engine.n_steps <= 1000  # of 8 times 4,096, which take minutes
     engine.cancel(long)
     engine.close()
 

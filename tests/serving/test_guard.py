@@ -13,6 +13,7 @@ from scratchgpt.serving.answers import SECURITY_HEADERS, App, Message, Receive, 
 from scratchgpt.serving.guard import Guard
 from scratchgpt.serving.origins import allowed_origin, is_loopback
 from scratchgpt.serving.tokens import Login
+from tests import clock
 
 TOKEN = "a-token-of-tests"  # noqa: S105
 LOGIN = Login(TOKEN)
@@ -64,7 +65,7 @@ def ask(
         "query_string": query.encode("latin-1"),
         "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
     }
-    asyncio.run(guarded(scope, receive or receive_parts, send))
+    clock.run(guarded(scope, receive or receive_parts, send))
     assert kind != "http" or receive or not any(part["body"] for part in parts), (
         "all that was sent is read, or the connection would break before the answer is heard"
     )

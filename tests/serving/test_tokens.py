@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from scratchgpt.serving import tokens
 from scratchgpt.serving.answers import Message
 from scratchgpt.serving.guard import Guard
 from scratchgpt.serving.tokens import Login, Peer, require_token
+from tests import clock
 
 TOKEN = "a-token-of-tests"  # noqa: S105
 LOGIN = Login(TOKEN, 8070)
@@ -26,7 +26,7 @@ async def hello(_: Message, __: Any, send: Any) -> None:
 
 def ask(login: Login = LOGIN, **asked: Any) -> tuple[int, dict[bytes, bytes], str]:
     """Return status, headers and body of the answer to a browser."""
-    return asyncio.run(ask_now(login, **asked))
+    return clock.run(ask_now(login, **asked))
 
 
 async def ask_now(
@@ -161,11 +161,11 @@ def test_short_tokens_are_refused_with_a_long_one() -> None:
 
 async def attack(login: Login, seconds: float, n_waiting: int) -> int:
     """Try tokens from one address, many at a time; return how many were answered."""
-    n_answered, end = 0, time.monotonic() + seconds
+    n_answered, end = 0, clock.now() + seconds
 
     async def guess() -> None:
         nonlocal n_answered
-        while time.monotonic() < end:
+        while clock.now() < end:
             await ask_now(login, authorization="Bearer wrong")
             n_answered += 1
 
@@ -188,12 +188,12 @@ def test_guesses_are_slow_and_lock_nobody_out() -> None:
             "same address": {"authorization": f"Bearer {TOKEN}"},
         }
         for name, asked in users.items():
-            start = time.monotonic()
+            start = clock.now()
             assert (await ask_now(login, **asked))[0] == 200
-            seconds[name] = time.monotonic() - start
+            seconds[name] = clock.now() - start
         return seconds, await attacked
 
-    seconds, n_guesses = asyncio.run(during_the_attack())
+    seconds, n_guesses = clock.run(during_the_attack())
     assert n_guesses <= 2 / tokens.PAUSE + 8
     assert max(seconds[name] for name in ("session", "connection", "other address")) <= tokens.PAUSE / 2
     assert seconds["same address"] <= 8 * tokens.PAUSE + 0.2
@@ -207,19 +207,19 @@ def test_guesses_of_clients_that_have_gone_do_not_wait() -> None:
         await asyncio.sleep(0.01)
         for peer in peers:
             peer.leave()
-        start = time.monotonic()
+        start = clock.now()
         assert (await ask_now(login, authorization=f"Bearer {TOKEN}"))[0] == 200
         await asyncio.gather(*waiting, return_exceptions=True)
-        return time.monotonic() - start
+        return clock.now() - start
 
-    assert asyncio.run(leave_and_ask()) <= 3 * tokens.PAUSE
+    assert clock.run(leave_and_ask()) <= 3 * tokens.PAUSE
 
 
 async def seconds_until_let_in(login: Login, **asked: Any) -> float:
     """Return how long the right token takes from loopback."""
-    start = time.monotonic()
+    start = clock.now()
     assert (await ask_now(login, authorization=f"Bearer {TOKEN}", **asked))[0] == 200
-    return time.monotonic() - start
+    return clock.now() - start
 
 
 def test_a_client_that_leaves_early_loses_the_pause() -> None:
@@ -234,7 +234,7 @@ def test_a_client_that_leaves_early_loses_the_pause() -> None:
         await guess
         return seconds
 
-    assert asyncio.run(guess_and_leave()) >= tokens.PAUSE / 2
+    assert clock.run(guess_and_leave()) >= tokens.PAUSE / 2
 
 
 def test_loopback_addresses_count_as_one() -> None:
@@ -246,7 +246,7 @@ def test_loopback_addresses_count_as_one() -> None:
         await guess
         return seconds
 
-    assert asyncio.run(guess()) >= tokens.PAUSE / 2
+    assert clock.run(guess()) >= tokens.PAUSE / 2
 
 
 def test_a_connection_that_knows_the_token_cannot_guess_faster() -> None:
@@ -255,11 +255,11 @@ def test_a_connection_that_knows_the_token_cannot_guess_faster() -> None:
     async def guess() -> list[float]:
         login, peer = Login(TOKEN, 8070), Peer()
         seconds = [await seconds_until_let_in(login, peer=peer)]
-        start = time.monotonic()
+        start = clock.now()
         assert (await ask_now(login, peer=peer, authorization="Bearer wrong"))[0] == 401
-        return [*seconds, time.monotonic() - start, await seconds_until_let_in(login, peer=peer)]
+        return [*seconds, clock.now() - start, await seconds_until_let_in(login, peer=peer)]
 
-    first, wrong, again = asyncio.run(guess())
+    first, wrong, again = clock.run(guess())
     assert wrong >= tokens.PAUSE
     assert max(first, again) <= tokens.PAUSE / 2
 
@@ -288,4 +288,4 @@ def test_no_guess_waits_for_a_client_that_has_left() -> None:
         assert not any(await asyncio.gather(*guesses))
         return seconds
 
-    assert asyncio.run(leave_and_ask()) <= tokens.PAUSE / 2
+    assert clock.run(leave_and_ask()) <= tokens.PAUSE / 2

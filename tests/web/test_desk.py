@@ -20,6 +20,7 @@ from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
 from scratchgpt.model import plan
 from scratchgpt.training.journal import Journal
+from tests import clock
 from tests.web.server import wait_until
 from tests.world import TEXT, make_dataset
 
@@ -414,7 +415,7 @@ def test_a_text_goes_on_for_the_whole_time_of_each_absence(desk: Desk, monkeypat
         await asyncio.sleep(0.4)
         assert desk.generation("window") is None
 
-    asyncio.run(come_and_go())
+    clock.run(come_and_go())
 
 
 @pytest.mark.usefixtures("desk")
