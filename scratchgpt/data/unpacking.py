@@ -300,6 +300,7 @@ def failures_named(place: Place | Path | str, damage: Damage = ()) -> Iterator[N
     try:
         yield
     except damage as error:
-        raise DataError(f"{place} is damaged: {error}.") from error
+        raise DataError(f"{place} is damaged: {' '.join(str(error).split())}.") from error
     except OSError as error:
-        raise DataError(f"Cannot read {place}: {error.strerror or error}.") from error
+        reason = error.strerror or " ".join(str(error).split())
+        raise DataError(f"Cannot read {place}: {reason}.") from error

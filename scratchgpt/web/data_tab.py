@@ -71,7 +71,7 @@ class DataTab:
         with ui.element("div").classes("columns"):
             with card(
                 "Prepare a text",
-                "Plain text, or rows such as JSON lines and CSV, also packed. Upload one, or choose one from the folder.",
+                "Plain text, or rows such as JSON lines and CSV, also packed. Upload a file, or choose one below.",
             ):
                 self._lay_out_preparing()
             with card("Prepared data"):
