@@ -153,10 +153,14 @@ def test_altered_weights(world: Path) -> None:
 
 def test_a_vocabulary_that_is_not_the_models(world: Path) -> None:
     checkpoint = world / "runs" / "a" / "checkpoints" / "step-000002"
-    shutil.copy(world / "data" / "other" / "tokenizer.json", checkpoint)
+    (world / "more.txt").write_text(TEXT + "0123456789", encoding="utf-8", newline="")
+    assert scratchgpt("prepare", "more.txt", cwd=world).returncode == 0
+    shutil.copy(world / "data" / "more" / "tokenizer.json", checkpoint)
     assert "tokenizer.json was truncated or altered" in refused(scratchgpt("generate", cwd=world), FAILURE)
     (checkpoint / "trainer.json").unlink()
-    assert "vocabulary beside it 11" in refused(scratchgpt("generate", cwd=world), FAILURE)
+    n = len(set(TEXT))
+    expected = f"the model has {n} tokens, but its vocabulary has {n + 10}"
+    assert expected in refused(scratchgpt("generate", cwd=world), FAILURE)
 
 
 def test_weights_that_are_not_numbers(world: Path) -> None:
