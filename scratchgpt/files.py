@@ -91,7 +91,7 @@ def sync_folder(path: Path) -> None:
 
 
 def copy_mode(path: Path, like: Path) -> None:
-    """Let those read a file who can read another one, where the file system can do that. Raises OSError."""
+    """Give a file the mode of another one, where the file system can do that. Raises OSError."""
     with _where_possible():
         shutil.copymode(like, path)
 

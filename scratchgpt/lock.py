@@ -35,7 +35,7 @@ class FolderLock:
         path = folder / NAME
         try:
             self._file = path.open("w", encoding="utf-8")
-        except FileNotFoundError as error:  # whoever held it has just removed the folder
+        except FileNotFoundError as error:  # its holder has just removed the folder
             raise busy from error
         except OSError as error:
             raise type(busy)(f"Cannot write into {folder}: {error.strerror}.") from error

@@ -221,7 +221,7 @@ def recorded_digest(folder: Path) -> str:
     try:
         return _digest([shard_paths(folder, part) for part in PARTS], meta["files"])
     except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / META} is damaged: it does not know the files beside it.") from error
+        raise DataError(f"{folder / META} is damaged: it does not list the files next to it.") from error
 
 
 def _digest(parts: Sequence[Sequence[Path]], records: Mapping[str, Any]) -> str:
