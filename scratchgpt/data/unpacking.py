@@ -33,6 +33,9 @@ DEEPEST = 4
 MOST_BYTES, MOST_TIMES = 2**32, 500
 """A file is refused if it unpacks to more than both: bytes, and times its own size. No text does that."""
 
+NAMELESS = "a file without a name"
+"""The name of such a member of an archive."""
+
 XZ_MEMORY = 2**30
 """Bytes that the dictionary of an xz file may take; `xz -9` takes 2^26."""
 
@@ -60,7 +63,8 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         """Return how messages name it."""
-        return f"{self.member} in {self.path}" if self.member else str(self.path)
+        name = self.member if self.member.isprintable() else repr(self.member)
+        return f"{name} in {self.path}" if name else str(self.path)
 
     @property
     def name(self) -> str:
@@ -224,7 +228,7 @@ def tar_members(contents: Contents, place: Place) -> Iterator[tuple[Place, Conte
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined] # it would keep them all in memory
             if _is_visible(member.name) and member.isreg() and (stream := archive.extractfile(member)):
-                inside = place._replace(member=member.name)
+                inside = place._replace(member=member.name or NAMELESS)
                 yield inside, unpacked(stream, inside, most=contents.most, damage=TAR_DAMAGE)
     while contents.read(PIECE):  # at its end is what shows whether a packed file is whole
         pass
@@ -249,8 +253,8 @@ def zip_members(place: Place) -> Iterator[tuple[Place, Contents]]:
     with open_zip(place) as archive:
         most = most_bytes(place.path)
         for member in archive.infolist():
-            if not member.is_dir() and _is_visible(member.filename):
-                inside = place._replace(member=member.filename)
+            if not member.filename.endswith("/") and _is_visible(member.filename):
+                inside = place._replace(member=member.filename or NAMELESS)
                 with failures_named(inside, ZIP_DAMAGE):
                     stream = archive.open(member)
                 yield inside, unpacked(stream, inside, most=most, damage=ZIP_DAMAGE)

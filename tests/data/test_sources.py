@@ -459,6 +459,8 @@ def overlapping() -> bytes:
         ),
         (lambda: tar({"weights.npy": b"\x93NUMPY\1\0v\0"}), "weights.npy in .*an array of NumPy"),
         (lambda: tar({"a.txt": b"a\xff"}), "a.txt in .* is not UTF-8 text"),
+        (lambda: tar({"a\nb.txt": b"a\xff"}), r"'a\\nb.txt' in .* is not UTF-8 text"),
+        (lambda: zipped({"": b"a\xff"}), "a file without a name in .* is not UTF-8 text"),
         (lambda: zipped({"b.zip": zipped({"a.txt": b"a"})}), "b.zip in .* is a ZIP archive inside another file"),
         (lambda: tar({"b.tar.gz": gzip.compress(tar({"a.txt": b"a"}))}), "is a tar archive inside another file"),
         (lambda: tar({"a.txt": b"a" * 9999})[:-10_240], "is damaged"),
