@@ -194,23 +194,19 @@ def load_preset(name: str) -> Preset:
 
 
 def load_config(path: Path) -> Preset:
-    """Read a file of a preset's form, in which settings may be missing. Raises UsageError naming file and key."""
+    """Read a file of a preset's form, in which settings and the lines of tables may be missing.
+
+    Raises UsageError naming file and key.
+    """
     try:
         text = decoded(path.read_bytes())
-        tables = tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
+        content = tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # what is no text, or no TOML
         raise UsageError(f"{path} is no TOML: {error}.") from error
+    tables = _sorted_into_tables(path, content)
     for name, table in tables.items():
-        if name not in RECORDS:
-            if other := _table_of(name):
-                raise UsageError(f"{path}: {name} is in no table; write it below the line [{other}].")
-            raise UsageError(
-                f"{path}: there is no table [{name}]{did_you_mean(name, RECORDS)}; use [model] or [train]."
-            )
-        if not isinstance(table, dict):
-            raise UsageError(f"{path}: {name} must be a table, [{name}].")
         fields = {field.name: field for field in dataclasses.fields(RECORDS[name])}
         for key, value in table.items():
             if key not in fields:
@@ -222,6 +218,28 @@ def load_config(path: Path) -> Preset:
             except UsageError as error:
                 raise UsageError(f"{path}: {error}") from error
     return Preset(tables.get("model", {}), tables.get("train", {}))
+
+
+def _sorted_into_tables(path: Path, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a file's tables, with the settings that are outside of them. Raises UsageError."""
+    tables = {name: value for name, value in content.items() if name in RECORDS}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise UsageError(f"{path}: {name} must be a table, [{name}].")
+    for name, value in content.items():
+        if name in RECORDS:
+            continue
+        if isinstance(value, dict):
+            raise UsageError(
+                f"{path}: there is no table [{name}]{did_you_mean(name, RECORDS)}; use [model] or [train]."
+            )
+        if not (place := _table_of(name)):
+            known = [field for record in RECORDS.values() for field in record.__dataclass_fields__]
+            raise UsageError(f"{path}: there is no setting {name!r}{did_you_mean(name, known)}.")
+        if name in tables.setdefault(place, {}):
+            raise UsageError(f"{path}: {name} is there twice, also in [{place}]; remove one of them.")
+        tables[place][name] = value
+    return tables
 
 
 def _table_of(setting: str) -> str | None:

@@ -124,8 +124,10 @@ def test_unknown_presets_are_refused_with_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("steps = 3\n", "wrong.toml: steps is in no table; write it below the line [train]."),
-        ("[n_layer]\n", "wrong.toml: n_layer is in no table; write it below the line [model]."),
+        ("step = 3\n", "wrong.toml: there is no setting 'step' (did you mean 'steps'?)"),
+        ("steps = 3\n[train]\nsteps = 4\n", "wrong.toml: steps is there twice, also in [train]; remove one of them."),
+        ("steps = 3\ntrain = 4\n", "wrong.toml: train must be a table"),
+        ("[n_layer]\n", "wrong.toml: there is no table [n_layer]"),
         ("[trian]\n", "wrong.toml: there is no table [trian] (did you mean 'train'?)"),
         ("[train]\nlearning_rat = 1\n", "in [train] (did you mean 'learning_rate'?)"),
         ("[train]\nn_layer = 1\n", "there is no setting 'n_layer' in [train]: it belongs into [model]"),
@@ -142,6 +144,21 @@ def test_files_that_cannot_be_meant(text: str, reason: str, tmp_path: Path) -> N
     (tmp_path / "wrong.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UsageError, match=re.escape(reason)):
         load_config(tmp_path / "wrong.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "train"),
+    [
+        ("steps = 3\n", {}, {"steps": 3}),
+        ("n_layer = 2\nsteps = 3\n", {"n_layer": 2}, {"steps": 3}),
+        ("n_layer = 2\n[train]\nsteps = 3\n", {"n_layer": 2}, {"steps": 3}),
+        ("learning_rate = 1\n[model]\nbias = true\n", {"bias": True}, {"learning_rate": 1.0}),
+        ("# nothing\n", {}, {}),
+    ],
+)
+def test_settings_need_no_table(text: str, model: dict[str, Any], train: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    assert load_config(tmp_path / "mine.toml") == (model, train)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
