@@ -670,7 +670,9 @@ def complaints_about_files(
 ) -> Iterator[str]:
     """Yield what a call did to files; `before` and `after` are the hashes of its folder."""
     has_ended = outcome.code in CODES - {128 + signal.SIGTERM}
-    named = {os.path.normpath(part) for word in case.arguments for part in (word, word.rpartition("=")[2]) if part}
+    named = {
+        os.path.normpath(part) for word in case.arguments for part in (word, word[2:], word.rpartition("=")[2]) if part
+    }
     hidden = {str(Path(name).with_name(f".{Path(name).name}")) for name in named if Path(name).name}
     roots = tuple(f"{name}{end}" for name in named | hidden | {"data", "runs"} for end in "/.")
     may_replace = any(word.startswith(("--force", "--resume")) for word in case.arguments)
