@@ -170,9 +170,12 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
         _try(report, None, lambda: model_files.refuse_pickles(folder))
     if content and found and not report["problems"]:
         _try(report, None, lambda: model_files.find(folder))
-    tokenizer = _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(folder)))
-    if tokenizer and tokenizer["size"] > content.get("vocab_size", tokenizer["size"]):
-        report["problems"].append(f"The vocabulary has {tokenizer['size']} tokens, the model {content['vocab_size']}.")
+    tokenizer = _try(report, None, lambda: tokenizers.load(folder))
+    if tokenizer:
+        report["tokenizer"] = _tokenizer(tokenizer)
+        n_rows = content.get("vocab_size", tokenizer.vocab_size)
+        if not tokenizers.fits(tokenizer, n_rows):
+            report["problems"].append(f"The vocabulary has {tokenizer.vocab_size} tokens, the model {n_rows}.")
     if (folder / TRAINER).exists():
         _try(report, "training", lambda: _training(folder))
         _try(report, None, lambda: checkpoint.verify(folder))

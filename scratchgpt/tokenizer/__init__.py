@@ -1,6 +1,6 @@
 """Text to token ids and back. A tokenizer is two JSON files that other tools open too."""
 
-from scratchgpt.tokenizer.base import FILES, Tokenizer, difference, end_of_text, load, read, save, token_bytes
+from scratchgpt.tokenizer.base import FILES, Tokenizer, difference, end_of_text, fits, load, read, save, token_bytes
 from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
 from scratchgpt.tokenizer.char import CharTokenizer
 
@@ -12,6 +12,7 @@ __all__ = [
     "Tokenizer",
     "difference",
     "end_of_text",
+    "fits",
     "load",
     "read",
     "save",

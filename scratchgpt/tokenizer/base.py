@@ -84,6 +84,15 @@ def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     return lengths
 
 
+def fits(tokenizer: Tokenizer, n_rows: int) -> bool:
+    """Return whether a vocabulary may be that of a model with so many rows, of which some may have no token.
+
+    Rows of characters are padded to a multiple of 8, if at all. Any other difference shows another model's vocabulary.
+    """
+    is_padded = n_rows % 8 == 0 or not isinstance(tokenizer, CharTokenizer)
+    return tokenizer.vocab_size == n_rows or (tokenizer.vocab_size < n_rows and is_padded)
+
+
 def difference(one: Tokenizer, other: Tokenizer) -> str:
     """Return in what two vocabularies differ, as half a sentence; nothing if they give the same ids."""
     contents = one.to_json(), other.to_json()
@@ -147,12 +156,13 @@ def read(path: Path, *, more: Path | None = None) -> Tokenizer:
 
 def _read_bpe(content: dict[str, Any], *, more: Path | None) -> BPETokenizer:
     """Read a tokenizer.json with more added tokens of a folder. Raises DataError, ValueError and the like."""
-    added = content.get("added_tokens", [])
-    if more:
-        there = {token["content"] for token in added}
-        beside = [token for token in _added_beside(more, content["model"]["vocab"]) if token.name not in there]
-        added = [*added, *({"content": token.name, **token._asdict()} for token in beside)]
-    return BPETokenizer.from_json(content | {"added_tokens": added})
+    tokenizer = BPETokenizer.from_json(content)
+    there = {token.name for token in tokenizer.added}
+    beside = _added_beside(more, content["model"]["vocab"]) if more else []
+    added = [{"content": token.name, **token._asdict()} for token in beside if token.name not in there]
+    if not added:
+        return tokenizer
+    return BPETokenizer.from_json(content | {"added_tokens": [*content.get("added_tokens", []), *added]})
 
 
 def _read_pair(path: Path, merges: Path) -> Tokenizer:

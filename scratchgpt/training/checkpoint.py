@@ -361,7 +361,7 @@ def open_model(folder: Path) -> tuple[ModelConfig, list[Array], tokenizers.Token
         verify(folder, (*model_files.FILES, *tokenizers.FILES))
     config, parts = model_files.load_parts(folder)
     tokenizer = tokenizers.load(folder)
-    if tokenizer.vocab_size > config.vocab_size:
+    if not tokenizers.fits(tokenizer, config.vocab_size):
         raise CheckpointError(
             f"{folder}: the model has {config.vocab_size:,} tokens, but its vocabulary has {tokenizer.vocab_size:,}; "
             "put the model's own vocabulary there."

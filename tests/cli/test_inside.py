@@ -211,8 +211,10 @@ def test_what_generate_would_refuse(bytewise: Path, tmp_path: Path) -> None:
     (problem,) = info(folder, cwd=tmp_path)["problems"]
     assert "transformer.wpe.weight is of the shape (8, 13), not (8, 12)" in problem
     save_file(weights, folder / "model.safetensors")
-    tokenizers.save(train({}, 257), folder)
-    assert info(folder, cwd=tmp_path)["problems"] == ["The vocabulary has 257 tokens, the model 261."]
+    tokenizers.save(train({}, 257), folder)  # rows without a token are no problem
+    assert info(folder, cwd=tmp_path)["problems"] == []
+    tokenizers.save(train({"abcdefghijk": 9}, 262), folder)
+    assert info(folder, cwd=tmp_path)["problems"] == ["The vocabulary has 262 tokens, the model 261."]
     (folder / "tokenizer.json").unlink()
     (problem,) = info(folder, cwd=tmp_path)["problems"]
     assert "has no vocabulary" in problem

@@ -152,6 +152,14 @@ def test_a_vocabulary_that_is_larger_than_the_model(tmp_path: Path) -> None:
         checkpoint.open_model(tmp_path / "m")
 
 
+def test_another_models_characters(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    config = ModelConfig(vocab_size=characters(tmp_path / "m") + 1, block_size=8, n_layer=1, n_head=1, n_embd=8)
+    files.save(tmp_path / "m", config, Layout(config).initial(1))
+    with pytest.raises(CheckpointError, match="the model has 65 tokens, but its vocabulary has 30"):
+        checkpoint.open_model(tmp_path / "m")
+
+
 def test_added_tokens_of_other_files(tmp_path: Path) -> None:
     vocabulary = make(tmp_path / "m", added_tokens)
     assert vocabulary.special == {"[PAD]": 290, END_OF_TEXT: 0}
