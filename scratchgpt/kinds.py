@@ -75,9 +75,7 @@ STARTS = {
 }
 """First bytes of files that people take for a text or for a part of a model, and their kinds."""
 
-HTML = re.compile(
-    rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)[\s>]", re.DOTALL | re.IGNORECASE
-)
+HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(?>(<!--.*?-->\s*)*)<(!doctype\s+html|html)[\s>]", re.DOTALL | re.IGNORECASE)
 PATTERNS = {
     HTML: WEB_PAGE,
     re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"): BZIP2,

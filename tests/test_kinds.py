@@ -64,6 +64,9 @@ def zipped(names: dict[str, bytes]) -> bytes:
         *(((start, None)) for start in (b"", b"GIF89a is a format", b"ID3 learns trees", b"BZh9 is said", b"PARIS")),
         *(("日本".encode(encoding), None) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32")),
         (b"html is a language of tags like <html>", None),
+        (b"<head>Chapter I</head>", None),
+        (b"<!--a-->" * 500, None),  # in a time that does not grow with 2^500
+        (b"<!--a--> " * 400 + b"<html>", kinds.WEB_PAGE),
         ("été".encode("latin-1"), None),
     ],
 )
