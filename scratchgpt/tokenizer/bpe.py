@@ -30,7 +30,7 @@ LONGEST_PATTERN = 10_000
 """Characters; a pattern of a megabyte takes `regex` minutes to understand."""
 
 _ESCAPE = r"\\(?:[^\p{L}\p{N}]|[rntfvsSdDwWbB]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[pP]\{\^?[\w ]+\})"
-COMMON = regex.compile(
+COMMON = (
     rf"(?:[^\\\[\](){{}}^$]|{_ESCAPE}"
     rf"|\[\^?\]?(?:[^\\\[\]&]|&(?!&)|{_ESCAPE})*\]"  # a class without classes in it
     r"|\((?!\?)|\)|\(\?(?::|=|!|>|<=|<!)"
@@ -506,7 +506,7 @@ def _checked(pattern: str) -> str:
         raise ValueError(f"its split pattern {pattern!r} cannot be used: {error}") from error
     if compiled.flags & regex.REVERSE:
         raise ValueError(f"its split pattern {pattern!r} cannot be used: it searches backwards")
-    if (same := COMMON.match(pattern)) and same.end() < len(pattern):
+    if (same := regex.match(COMMON, pattern)) and same.end() < len(pattern):
         raise ValueError(
             f"its split pattern {pattern!r} cannot be used: from {pattern[same.end() :]!r} on, it may mean something "
             "else here than in the tokenizers library"
