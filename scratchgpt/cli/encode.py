@@ -31,9 +31,9 @@ def command(*, gpt2: bool, given: Path | None, special: bool, is_json: bool) -> 
         answer_json_lines("text", str, answer)
         return
     n_characters, space = 0, ""
-    for text in whole_words(
-        text_pieces(sys.stdin.buffer, "Standard input"), None if special else tokenizer.cut, "Standard input"
-    ):
+    name = "Standard input"
+    pieces = text_pieces(sys.stdin.buffer, name, may_have_nul=True)  # decode gives back what encode takes
+    for text in whole_words(pieces, None if special else tokenizer.cut, name):
         try:
             ids = tokenizer.encode(text, special=special).tolist()
         except UsageError as error:

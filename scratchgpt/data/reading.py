@@ -130,16 +130,16 @@ ADVICE = "Save the text as UTF-8 first, or put U+FFFD in such places with --erro
 PAGE_ADVICE = "Save the text as UTF-8 first."
 
 
-def text_of(contents: Contents, errors: str, *, advice: str = PAGE_ADVICE) -> Document:
+def text_of(contents: Contents, errors: str, *, advice: str = PAGE_ADVICE, may_have_nul: bool = False) -> Document:
     """Yield plain text without its byte order mark; line ends stay, and no character is cut. Raises DataError.
 
-    It is UTF-8, or what its mark says.
+    It is UTF-8, or what its mark says. A NUL byte is no text, unless it may be there.
     """
     place = contents.place
     mark, encoding = mark_of(contents.start)
     stream = contents.buffered()
     stream.read(len(mark))
-    if not mark and (kind := kind_of(contents.start)) is BINARY:
+    if not (mark or may_have_nul) and (kind := kind_of(contents.start)) is BINARY:
         raise DataError(f"{place} is {kind.name}. {kind.advice}")
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     offset = len(mark)
@@ -157,7 +157,7 @@ def text_of(contents: Contents, errors: str, *, advice: str = PAGE_ADVICE) -> Do
                 advice=advice,
                 page=PAGE_ADVICE,
             ) from error
-        if "\0" in text:
+        if "\0" in text and not may_have_nul:
             if errors == "strict":
                 at = begin + len(text[: text.index("\0")].encode(encoding))
                 raise DataError(
