@@ -181,7 +181,8 @@ class DataTab:
         if task and said != self._said:
             self._said = said
             self._desk.expire()
-            self._result.text = (task.failure or task.output.strip().rpartition("\n")[2]) if said[1] else ""
+            sentences = [line for line in task.output.splitlines() if line.endswith(".")]  # the rest is tables
+            self._result.text = (task.failure or "\n".join(sentences)) if said[1] else ""
             self._result.classes(add="bad" if task.failure else "", remove="" if task.failure else "bad")
         if (names := self._desk.data()) != self._shown:
             new = [name for name in names if self._shown is not None and name not in self._shown]
