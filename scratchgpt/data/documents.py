@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from scratchgpt.errors import DataError
 from scratchgpt.tokenizer import END_OF_TEXT
@@ -28,8 +29,17 @@ Count = Callable[[int], None]
 """Receives amounts that sum to the whole."""
 
 
-def divided(text: Document, separator: str | None, ended: Count) -> Iterator[Document]:
-    """Yield the documents of a text; read each to its end before the next. `ended` counts the separators.
+@dataclass
+class Tally:
+    """Counts of what a reading met."""
+
+    dropped_characters: int = 0  # of Project Gutenberg
+    separators: int = 0  # that ended a document
+    skipped_rows: int = 0  # without text
+
+
+def divided(text: Document, separator: str | None, tally: Tally) -> Iterator[Document]:
+    """Yield the documents of a text; read each to its end before the next. The separators are counted.
 
     A document ends at each `separator`. If that is None, it ends at each line that holds only <|endoftext|>; if it is
     empty, nothing ends a document. Separators belong to no document.
@@ -44,7 +54,7 @@ def divided(text: Document, separator: str | None, ended: Count) -> Iterator[Doc
         nonlocal is_over
         for piece in pieces:
             if piece is None:
-                ended(1)
+                tally.separators += 1
                 return
             yield piece
         is_over = True
@@ -83,7 +93,7 @@ def _cut_at(text: Document, separator: str) -> Iterator[str | None]:
     yield held
 
 
-def without_gutenberg(document: Document, dropped: Count) -> Document:
+def without_gutenberg(document: Document, tally: Tally) -> Document:
     """Leave out what Project Gutenberg put before and after a text. Without its marks, everything stays."""
     keep = True
     for number, lines in enumerate(whole_lines(document)):
@@ -94,13 +104,13 @@ def without_gutenberg(document: Document, dropped: Count) -> Document:
         for mark in marks:
             if keep:
                 yield lines[at : mark.start()]
-            dropped(mark.end() - (mark.start() if keep else at))
+            tally.dropped_characters += mark.end() - (mark.start() if keep else at)
             at = mark.end()
             keep = mark[1].upper() == "START"
         if keep:
             yield lines[at:]
         else:
-            dropped(len(lines) - at)
+            tally.dropped_characters += len(lines) - at
 
 
 def whole_lines(document: Document) -> Document:

@@ -8,6 +8,7 @@ hidden folder stays, and preparing the same again goes on from there.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.dataset import FORMAT, META, read_meta, token_dtype
-from scratchgpt.data.documents import Count
+from scratchgpt.data.documents import Count, Tally
 from scratchgpt.data.encoding import BORDER, encode_blocks, n_processes, separator
 from scratchgpt.data.mix import Source, amounts, find_sources
 from scratchgpt.data.reading import Reading
@@ -170,10 +171,8 @@ class _Text:
         self.state: dict[str, Any] = {
             "documents": 0,
             "characters": 0,
-            "dropped_characters": 0,
-            "separators": 0,  # that ended a document
             "ends_spelled": 0,  # <|endoftext|> in the text itself
-            "skipped_rows": 0,  # without text
+            **dataclasses.asdict(Tally()),
             "files": [],
             "blocks": 0,  # encoded so far
             "is_encoded": False,
@@ -185,10 +184,9 @@ class _Text:
 
     def survey(self, vocabulary: Vocabulary, progress: Count) -> None:
         """Read the source for the first time. Raises DataError and UsageError."""
+        tally = Tally()
         for file in self.source.files:
-            names = {"dropped": "dropped_characters", "ended": "separators", "skipped": "skipped_rows"}
-            counts = {name: self._counter(count) for name, count in names.items()}
-            for document in file.documents(self._how, cut=vocabulary.cut, read=progress, **counts):
+            for document in file.documents(self._how, cut=vocabulary.cut, read=progress, tally=tally):
                 n_before = self.state["characters"]
                 for text in document:
                     vocabulary.see(text)
@@ -196,6 +194,7 @@ class _Text:
                     self.state["ends_spelled"] += text.count(END_OF_TEXT)
                 self.state["documents"] += self.state["characters"] > n_before
             self.state["files"].append(file.record)
+        self.state |= dataclasses.asdict(tally)
         n_characters = self.state["characters"]
         if not n_characters:
             passed_over = without_text(self.state["skipped_rows"])
@@ -210,8 +209,7 @@ class _Text:
         begun = dict.fromkeys(PARTS, False)
         for file, record in zip(self.source.files, self.state["files"], strict=True):
             file.record = record
-            counts = dict.fromkeys(("dropped", "ended", "skipped"), _ignored)
-            for document in file.documents(self._how, cut=cut, read=progress, **counts):
+            for document in file.documents(self._how, cut=cut, read=progress, tally=Tally()):
                 is_border = begun.copy()
                 for text in document:
                     for part, share in zip(PARTS, (text[:n_left], text[n_left:]), strict=True):
@@ -248,18 +246,6 @@ class _Text:
     @property
     def _n_train(self) -> int:
         return int(self.state["characters"] * self._train_share)
-
-    def _counter(self, name: str) -> Count:
-        """Return what adds to a count of the state."""
-
-        def count(n: int) -> None:
-            self.state[name] += n
-
-        return count
-
-
-def _ignored(_: int) -> None:
-    """Count nothing: the first pass has counted."""
 
 
 class _Work:

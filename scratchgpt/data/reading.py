@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from scratchgpt.data.documents import Count, Document
+from scratchgpt.data.documents import Document, Tally
 from scratchgpt.data.unpacking import Contents, Place, extra, failures_named, tar_members
 from scratchgpt.errors import DataError
 from scratchgpt.kinds import BINARY, PARQUET, TAR, ZIP, kind_of, mark_of
@@ -99,23 +99,20 @@ def form_of(start: bytes, place: Place) -> Form:
     return Form.JSON if form is Form.JSON_LINES and begins == "[" else form
 
 
-def stored_in(contents: Contents, place: Place, how: Reading, skipped: Count) -> Iterator[Stored]:
-    """Yield the texts of a file that is read from its beginning. Raises DataError and UsageError.
-
-    `skipped` receives the number of rows without text.
-    """
+def stored_in(contents: Contents, place: Place, how: Reading, tally: Tally) -> Iterator[Stored]:
+    """Yield the texts of a file that is read from its beginning. Raises DataError and UsageError."""
     match form_of(contents.start, place):
         case Form.TEXT:
             yield Stored(text_of(contents, how.errors, advice=ADVICE), is_row=False)
         case Form.JSON_LINES:
-            yield from _texts(_json_lines(contents, how), "Line", place, how, skipped)
+            yield from _texts(_json_lines(contents, how), "Line", place, how, tally)
         case Form.JSON:
-            yield from _texts(_json_entries(contents, how), "Entry", place, how, skipped)
+            yield from _texts(_json_entries(contents, how), "Entry", place, how, tally)
         case Form.TABLE:
-            yield from _texts(_table_rows(contents, place, how), "Row", place, how, skipped)
+            yield from _texts(_table_rows(contents, place, how), "Row", place, how, tally)
         case Form.TAR if not place.member:
             for inside, member in tar_members(contents, place):
-                yield from stored_in(member, inside, how, skipped)
+                yield from stored_in(member, inside, how, tally)
         case other:
             raise inside_another(other, place)
 
@@ -322,7 +319,7 @@ def _table_rows(contents: Contents, place: Place, how: Reading) -> Iterator[tupl
             number += 1
 
 
-def stored_in_parquet(place: Place, how: Reading, skipped: Count) -> Iterator[Stored]:
+def stored_in_parquet(place: Place, how: Reading, tally: Tally) -> Iterator[Stored]:
     """Yield the texts of a Parquet file. Raises DataError and UsageError."""
     parquet = extra("pyarrow.parquet", "parquet", place)
     damage = (ValueError, extra("pyarrow", "parquet", place).ArrowException)
@@ -342,7 +339,7 @@ def stored_in_parquet(place: Place, how: Reading, skipped: Count) -> Iterator[St
                     number += 1
                     yield number, {how.field: text}
 
-    yield from _texts(rows(), "Row", place, how, skipped)
+    yield from _texts(rows(), "Row", place, how, tally)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -351,7 +348,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(shown[:MOST_NAMES]) + (", ..." if len(shown) > MOST_NAMES else "")
 
 
-def _texts(rows: Iterator[tuple[int, Any]], what: str, place: Place, how: Reading, skipped: Count) -> Iterator[Stored]:
+def _texts(rows: Iterator[tuple[int, Any]], what: str, place: Place, how: Reading, tally: Tally) -> Iterator[Stored]:
     """Yield the text of each row, an object with the field or the text itself, that has any. Raises DataError.
 
     `what` is how messages call a row.
@@ -380,7 +377,7 @@ def _texts(rows: Iterator[tuple[int, Any]], what: str, place: Place, how: Readin
                 page="",
             )
         else:
-            skipped(1)
+            tally.skipped_rows += 1
     if others and not is_there:
         raise DataError(
             f"No row of {place} has a field {how.field!r}, only {_listed(others)}.",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from scratchgpt.data.documents import Count, Document, divided, whole_words, without_gutenberg
+from scratchgpt.data.documents import Count, Document, Tally, divided, whole_words, without_gutenberg
 from scratchgpt.data.reading import Form, Reading, Stored, form_of, inside_another, stored_in, stored_in_parquet
 from scratchgpt.data.unpacking import (
     Contents,
@@ -22,7 +22,7 @@ from scratchgpt.data.unpacking import (
 )
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import file_identity, file_record
-from scratchgpt.tokenizer.cutting import Cut
+from scratchgpt.tokenizer.cutting import Cut, before_white_space
 
 
 class TextFile:
@@ -51,30 +51,27 @@ class TextFile:
             with open_zip(self._place):
                 pass
 
-    def documents(
-        self, how: Reading, *, cut: Cut | None, read: Count, dropped: Count, ended: Count, skipped: Count
-    ) -> Iterator[Document]:
+    def documents(self, how: Reading, *, cut: Cut | None, read: Count, tally: Tally) -> Iterator[Document]:
         """Yield the documents; each must be read to its end before the next. Raises DataError and UsageError.
 
-        They come in pieces as `cut` allows. `read` receives how many bytes were read, `dropped` how many characters
-        were left out, `ended` how many separators ended a document, and `skipped` how many rows had no text.
+        They come in pieces as `cut` allows. `read` receives how many bytes were read.
         """
-        for stored in self.as_stored(how, read, skipped):
+        for stored in self._stored(how, read, tally):
             is_divided = not stored.is_row or how.separator  # a row is a document already
-            for document in divided(stored.text, how.separator if is_divided else "", ended):
-                text = without_gutenberg(document, dropped) if how.strip_gutenberg else document
+            for document in divided(stored.text, how.separator if is_divided else "", tally):
+                text = without_gutenberg(document, tally) if how.strip_gutenberg else document
                 yield whole_words(text, cut, str(self.path))
 
-    def as_stored(self, how: Reading, read: Count, skipped: Count) -> Iterator[Stored]:
+    def _stored(self, how: Reading, read: Count, tally: Tally) -> Iterator[Stored]:
         """Yield the texts of plain files and of rows, in pieces that may cut words. Raises DataError and UsageError."""
         if self.form in (Form.PARQUET, Form.ZIP):  # which are not read from beginning to end
             with failures_named(self.path):
                 identity = file_identity(self.path)
             if self.form is Form.PARQUET:
-                yield from stored_in_parquet(self._place, how, skipped)
+                yield from stored_in_parquet(self._place, how, tally)
             else:
                 for place, member in zip_members(self._place):
-                    yield from stored_in(member, place, how, skipped)
+                    yield from stored_in(member, place, how, tally)
             with failures_named(self.path):
                 record = file_record(self.path)
                 if file_identity(self.path) != identity:
@@ -85,7 +82,7 @@ class TextFile:
         with failures_named(self.path):
             file = self.path.open("rb", buffering=0)
         with file, Watched(file, self.path, read) as raw:
-            yield from stored_in(unpacked(raw, self._place, most=self._most), self._place, how, skipped)
+            yield from stored_in(unpacked(raw, self._place, most=self._most), self._place, how, tally)
             self._remember(raw.record())
 
     def _remember(self, record: dict[str, Any]) -> None:
@@ -138,23 +135,19 @@ def measure(files: Sequence[TextFile], how: Reading, *, longest: float, read: Co
 
     Raises DataError if there is no text, or more than `longest` characters.
     """
-    n_documents = n_characters = n_skipped = 0
-
-    def skipped(n_rows: int) -> None:
-        nonlocal n_skipped
-        n_skipped += n_rows
-
+    n_documents = n_characters = 0
+    tally = Tally()
     for file in files:
-        for stored in file.as_stored(how, read, skipped):
+        for document in file.documents(how, cut=before_white_space, read=read, tally=tally):
             n_before = n_characters
-            for piece in stored.text:
+            for piece in document:
                 n_characters += len(piece)
                 if n_characters > longest:
                     raise DataError(f"{file.path} has more than {longest:,} characters; divide it.")
             n_documents += n_characters > n_before
     if not n_characters:
-        raise DataError(f"{files[0].root} is empty{without_text(n_skipped)}; choose a file with text in it.")
-    return n_documents, n_characters, n_skipped
+        raise DataError(f"{files[0].root} is empty{without_text(tally.skipped_rows)}; choose a file with text in it.")
+    return n_documents, n_characters, tally.skipped_rows
 
 
 def without_text(n_rows: int) -> str:

@@ -56,6 +56,13 @@ def test_a_mixture(world: Path) -> None:
     assert scratchgpt("train", "--steps", "2", "--block-size", "16", "--eval-windows", "2", cwd=world).returncode == 0
 
 
+def test_a_check_counts_the_documents_of_separators(world: Path) -> None:
+    (world / "poems.txt").write_text("a\n<|endoftext|>\nb\n" * 99, encoding="utf-8")
+    for options, n_documents in ((), 100), (("--separator", ""), 1):
+        result = CliRunner().invoke(cli, ["prepare", str(world / "poems.txt"), "--check", *options])
+        assert f": {n_documents} documents" in result.output
+
+
 def test_all_text_is_kept_unless_a_mixture_is_asked_for(world: Path) -> None:
     result = scratchgpt("prepare", "data/mix", "--out", "data/whole", cwd=world)
     assert result.returncode == 0, result.stderr

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchgpt.data import documents
-from scratchgpt.data.documents import divided
+from scratchgpt.data.documents import Tally, divided
 from scratchgpt.data.prepare import Prepared, prepare
 from scratchgpt.data.reading import Reading
 from scratchgpt.data.shards import PARTS, ShardReader
@@ -24,9 +24,9 @@ LINES = rf"(?m)^[ \t]*{re.escape(E)}[ \t]*\r?(?:\n|\Z)"
 
 def cut(pieces: list[str], separator: str | None) -> tuple[list[str], int]:
     """Return the documents of a text, and how many separators ended one."""
-    ended: list[int] = []
-    found = ["".join(document) for document in divided(iter(pieces), separator, ended.append)]
-    return found, sum(ended)
+    tally = Tally()
+    found = ["".join(document) for document in divided(iter(pieces), separator, tally)]
+    return found, tally.separators
 
 
 @pytest.mark.parametrize(

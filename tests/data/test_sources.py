@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from scratchgpt.data import documents as documents_module
 from scratchgpt.data import reading, unpacking
+from scratchgpt.data.documents import Tally
 from scratchgpt.data.reading import Reading
 from scratchgpt.data.sources import TextFile, check_reading, text_files
 from scratchgpt.errors import DataError, UsageError
@@ -35,8 +36,7 @@ def documents(path: Path, how: Reading = Reading()) -> list[str]:  # noqa: B008 
 
 
 def read(file: TextFile, how: Reading = Reading()) -> Any:  # noqa: B008
-    counts = dict.fromkeys(("read", "dropped", "ended", "skipped"), lambda _: None)
-    return file.documents(how, cut=before_white_space, **counts)
+    return file.documents(how, cut=before_white_space, read=lambda _: None, tally=Tally())
 
 
 def write_lines(path: Path, texts: list[str], field: str = "text") -> Path:
@@ -220,16 +220,15 @@ def test_gutenbergs_header_and_footer(text: str, at: int, tmp_path_factory: pyte
     path = tmp_path_factory.mktemp("gutenberg") / "ecce.txt"
     text += "\n"
     path.write_text(HEADER + text + FOOTER, encoding="utf-8", newline="")
-    dropped: list[int] = []
+    tally = Tally()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "CHUNK", len(HEADER) + at)
         file = TextFile(path, path)
         how = Reading(strip_gutenberg=True)
-        counts = dict.fromkeys(("read", "ended", "skipped"), lambda _: None)
-        found = file.documents(how, cut=before_white_space, dropped=dropped.append, **counts)
+        found = file.documents(how, cut=before_white_space, read=lambda _: None, tally=tally)
         (kept,) = ["".join(text) for text in found]
     assert kept == text
-    assert sum(dropped) == len(HEADER + FOOTER)
+    assert tally.dropped_characters == len(HEADER + FOOTER)
 
 
 PATTERNS = [
@@ -287,10 +286,9 @@ def test_a_link_that_leads_to_no_file_is_not_passed_over(target: str, tmp_path: 
 
 def skipping(path: Path, how: Reading = Reading()) -> tuple[list[str], int]:  # noqa: B008
     """Return the documents of a file, and the number of its rows without text."""
-    n_skipped: list[int] = []
-    counts = dict.fromkeys(("read", "dropped", "ended"), lambda _: None)
-    found = TextFile(path, path).documents(how, cut=before_white_space, skipped=n_skipped.append, **counts)
-    return ["".join(document) for document in found], sum(n_skipped)
+    tally = Tally()
+    found = TextFile(path, path).documents(how, cut=before_white_space, read=lambda _: None, tally=tally)
+    return ["".join(document) for document in found], tally.skipped_rows
 
 
 PLAIN = "\n".join(TEXTS)
