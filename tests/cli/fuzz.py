@@ -396,7 +396,9 @@ def value_of(parameter: click.Parameter, names: list[str], chance: random.Random
         return chance.choice(known)
     kind = parameter.type
     if isinstance(kind, click.Choice) and chance.random() < 0.8:
-        return str(chance.choice(list(kind.choices)))
+        return str(
+            chance.choice([choice for choice in kind.choices if choice != "wandb"])
+        )  # it leaves files of its own
     if isinstance(kind, (click.types.IntParamType, click.IntRange)):
         return chance.choice(NUMBERS)
     if isinstance(kind, (click.types.FloatParamType, click.FloatRange)):
@@ -687,7 +689,8 @@ def complaints_about_files(
         if not (is_named(path) or is_unfinished or DEFAULT.fullmatch(path)):
             yield f"It has left {path!r}."
     for path in [path for path in before if before[path] != after.get(path)]:
-        if Path(path).name == NOTES or not (is_named(path) and (may_replace or KEPT.search(path))):
+        is_ours = path in named or Path(path).name != NOTES
+        if not (is_ours and is_named(path) and (may_replace or KEPT.search(path))):
             yield f"It has {'changed' if path in after else 'removed'} {path!r}."
 
 
