@@ -35,6 +35,8 @@ COMMANDS = (
 )
 PROGRESS = "SCRATCHGPT_PROGRESS"
 """The environment variable by which a program asks for progress and errors of a command as JSON."""
+LONGEST_MESSAGE = 1000
+"""Characters of a message: it may quote a file or a path."""
 GPU_LIBRARIES = ("cupy", "cupy_backends")
 """Whose errors are about a GPU: one that hangs, or is taken away, or a compiler that is too old."""
 
@@ -44,11 +46,17 @@ def say(sentence: str, *, err: bool = False) -> None:
     click.echo(shown(sentence), err=err)
 
 
+def _readable(message: str) -> str:
+    """Return a message on one line; of one that is too long to read, the beginning and the end."""
+    message = shown(message)
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE // 2]} ... {message[-200:]}"
+
+
 class _Failure(click.ClickException):
     """A failure as click shows it: one sentence on standard error, and an exit code."""
 
     def __init__(self, message: str, exit_code: int, *, page: str = "") -> None:
-        super().__init__(shown(message))
+        super().__init__(_readable(message))
         vars(self)["exit_code"] = exit_code  # click has it as a class variable
         self._page = page or message
 
@@ -102,7 +110,7 @@ class _CLI(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            vars(error)["message"] = shown(error.message)  # click has it as final
+            vars(error)["message"] = _readable(error.message)  # click has it as final
             raise
         except ScratchGPTError as error:
             raise _Failure(str(error), error.exit_code, page=for_page(error)) from error

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
+from scratchgpt.cli import cli
 from scratchgpt.errors import TrainingError
 from scratchgpt.lock import FolderLock
 from scratchgpt.training.checkpoint import read
@@ -117,6 +119,30 @@ def test_one_sentence_and_the_right_code(command: str, code: int, message: str, 
     before = sorted(trained.rglob("*"))
     assert message in refused(scratchgpt(*command.split(), cwd=trained), code)
     assert sorted(trained.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "command"),
+    [
+        ("config.json", json.dumps({"model_type": "gpt2", "activation_function": "x" * 9_999}), "generate ."),
+        ("config.json", json.dumps({"model_type": "y" * 9_999}), "export . --gguf a.gguf"),
+        ("tokenizer.json", json.dumps({"model": {"type": "z" * 9_999}}), "encode --tokenizer tokenizer.json"),
+        ("a.toml", "steps = 3\n" + "n" * 9_999 + " = 1\n", "config --config a.toml"),
+        ("a.jsonl", json.dumps({"k" * 9_999: "text"}), "prepare a.jsonl"),
+        ("a.txt", "text", "prepare a.txt --out " + "o" * 9_999),
+        ("a.txt", "text", "config --set steps=" + "1" * 9_999),
+        ("a.txt", "text", "w" * 9_999),
+    ],
+)
+def test_no_message_is_longer_than_a_person_reads(
+    name: str, content: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    result = CliRunner().invoke(cli, command.split())
+    assert result.exit_code in (1, 2)
+    assert "Error: " in result.output
+    assert len(result.output) <= 1200
 
 
 def test_commands_before_their_time(tmp_path: Path) -> None:
