@@ -109,6 +109,8 @@ class _CLI(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise  # its message is the help
         except click.ClickException as error:
             vars(error)["message"] = _readable(error.message)  # click has it as final
             raise

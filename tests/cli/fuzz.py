@@ -656,7 +656,8 @@ def complaints_about_words(case: Case, outcome: Outcome) -> Iterator[str]:
         yield f"Exit code {code}."
     if found := FAULTS.search(output + errors):
         yield f"It shows {found.group()!r}."
-    if code in (1, 2) and not was_signalled:
+    is_help = errors.startswith("Usage: ") and "  Show this message and exit." in errors  # what `logs` alone shows
+    if code in (1, 2) and not was_signalled and not is_help:
         _, _, message = errors.rpartition("Error: ")
         message = message.replace("\r\n", "\n").strip()
         if "Error: " not in errors or not message:

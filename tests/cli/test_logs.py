@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from scratchgpt.cli import cli
 from scratchgpt.cli.plot import figure
 from scratchgpt.training import curves
 from tests.readers import csv_rows, tensorboard_scalars, wandb_config, wandb_history
@@ -348,3 +350,9 @@ def test_a_hundred_thousand_steps_are_drawn(tmp_path: Path) -> None:
     seconds = sum(after[2:4]) - sum(before[2:4])  # of children
     print(f"100,000 steps are drawn in {wall:.2f} s, {seconds:.2f} s of them computing")
     assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_without_a_command_there_is_help() -> None:
+    result = CliRunner().invoke(cli, ["logs"])
+    assert result.exit_code == 2
+    assert "\n\nCommands:\n  export  " in result.output
