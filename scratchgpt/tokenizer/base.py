@@ -23,6 +23,8 @@ from scratchgpt.tokenizer.cutting import Cut
 FILES = ("tokenizer.json", "tokenizer_config.json")
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 """What GPT-2's vocabulary was in before there was tokenizer.json: in `transformers`, and at OpenAI."""
+MORE = ("added_tokens.json", "special_tokens_map.json", FILES[1])
+"""Where `transformers` writes added tokens, too."""
 
 CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 
@@ -102,11 +104,11 @@ def difference(one: Tokenizer, other: Tokenizer) -> str:
         kinds = {CharTokenizer: "characters", BPETokenizer: "byte pairs"}
         return f"{kinds[type(one)]} there, {kinds[type(other)]} here"
     words = [sorted(content["model"]["vocab"], key=content["model"]["vocab"].get) for content in contents]
-    sizes = f"{one.vocab_size:,} tokens there, {other.vocab_size:,} here"
+    sizes = f"{len(words[0]):,} tokens there, {len(words[1]):,} here"
     for index, (word, other_word) in enumerate(zip(*words, strict=False)):
         if word != other_word:
             return f"{sizes}; the first that differs is {index}, {word!r} there, {other_word!r} here"
-    return sizes if one.vocab_size != other.vocab_size else "the same tokens, but texts are cut into them otherwise"
+    return sizes if len(words[0]) != len(words[1]) else "the same tokens, but texts are cut into them otherwise"
 
 
 def save(tokenizer: Tokenizer, folder: Path, ends: Sequence[int] = ()) -> None:
@@ -155,14 +157,22 @@ def read(path: Path, *, more: Path | None = None) -> Tokenizer:
 
 
 def _read_bpe(content: dict[str, Any], *, more: Path | None) -> BPETokenizer:
-    """Read a tokenizer.json with more added tokens of a folder. Raises DataError, ValueError and the like."""
+    """Read a tokenizer.json with more added tokens of a folder.
+
+    Raises ValueError and the like for tokenizer.json itself, DataError for the others.
+    """
     tokenizer = BPETokenizer.from_json(content)
-    there = {token.name for token in tokenizer.added}
-    beside = _added_beside(more, content["model"]["vocab"]) if more else []
-    added = [{"content": token.name, **token._asdict()} for token in beside if token.name not in there]
-    if not added:
+    if more is None:
         return tokenizer
-    return BPETokenizer.from_json(content | {"added_tokens": [*content.get("added_tokens", []), *added]})
+    there = {token.name for token in tokenizer.added}
+    try:
+        beside = _added_beside(more, content["model"]["vocab"])
+        added = [{"content": token.name, **token._asdict()} for token in beside if token.name not in there]
+        if not added:
+            return tokenizer
+        return BPETokenizer.from_json(content | {"added_tokens": [*content.get("added_tokens", []), *added]})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _misfit(more, [FILES[0]], error) from error
 
 
 def _read_pair(path: Path, merges: Path) -> Tokenizer:
@@ -182,7 +192,13 @@ def _read_pair(path: Path, merges: Path) -> Tokenizer:
     except OSError as error:
         raise DataError(f"Cannot read {merges}: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} and {merges.name} cannot be used: {error}.") from error
+        raise _misfit(path.parent, [path.name, merges.name], error) from error
+
+
+def _misfit(folder: Path, vocabulary: Sequence[str], error: Exception) -> DataError:
+    """Return an error that names a vocabulary's files, and those that may have more added tokens."""
+    *names, last = [*vocabulary, *(name for name in MORE if (folder / name).exists())]
+    return DataError(f"{folder}: {', '.join(names)} and {last} cannot be used together ({error}).")
 
 
 def _added_beside(folder: Path, vocabulary: Mapping[str, Any]) -> list[Added]:
@@ -191,7 +207,7 @@ def _added_beside(folder: Path, vocabulary: Mapping[str, Any]) -> list[Added]:
     Their ids are in tokenizer_config.json, or in added_tokens.json, or, for special ones that are only named, in the
     vocabulary. A name without an id counts for nothing. Raises DataError, ValueError and the like.
     """
-    config, names = _optional(folder / FILES[1]), _optional(folder / "special_tokens_map.json")
+    more, names, config = (_optional(folder / name) for name in MORE)
     special = {
         token["content"] if isinstance(token, dict) else token
         for content in (config, names)
@@ -201,7 +217,7 @@ def _added_beside(folder: Path, vocabulary: Mapping[str, Any]) -> list[Added]:
         if isinstance(token, str) or (isinstance(token, dict) and "content" in token)
     }
     ids = {name: vocabulary[name] for name in sorted(special) if name in vocabulary}
-    ids |= _optional(folder / "added_tokens.json")
+    ids |= more
     plain = [{"content": name, "id": index, "special": name in special} for name, index in ids.items()]
     described = [{**token, "id": int(index)} for index, token in config.get("added_tokens_decoder", {}).items()]
     return list({token["content"]: read_added(token) for token in (*plain, *described)}.values())

@@ -7,13 +7,16 @@ import copy
 import json
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.documents import whole_words
+from scratchgpt.errors import DataError
 from scratchgpt.tokenizer import BPETokenizer
 from scratchgpt.tokenizer.bpe import split as cut
 from scratchgpt.tokenizer.bpe_training import train
@@ -210,3 +213,44 @@ def test_a_long_text_in_pieces(name: str, pieces: list[str]) -> None:
     parts = whole_words(iter(pieces), ours(name).cut, "text")
     ids = [index for part in parts for index in ours(name).encode(part).tolist()]
     assert ids == ours(name).encode("".join(pieces)).tolist()
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("added_tokens.json", {"<s>": "280"}),
+        ("added_tokens.json", {"<s>": 5}),
+        ("added_tokens.json", {"<s>": -1}),
+        ("added_tokens.json", {"<s>": 2**40}),
+        ("added_tokens.json", {"": 280}),
+        ("added_tokens.json", {"<s>": 280, "</s>": 280}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "<s>"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"280": "<s>"}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": ["<s>"]}),
+        ("special_tokens_map.json", {"eos_token": [["<s>"], {"content": ["<s>"]}]}),
+    ],
+)
+def test_an_added_token_that_does_not_fit_names_its_file(
+    name: str, more: Content, tmp_path: Path, *, is_pair: bool
+) -> None:
+    if is_pair:
+        (tmp_path / "vocab.json").write_text(json.dumps(OWN["model"]["vocab"]), encoding="utf-8")
+        (tmp_path / "merges.txt").write_text("\n".join(OWN["model"]["merges"]), encoding="utf-8")
+    else:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(OWN), encoding="utf-8")
+    assert tokenizers.load(tmp_path).vocab_size == 280
+    (tmp_path / name).write_text(json.dumps(more), encoding="utf-8")
+    files = "vocab.json, merges.txt" if is_pair else "tokenizer.json"
+    with pytest.raises(DataError) as caught:
+        tokenizers.load(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: {files} and {name} cannot be used together (")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n_more", [1, 2, 7, 24, 500])
+def test_a_difference_counts_tokens_and_no_empty_rows(n_more: int) -> None:
+    tokenizer = BPETokenizer.from_json(OWN)
+    other = train(count_pieces([TEXT]), 270)
+    assert tokenizers.difference(tokenizer.padded(280 + n_more), tokenizer) == ""
+    assert tokenizers.difference(tokenizer.padded(280 + n_more), other) == "280 tokens there, 270 here"

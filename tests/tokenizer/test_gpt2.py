@@ -72,8 +72,8 @@ def test_a_folder_without_the_files(own_files: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("vocab.bpe", MERGES + b"b a\n", r"encoder\.json and vocab\.bpe cannot be used: a merge makes b'ba'"),
-        ("vocab.bpe", MERGES + b"\xff\n", r"encoder\.json and vocab\.bpe cannot be used: 'utf-8' codec"),
+        ("vocab.bpe", MERGES + b"b a\n", r"encoder\.json and vocab\.bpe cannot be used together \(a merge makes b'ba'"),
+        ("vocab.bpe", MERGES + b"\xff\n", r"encoder\.json and vocab\.bpe cannot be used together \('utf-8' codec"),
         ("encoder.json", b"[1]", r"encoder\.json is damaged: it holds no object"),
         ("encoder.json", b"{}}", r"encoder\.json is damaged"),
         ("encoder.json", b'{"a": 0, "b": "1", "ab": 2}', "its ids are not whole numbers from 0"),
