@@ -1,4 +1,4 @@
-"""Would the tests of the backends notice a loop that ends too early?
+"""Would the tests of the backends, and of the cache of keys and values, notice a loop that ends too early?
 
 A backend works in groups, blocks, tiles and chunks, and its mistakes are at their ends. So its mutants are of one kind:
 a loop loses its first round, its last, a smaller last one, or a last one of one element; a bound is no bound. Each is
@@ -21,6 +21,7 @@ import pytest
 
 from scratchgpt.backend.cpu.head import TILE
 from scratchgpt.config import ModelConfig
+from scratchgpt.generation import kv_cache
 from tests.backend import test_cpu
 from tests.cuda import (
     checks,
@@ -38,6 +39,7 @@ from tests.cuda import (
     test_softmax,
     test_table,
 )
+from tests.generation import test_kv_cache
 from tests.model import test_lanes
 from tests.ops.mutants import HEADER, Change, Result, mutants, parse, show, tried
 
@@ -136,7 +138,20 @@ GPU: dict[str, tuple[Test, ...]] = {
         partial(test_table.test_a_step, test_table.CASES[6], "fp32"),
     ),
 }
-TESTS = {f"backend.{device}.{name}": tests for device, of in (("cpu", CPU), ("gpu", GPU)) for name, tests in of.items()}
+CACHE: dict[str, tuple[Test, ...]] = {
+    "kv_cache": (
+        partial(_patched, test_kv_cache.test_the_activations_of_several_rows_at_once, 2, 5),
+        partial(_patched, test_kv_cache.test_the_activations_of_several_rows_at_once, 0.5, 2),
+        partial(test_kv_cache.test_tokens_in_tiles, kv_cache.TILE + 1),
+        partial(test_kv_cache.test_some_of_the_sequences_go_on, [0, 2, 3]),
+        test_kv_cache.test_a_cache_has_room_for_what_the_model_sees,
+    ),
+}
+TESTS = {
+    f"{package}.{name}": tests
+    for package, of in (("backend.cpu", CPU), ("backend.gpu", GPU), ("generation", CACHE))
+    for name, tests in of.items()
+}
 """For each module, by its name within scratchgpt: what its mutants must get past."""
 
 
@@ -227,6 +242,19 @@ EXPLAINED: dict[Change, str] = {
         "shared_bytes = 32 * math.ceil((31 + rows * T) / 32)",
         "shared_bytes = 32 * max(-(-(31 + rows * T - 1) // 32), 1)",
     ): "It is less only where rows * T is 2 more than a multiple of 32; then blocks begin at even bytes, 30 at most.",
+    Change(
+        "generation.kv_cache.__init__",
+        "n_rows = max(1, PART_BYTES // self._hidden[0].nbytes) if xp is np else B",
+        "n_rows = 1 if xp is np else B",
+    ): SPEED,
+    **{
+        Change(
+            "generation.kv_cache.__init__",
+            "scratch = empty(min(n_rows, B), 4 * C)",
+            f"scratch = empty({rows}, 4 * C)",
+        ): "It takes more memory and is the same."
+        for rows in ("n_rows", "B")
+    },
 }
 """The mutants that nothing can kill, and why each computes the same."""
 

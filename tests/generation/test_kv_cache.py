@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scratchgpt.backend import Backend, cpu
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig
-from scratchgpt.generation.kv_cache import KVCache
+from scratchgpt.generation import kv_cache
+from scratchgpt.generation.kv_cache import TILE, KVCache
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.array import Array
@@ -80,6 +81,18 @@ def test_across_the_blocks_of_the_prefill(T: int, n_prompt: int) -> None:
     assert_same(model, np.random.default_rng(T).integers(0, 700, (3, T)), n_prompt, 1e-9)
 
 
+@pytest.mark.parametrize(("n_rows", "B"), [(1, 3), (2, 3), (2, 4), (3, 5), (4, 5), (0.5, 2)])
+def test_the_activations_of_several_rows_at_once(n_rows: float, B: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    monkeypatch.setattr(kv_cache, "PART_BYTES", int(n_rows * 4 * model.config.n_embd * 8))
+    assert_same(model, np.random.default_rng(B).integers(0, 11, (B, 9)), 3, 1e-9)
+
+
+@pytest.mark.parametrize("V", [TILE - 1, TILE, TILE + 1, 3 * TILE + 2])
+def test_tokens_in_tiles(V: int) -> None:
+    assert_same(make_model(vocab_size=V), np.random.default_rng(V).integers(0, V, (2, 5)), 3, 1e-9)
+
+
 @pytest.mark.parametrize("size", [1e2, 1e4])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_scores_that_would_overflow(size: float, sign: int) -> None:
@@ -119,6 +132,10 @@ def test_some_of_the_sequences_go_on(rows: list[int]) -> None:
     assert (cache.length, cache.capacity) == (4, 9)
     for position in range(4, 9):
         assert np.abs(cache.step(tokens[rows, position]) - expected[:, position]).max() <= 1e-9 * np.abs(expected).max()
+
+
+def test_a_cache_has_room_for_what_the_model_sees() -> None:
+    assert [KVCache(make_model(), 2, n_positions).capacity for n_positions in (4, 9, 99)] == [4, 9, 9]
 
 
 @pytest.mark.parametrize("B", [1, 3])
