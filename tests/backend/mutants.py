@@ -1,4 +1,4 @@
-"""Would the tests of the backends, and of the cache of keys and values, notice a loop that ends too early?
+"""Would the tests of the backends, and of the caches of keys and values, notice a loop that ends too early?
 
 A backend works in groups, blocks, tiles and chunks, and its mistakes are at their ends. So its mutants are of one kind:
 a loop loses its first round, its last, a smaller last one, or a last one of one element; a bound is no bound. Each is
@@ -39,7 +39,7 @@ from tests.cuda import (
     test_softmax,
     test_table,
 )
-from tests.generation import test_kv_cache
+from tests.generation import test_kv_cache, test_ragged_cache
 from tests.model import test_lanes
 from tests.ops.mutants import HEADER, Change, Result, mutants, parse, show, tried
 
@@ -145,6 +145,11 @@ CACHE: dict[str, tuple[Test, ...]] = {
         partial(test_kv_cache.test_tokens_in_tiles, kv_cache.TILE + 1),
         partial(test_kv_cache.test_some_of_the_sequences_go_on, [0, 2, 3]),
         test_kv_cache.test_a_cache_has_room_for_what_the_model_sees,
+    ),
+    "ragged_cache": (
+        partial(test_ragged_cache.test_sequences_that_come_and_go_are_computed_as_if_alone, 0, {}, "float64"),
+        test_ragged_cache.test_the_first_chunk_is_what_remains,
+        test_ragged_cache.test_several_prompts_of_one_length_at_once,
     ),
 }
 TESTS = {
