@@ -25,6 +25,7 @@ GZIP, ZSTD, XZ, BZIP2 = (Kind(f"packed by {name}", UNPACK) for name in ("gzip", 
 ZIP = Kind("a ZIP archive", UNPACK)
 TAR = Kind("a tar archive", UNPACK)
 PARQUET = Kind("a Parquet file", UNPACK)
+ARROW = Kind("an Arrow file", "Save its text as JSON lines or Parquet.")
 SAFETENSORS = Kind("a safetensors file", REPLACE)
 LFS_POINTER = Kind("a Git LFS pointer, not the file itself", "Fetch the file with `git lfs pull`.")
 WEB_PAGE = Kind("a web page (HTML)", f"{SAVE} To learn HTML itself, put it into a field of JSON lines.")
@@ -62,7 +63,8 @@ STARTS = {
     b"GGUF": Kind("a GGUF file", REPLACE),
     b"\x89HDF\r\n": Kind("an HDF5 file", REPLACE),
     b"\x93NUMPY": Kind("an array of NumPy", REPLACE),
-    b"ARROW1\0": Kind("an Arrow file", "Save its text as JSON lines or Parquet."),
+    b"ARROW1\0": ARROW,
+    b"\xff\xff\xff\xff": ARROW,  # a stream, as the library datasets writes it
     b"\x80\x02": Kind("a pickle", REPLACE),
     b"\x80\x04\x95": Kind("a pickle", REPLACE),
     b"\x7fELF": Kind("a program", REPLACE),

@@ -57,6 +57,8 @@ def zipped(names: dict[str, bytes]) -> bytes:
         (save({"x": np.zeros(3, np.float32)}), kinds.SAFETENSORS),
         (b"<!DOCTYPE html>\n<title>Sign in</title>", kinds.WEB_PAGE),
         (b"\n <!-- saved -->\n<HTML lang=en>", kinds.WEB_PAGE),
+        (b"ARROW1\0\0\xff\xff\xff\xff\x78\0\0\0", kinds.ARROW),
+        (b"\xff\xff\xff\xff\x78\0\0\0\x10\0\0\0", kinds.ARROW),
         ("<html>".encode("utf-16"), kinds.WEB_PAGE),
         ("to be".encode("utf-16-le"), kinds.BINARY),
         ("to be".encode("utf-32-be"), kinds.BINARY),

@@ -7,6 +7,7 @@ import codecs
 import csv
 import enum
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -29,11 +30,17 @@ ROWS = 256
 MOST_NAMES = 20
 """Fields that a message names."""
 
-PACKED = (".gz", ".zst", ".xz", ".bz2")
+PACKED = (".gz", ".gzip", ".zst", ".zstd", ".xz", ".bz2", ".bzip2")
 """Ends of the names of packed files."""
 
 DELIMITERS = ",\t;|"
 """Between the fields of a table; the one that the header has counts."""
+
+HEADER_LINES = 16
+"""Lines in which the header of a table must end: blank lines may come first, and names may have line ends."""
+
+LONGEST_TOKEN = 16
+"""Characters that a word, an escape or a sign of JSON has at most: a text that is cut inside one seems to be wrong."""
 
 PLAIN = "Or end its name in .txt to read it as plain text."
 
@@ -79,9 +86,8 @@ SUFFIXES = {
 
 def bare_name(name: str) -> str:
     """Return a file's name without the ends that say how it is packed."""
-    for end in PACKED:
-        if name.lower().endswith(end):
-            return name[: -len(end)]
+    while name.lower().endswith(PACKED):
+        name = name.rpartition(".")[0]
     return name
 
 
@@ -201,6 +207,14 @@ def _json_lines(contents: Contents, how: Reading) -> Iterator[tuple[int, Any]]:
 SPACE = re.compile(r"[ \t\r\n]*")
 
 
+def _end_of_failure(error: Exception, n_characters: int) -> int:
+    """Return where the part of a text ends that is not JSON: at the end of the text if more of it may mend that."""
+    if not isinstance(error, json.JSONDecodeError):
+        return 0
+    is_cut = error.msg.startswith("Unterminated") or error.pos > n_characters - LONGEST_TOKEN
+    return n_characters if is_cut else error.pos
+
+
 class _JSONText:
     """The text of JSON, of which as much is held as an entry takes."""
 
@@ -231,8 +245,8 @@ class _JSONText:
                 content, end = self._scan(self._text, self._at)
                 failure: Exception | None = None
             except (ValueError, RecursionError) as error:
-                end, failure = len(self._text), error
-            # A number may go on in the next piece, and what is no JSON may become it.
+                end, failure = _end_of_failure(error, len(self._text)), error
+            # A number may go on in the next piece, and what is cut may become JSON.
             if end < len(self._text) or not self._read_more(number):
                 if failure:
                     raise self.wrong(number, getattr(failure, "msg", str(failure))) from failure
@@ -281,41 +295,48 @@ def _json_entries(contents: Contents, how: Reading) -> Iterator[tuple[int, Any]]
 
 def _table_rows(contents: Contents, place: Place, how: Reading) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of each row after the header, and its text. Raises DataError."""
-    csv.field_size_limit(LONGEST_ROW)
     lines = _lines(text_of(contents, how.errors, advice=ADVICE), "", place)
-    first = next(lines)
-    if not first:
-        return
-    headers = {each: next(csv.reader([first], delimiter=each), []) for each in DELIMITERS}
+    head = list(itertools.islice(lines, HEADER_LINES))
+    headers = {each: next(_records(head, each, place), []) for each in DELIMITERS}
     delimiter = next((each for each, names in headers.items() if how.field in names), None)
     if delimiter is None:
-        names = max(headers.values(), key=len)
-        raise DataError(
-            f"{place} has no column {how.field!r}, only {_listed(names)}.",
-            advice=f"Name one with --field. {PLAIN}",
-            page=f"Name the column of the text so. {PLAIN}",
-        )
-    header = headers[delimiter]
-    column = header.index(how.field)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    number = 1
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
+        if names := max(headers.values(), key=len):
             raise DataError(
-                f"Row {number:,} of {place}, which ends in line {reader.line_num + 1:,}, cannot be read: {error}. Put "
-                "quotation marks around fields that have quotation marks, and double those inside."
-            ) from error
-        if row is None:
-            return
+                f"{place} has no column {how.field!r}, only {_listed(names)}.",
+                advice=f"Name one with --field. {PLAIN}",
+                page=f"Name the column of the text so. {PLAIN}",
+            )
+        return
+    rows = _records(itertools.chain(head, lines), delimiter, place, strict=True)
+    header = next(rows)
+    column = header.index(how.field)
+    for number, row in enumerate(rows, 1):
         if len(row) > len(header):
             raise DataError(
                 f"Row {number:,} of {place} has {len(row):,} fields, and the header {len(header):,}. Put quotation "
                 "marks around fields that have delimiters."
             )
+        yield number, {how.field: row[column]} if column < len(row) else {}
+
+
+def _records(lines: Iterable[str], delimiter: str, place: Place, *, strict: bool = False) -> Iterator[list[str]]:
+    """Yield the fields of the header and of each row of a table that is not blank. Raises DataError."""
+    csv.field_size_limit(LONGEST_ROW)
+    reader = csv.reader(lines, delimiter=delimiter, strict=strict)
+    number = 0
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            what = f"Row {number:,}" if number else "The header"
+            raise DataError(
+                f"{what} of {place}, which ends in line {reader.line_num:,}, cannot be read: {error}. Put "
+                "quotation marks around fields that have quotation marks, and double those inside."
+            ) from error
+        if row is None:
+            return
         if row:
-            yield number, {how.field: row[column]} if column < len(row) else {}
+            yield row
             number += 1
 
 
@@ -344,7 +365,7 @@ def stored_in_parquet(place: Place, how: Reading, tally: Tally) -> Iterator[Stor
 
 def _listed(names: Iterable[str]) -> str:
     """Return names for a message."""
-    shown = [f"{name:.40}" for name in names]
+    shown = [f"{name:.40}" if name.isprintable() else repr(name[:40]) for name in names]
     return ", ".join(shown[:MOST_NAMES]) + (", ..." if len(shown) > MOST_NAMES else "")
 
 

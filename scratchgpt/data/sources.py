@@ -121,11 +121,14 @@ def check_reading(files: Iterable[TextFile], how: Reading) -> None:
     """Raise UsageError for a setting that means nothing for any of the files."""
     forms = {file.form for file in files}
     if forms == {Form.TEXT}:
-        rows = "for JSON, CSV and Parquet, which names like a.jsonl, a.json, a.csv, a.tsv and a.parquet say"
+        rows = (
+            "for rows of JSON, CSV and Parquet, and here is only plain text; leave it out, or end the names of files "
+            "with rows in .jsonl, .json, .csv or .tsv."
+        )
         if how.field != Reading().field:
-            raise UsageError(f"--field is {rows}; there is none, so leave it out.")
+            raise UsageError(f"--field is {rows}")
         if how.strict:
-            raise UsageError(f"--strict is {rows}; there is none, so leave it out.")
+            raise UsageError(f"--strict is {rows}")
     if how.errors != Reading().errors and forms == {Form.PARQUET}:
         raise UsageError("--errors is for text that may not be UTF-8; Parquet always is, so leave it out.")
 

@@ -17,7 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, Protocol, Self
 
 from scratchgpt.data.documents import Count
@@ -191,7 +191,9 @@ def _stream_of(kind: Kind, packed: io.BufferedReader, place: Place) -> tuple[Str
         new, damage = bz2.BZ2Decompressor, (EOFError, OSError, ValueError)
     else:
         zstd = _zstd(place)
-        new, damage = zstd.ZstdDecompressor, (EOFError, zstd.ZstdError)
+        window = zstd.DecompressionParameter.window_log_max
+        options = {window: window.bounds()[1]}  # `zstd --long=31` packed the dumps of Reddit
+        new, damage = functools.partial(zstd.ZstdDecompressor, options=options), (EOFError, zstd.ZstdError)
     return io.BufferedReader(_Unpacked(packed, new), PIECE), damage
 
 
@@ -282,7 +284,8 @@ def open_zip(place: Place) -> Iterator[zipfile.ZipFile]:
 
 def _is_visible(name: str) -> bool:
     """Whether a member of an archive is one of its texts, and no file that a system hides."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in Path(name).parts if part != ".")
+    parts = PureWindowsPath(name).parts  # some programs put backslashes between them
+    return not any(part.startswith(".") or part == "__MACOSX" for part in parts if part != ".")
 
 
 def extra(module: str, name: str, place: Place) -> Any:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from scratchgpt.data import documents as documents_module
 from scratchgpt.data import reading, unpacking
 from scratchgpt.data.documents import Tally
+from scratchgpt.data.mix import source_name
 from scratchgpt.data.reading import Reading
 from scratchgpt.data.sources import TextFile, check_reading, text_files
 from scratchgpt.errors import DataError, UsageError
@@ -70,6 +71,28 @@ def test_zstandard(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(DataError, match=r"a\.txt\.zst is damaged"):
             documents(path)
+
+
+def test_zstandard_with_the_longest_window(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.zst"
+    text = TEXTS[0].encode("utf-8")
+    # RFC 8878: a frame of a raw block, with a window of 2^31 bytes and without a size or checksum.
+    path.write_bytes(b"\x28\xb5\x2f\xfd\0" + bytes([21 << 3]) + (len(text) << 3 | 1).to_bytes(3, "little") + text)
+    pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    assert documents(path) == [TEXTS[0]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a.jsonl", "a.jsonl.gz", "a.JSONL.GZ", "a.jsonl.gzip", "a.jsonl.zst", "a.jsonl.zstd", "a.jsonl.bzip2"),
+        *("a.jsonl.gz.gz", "a.jsonl.bz2.xz.gz"),
+    ],
+)
+def test_names_of_packed_lines(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(LINES))
+    assert documents(tmp_path / name) == TEXTS
+    assert source_name(tmp_path / name) == "a"
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -137,7 +160,7 @@ def test_parquet_that_changes_while_it_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "how", "message"),
     [
-        (["a.txt", "b.md.gz"], Reading(field="body"), "--field is for JSON, CSV and Parquet"),
+        (["a.txt", "b.md.gz"], Reading(field="body"), "--field is for rows of JSON, CSV and Parquet"),
         (["a.PARQUET"], Reading(errors="replace"), "--errors is for text that may not be UTF-8"),
         (["a.txt", "b.jsonl.gz"], Reading(field="body", errors="replace"), None),
         (["a.parquet", "b.txt"], Reading(field="body", errors="replace"), None),
@@ -410,6 +433,8 @@ MEMBERS = {
     "t/b.jsonl": LINES,
     "t/c.json.gz": gzip.compress(ARRAY.encode("utf-8")),
     "t/.DS_Store": b"\0\0\0\1Bud1",
+    "t\\.DS_Store": b"\0\0\0\1Bud1",  # as some programs of Windows write names
+    "__MACOSX\\t\\._a.txt": b"\0\5\x16\7",
     "__MACOSX/t/._a.txt": b"\0\5\x16\7",
     "t/d.csv": TABLE.encode("utf-16"),
 }
@@ -476,7 +501,7 @@ def test_archives_that_cannot_be_read(content: Any, sentence: str, tmp_path: Pat
 @pytest.mark.parametrize("kind", ["gzip", "xz", "bzip2", "zip", "tar.gz", "zip.gz"])
 def test_bombs(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpacking, "MOST_BYTES", 2**16)
-    text = b"a" * 2**24
+    text = b"a" * 2**21
     content = {
         "zip": lambda: zipped({"a.txt": text}),
         "tar.gz": lambda: gzip.compress(tar({"a.txt": text})),
@@ -518,6 +543,13 @@ def test_a_file_that_is_packed_again_and_again(tmp_path: Path) -> None:
         ("to be or not", "Entry 1 of .* is not JSON.*end its name in .txt"),
         ("[" * 10_000, "Entry 1 of .* is not JSON"),
         ('["' + "a" * 999 + '"]', "Entry 1 of .* is longer than 300 characters"),
+        ('[{"text": "a" "id": 1}' + ', "b"' * 99 + "]", "Entry 1 of .* is not JSON: Expecting ',' delimiter"),
+        ('[{"text": "a", id: 1}' + ', "b"' * 99 + "]", "Entry 1 of .* is not JSON: Expecting property name"),
+        ('["a", tru' + ', "b"' * 99 + "]", "Entry 2 of .* is not JSON: Expecting value"),
+        ('["a\\x41"' + ', "b"' * 99 + "]", "Entry 1 of .* is not JSON: Invalid .*escape"),
+        ('["a\nb"' + ', "b"' * 99 + "]", "Entry 1 of .* is not JSON: Invalid control character"),
+        ('["a", ' + "1" * 5000 + "]", "Entry 2 of .* is"),
+        ('["\\ud83d\\ude00", {"id": -Infinity, "text": "\\u00e9"}, {"id": null, "text": "b"}]', ["😀", "é", "b"]),
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 3, 2**20])
@@ -545,10 +577,18 @@ def test_json(
         ("\ufeff" + '"text",id\n\n"a",1\n\n', ["a"]),
         ('text,id\n"' + "a" * 200_000 + '",1\n', ["a" * 200_000]),
         ("", []),
+        ("\n\n", []),
+        ("\n\r\n\nid,text\n\n1,a\n", ["a"]),
+        ('"a\nname",text\n1,a\n2,b\n', ["a", "b"]),
+        ('text;"a\r\n\r\nname; of, two"\r\na;1\r\nb;2', ["a", "b"]),
+        ('"the\n\ntext"\ttext\t"and\rmore"\n1\ta\t"2\n"\n', ["a"]),
+        ('id,"a ""name"",\n\nlong",text\n1,2,"a\nb"\n', ["a\nb"]),
+        ('"a\nname",body\n1,a\n', r"has no column 'text', only 'a\\nname', body\."),
+        ('text,"a"name\na,1\n', "The header of .*line 1, cannot be read"),
         ("body\na\n", "has no column 'text', only body.*--field"),
         ("id,text\n1,a, b\n", "Row 1 of .* has 3 fields, and the header 2"),
         ('id,text\n1,"a\n2,b\n', "Row 1 of .* cannot be read"),
-        ('id,text\n1,"a"b\n', "Row 1 of .* cannot be read"),
+        ('id,text\n1,"a"b\n', "Row 1 of .*line 2, cannot be read"),
     ],
 )
 @pytest.mark.parametrize("chunk", [2**20, 1])
