@@ -52,6 +52,11 @@ def _readable(message: str) -> str:
     return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE // 2]} ... {message[-200:]}"
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, as in `1 line` and `2 lines`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 class _Failure(click.ClickException):
     """A failure as click shows it: one sentence on standard error, and an exit code."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from scratchgpt.cli import say
+from scratchgpt.cli import counted, say
 from scratchgpt.cli.options import vocabulary_of, vocabulary_options
 from scratchgpt.errors import DataError, UsageError
 
@@ -114,7 +114,9 @@ def command(
                 n_documents, n_characters, n_skipped = measure(
                     files, how, longest=longest or math.inf, read=lambda n: progress("Checking", n, n_bytes)
                 )
-            counts = f"{n_documents:,} documents, {n_characters:,} characters{without_text(n_skipped)}"
+            counts = (
+                f"{counted(n_documents, 'document')}, {counted(n_characters, 'character')}{without_text(n_skipped)}"
+            )
             say(f"{_shown(sources)}: {counts}.")
             return
         with (
@@ -157,12 +159,12 @@ def _show_separators(meta: dict[str, Any], separator: str | None) -> None:
 
     n_ended, n_spelled = (sum(part.get(name, 0) for part in meta["parts"]) for name in ("separators", "ends_spelled"))
     if separator:
-        say(f"Documents end at {separator!r}, found {n_ended:,} times.")
+        say(f"Documents end at {separator!r}, found {counted(n_ended, 'time')}.")
     elif separator is None and n_ended:
-        say(f"A document ends at each of {n_ended:,} lines that hold only {END_OF_TEXT}.")
+        say(f"Documents end at lines that hold only {END_OF_TEXT}, found {counted(n_ended, 'time')}.")
     if separator is None and n_spelled:
         say(
-            f"The text has {END_OF_TEXT} {n_spelled:,} times inside lines, where it stays text. "
+            f"The text has {END_OF_TEXT} {counted(n_spelled, 'time')} inside lines, where it stays text. "
             f"To end documents there, use --separator '{END_OF_TEXT}'."
         )
 

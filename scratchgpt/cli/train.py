@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from scratchgpt.cli import say
+from scratchgpt.cli import counted, say
 from scratchgpt.cli.options import (
     asked_for,
     device_options,
@@ -466,7 +466,7 @@ def _train(
         ctx.exit(128 + received[0] if received else 0)
     if trainer.is_early:
         say(
-            f"The validation loss has not become better in {_count(config.patience, 'evaluation')}; the best is "
+            f"The validation loss has not become better in {counted(config.patience, 'evaluation')}; the best is "
             f"{trainer.checkpoints.pointed('best')}."
         )
     say(f"Done. Checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {shlex.quote(str(run))}")
@@ -499,12 +499,8 @@ def _lock(run: Path) -> FolderLock:
     return lock
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
 def _device(plan: "Plan") -> str:
-    return f"cpu, {_count(plan.lanes, 'lane')}" if plan.device == "cpu" else f"{plan.device} in {plan.precision}"
+    return f"cpu, {counted(plan.lanes, 'lane')}" if plan.device == "cpu" else f"{plan.device} in {plan.precision}"
 
 
 def _engine(plan: "Plan", attention: str | None) -> str:
@@ -512,10 +508,10 @@ def _engine(plan: "Plan", attention: str | None) -> str:
     from scratchgpt.backend.cpu import blas
 
     if plan.device != "cpu":
-        return f"{plan.device} computes {_count(plan.micro_batch, 'sequence')} at once, attention {attention}."
+        return f"{plan.device} computes {counted(plan.micro_batch, 'sequence')} at once, attention {attention}."
     products = "adds products in place" if blas.can_add_products() else "cannot add products in place, which is slower"
     return (
-        f"Each lane computes {_count(plan.micro_batch, 'sequence')} at once, single numbers in blocks of "
+        f"Each lane computes {counted(plan.micro_batch, 'sequence')} at once, single numbers in blocks of "
         f"{plan.block_bytes // 1024} KiB. {blas.name()} {products}."
     )
 

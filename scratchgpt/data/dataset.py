@@ -66,7 +66,7 @@ class Dataset:
 
         Raises DataError, and UsageError if it is not there.
         """
-        if not folder.is_dir():
+        if not any(folder.glob("*.bin")):
             raise UsageError(
                 f"There is no prepared data in {folder}.",
                 advice="Run `scratchgpt prepare FILE`, or name other data with --data.",

@@ -310,4 +310,4 @@ def failures_named(place: Place | Path | str, damage: Damage = ()) -> Iterator[N
         raise DataError(f"{place} is damaged: {' '.join(str(error).split())}.") from error
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        raise DataError(f"Cannot read {place}: {reason}.") from error
+        raise DataError(f"{place} cannot be read: {reason}.") from error

@@ -1,6 +1,8 @@
 """`prepare` as a person uses it: own texts of many kinds, mixtures, and what is wrong with them."""
 
+import errno
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -12,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from scratchgpt.cli import cli
-from scratchgpt.cli.options import read_text
+from scratchgpt.cli.options import read_text, text_pieces
+from scratchgpt.errors import DataError
 from tests.cli.test_bad_input import FAILURE, USAGE, refused
 from tests.world import scratchgpt
 
@@ -58,9 +61,9 @@ def test_a_mixture(world: Path) -> None:
 
 def test_a_check_counts_the_documents_of_separators(world: Path) -> None:
     (world / "poems.txt").write_text("a\n<|endoftext|>\nb\n" * 99, encoding="utf-8")
-    for options, n_documents in ((), 100), (("--separator", ""), 1):
+    for options, documents in ((), "100 documents"), (("--separator", ""), "1 document"):
         result = CliRunner().invoke(cli, ["prepare", str(world / "poems.txt"), "--check", *options])
-        assert f": {n_documents} documents" in result.output
+        assert f": {documents}, " in result.output
 
 
 def test_all_text_is_kept_unless_a_mixture_is_asked_for(world: Path) -> None:
@@ -74,7 +77,7 @@ def test_all_text_is_kept_unless_a_mixture_is_asked_for(world: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [
-        ("a\n<|endoftext|>\nb\n", (), "A document ends at each of 99 lines that hold only <|endoftext|>."),
+        ("a\n<|endoftext|>\nb\n", (), "Documents end at lines that hold only <|endoftext|>, found 99 times."),
         ("a\n<|endoftext|>\nb\n", ("--separator", ""), None),
         ("a b<|endoftext|>c\n", (), "<|endoftext|> 99 times inside lines"),
         ("a b<|endoftext|>c\n", ("--separator", "<|endoftext|>"), "'<|endoftext|>', found 99 times"),
@@ -90,6 +93,38 @@ def test_separators(text: str, options: tuple[str, ...], said: str | None, world
     )
     assert result.exit_code == 0, result.output
     assert said in result.output if said else "endoftext" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("a\n<|endoftext|>\nb\n", (), "<|endoftext|>, found 1 time."),
+        ("a b<|endoftext|>c\n", (), "<|endoftext|> 1 time inside lines"),
+        ("a b---c\n", ("--separator", "---"), "found 1 time."),
+        ("abc", ("--check",), ": 1 document, 3 characters."),
+        ("a", ("--check",), ": 1 document, 1 character."),
+        ("a\n<|endoftext|>\nb", ("--check",), ": 2 documents, 3 characters."),
+    ],
+)
+def test_one_is_no_plural(text: str, options: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text(text, encoding="utf-8")
+    result = CliRunner().invoke(cli, ["prepare", str(tmp_path / "one.txt"), "--out", str(tmp_path / "one"), *options])
+    assert result.exit_code == 0, result.output
+    assert said in result.output
+
+
+class _Unreadable(io.BytesIO):
+    """A stream that its system does not let be read."""
+
+    def read(self, _size: int | None = -1) -> bytes:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+@pytest.mark.parametrize("name", ["The prompt", "The text", "Standard input", "a b.txt", "caf\udce9.txt"])
+def test_a_sentence_begins_with_what_cannot_be_read(name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        list(text_pieces(_Unreadable(), name))
+    assert str(caught.value) == f"{name} cannot be read: {os.strerror(errno.EBADF)}."
 
 
 def test_weights_that_are_typed(world: Path) -> None:

@@ -77,6 +77,27 @@ def test_too_short_for_the_block_size(tmp_path: Path) -> None:
         dataset.require(207)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        ("plain.txt",),
+        ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        ("log.jsonl", "checkpoints/last"),
+        ("train.txt", "val.txt", "meta.pkl"),
+        ("train.bin.gz", "meta.json"),
+        ("data/train.bin", "data/val.bin"),
+    ],
+    ids=["empty", "text", "model", "run", "nanoGPT without prepare.py", "packed", "one folder deeper"],
+)
+def test_a_folder_of_something_else_has_no_data(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"^There is no prepared data in .*\. Run `scratchgpt prepare FILE`, or name "):
+        Dataset.open(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["truncated", "altered", "lengthened", "removed"])
 def test_damaged_files_are_found(name: str, damage: str, tmp_path: Path) -> None:
