@@ -187,9 +187,9 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
         raise UsageError("Name one vocabulary: --gpt2 or --tokenizer FILE.")
     if given is None:
         return openai.load(tell=lambda what: say(what, err=True))
-    if (given / "checkpoints").is_dir() or given.parent.name == "checkpoints":
-        from scratchgpt.training.checkpoint import TRAINER, locate, verify
+    from scratchgpt.training.checkpoint import TRAINER, is_in_checkpoints, locate, verify
 
+    if (given / "checkpoints").is_dir() or is_in_checkpoints(given):
         given = locate(given)
         if (given / TRAINER).exists():
             verify(given, tokenizer.FILES)

@@ -240,7 +240,9 @@ def locate(path: Path | None = None) -> Path:
     path = followed(newest_run(Path("runs")) if path is None else path)
     if path.is_file():
         model_files.refuse_pickles(path)
-        raise UsageError(f"{path} is a file; name the folder that it is in.")
+        has_model = (path.parent / "config.json").exists()
+        there = "the folder that it is in" if has_model else "a run, a checkpoint or a model's folder"
+        raise UsageError(f"{path} is a file; name {there}.")
     if not path.is_dir():
         raise UsageError(f"There is no run or checkpoint {path}.")
     if (path / "config.json").exists():
@@ -262,9 +264,20 @@ def locate(path: Path | None = None) -> Path:
 
 def followed(path: Path) -> Path:
     """Return the checkpoint that RUN/checkpoints/last or best names; any other path means itself."""
-    if path.is_file() and path.parent.name == "checkpoints":
-        return Checkpoints(path.parent.parent).pointed(path.name) or path
+    if path.is_file() and is_in_checkpoints(path):
+        pointed = Checkpoints(_absolute(path).parent.parent).pointed(path.name)
+        return path.with_name(pointed.name) if pointed else path
     return path
+
+
+def is_in_checkpoints(path: Path) -> bool:
+    """Whether this is in the folder `checkpoints` of a run, from wherever it is named."""
+    return _absolute(path).parent.name == "checkpoints"
+
+
+def _absolute(path: Path) -> Path:
+    """Return a path from the root, without `..`; a link stays, since it may lead out of a run."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def newest_run(runs: Path) -> Path:

@@ -193,3 +193,32 @@ def test_a_tokenizer_that_was_exchanged_is_refused(trained: Path, command: tuple
     path.write_text(path.read_text(encoding="utf-8").replace('"q"', '"Q"'), encoding="utf-8")
     said = call(*(word.format(name) for word in command), cwd=trained, code=1)
     assert "tokenizer.json was truncated or altered; use another checkpoint." in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "{}", "--tokens", "1"),
+        ("evaluate", "{}"),
+        ("info", "{}"),
+        ("export", "{}", "--gguf", "x.gguf", "--force"),
+        ("encode", "--tokenizer", "{}"),
+        ("train", "--resume", "{}", "--steps", "3", "--quiet"),
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize(
+    ("where", "name"), [("checkpoints", "last"), ("checkpoints", "./best"), ("checkpoints/step-000002", "../last")]
+)
+def test_last_and_best_are_found_from_their_own_folder(
+    trained: Path, command: tuple[str, ...], where: str, name: str
+) -> None:
+    said = call(*(word.format(name) for word in command), cwd=trained / "runs" / "r" / where)
+    assert "step-000002" in said or command[0] in ("generate", "encode", "info", "train")
+
+
+@pytest.mark.parametrize("name", ["data/fox/train.bin", "fox.txt", "m.gguf", "runs/r/log.jsonl", "notes.md"])
+def test_a_file_far_from_models_is_not_said_to_be_in_one(trained: Path, name: str) -> None:
+    (trained / name).touch()
+    said = call("generate", name, cwd=trained, code=2)
+    assert said == f"Error: {name} is a file; name a run, a checkpoint or a model's folder."
