@@ -64,7 +64,6 @@ STARTS = {
     b"\x89HDF\r\n": Kind("an HDF5 file", REPLACE),
     b"\x93NUMPY": Kind("an array of NumPy", REPLACE),
     b"ARROW1\0": ARROW,
-    b"\xff\xff\xff\xff": ARROW,  # a stream, as the library datasets writes it
     b"\x80\x02": Kind("a pickle", REPLACE),
     b"\x80\x04\x95": Kind("a pickle", REPLACE),
     b"\x7fELF": Kind("a program", REPLACE),
@@ -80,6 +79,7 @@ STARTS = {
 HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(?>(<!--.*?-->\s*)*)<(!doctype\s+html|html)[\s>]", re.DOTALL | re.IGNORECASE)
 PATTERNS = {
     HTML: WEB_PAGE,
+    re.compile(rb"\xff{4}.{3}\0", re.DOTALL): ARROW,  # a stream, as the library datasets writes it
     re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"): BZIP2,
     re.compile(rb'.{4}\0{4}\{\s*"', re.DOTALL): SAFETENSORS,
 }
