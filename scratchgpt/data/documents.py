@@ -117,8 +117,11 @@ def whole_lines(document: Document) -> Document:
     """Yield the same text, cut after line ends unless a line is very long."""
     rest = ""
     for piece in document:
-        lines, newline, rest = (rest + piece).rpartition("\n")
-        yield lines + newline
+        if end := piece.rfind("\n") + 1:
+            yield rest + piece[:end]
+            rest = piece[end:]
+        else:
+            rest += piece
         if len(rest) > LONGEST_LINE:
             yield rest
             rest = ""

@@ -160,7 +160,7 @@ def text_of(contents: Contents, errors: str, *, advice: str = PAGE_ADVICE, may_h
                 advice=advice,
                 page=PAGE_ADVICE,
             ) from error
-        if "\0" in text and not may_have_nul:
+        if not may_have_nul and b"\0" in data and "\0" in text:  # to search bytes is much faster
             if errors == "strict":
                 at = begin + len(text[: text.index("\0")].encode(encoding))
                 raise DataError(

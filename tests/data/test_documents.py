@@ -81,6 +81,16 @@ def test_pieces_do_not_matter(parts: list[str], longest: int) -> None:
         assert "".join(cut(parts, E)[0]) == text.replace(E, "")
 
 
+@given(parts=st.lists(st.sampled_from(["\n", "a", "bcd", "\r\n", "e\n", ""]), max_size=20), longest=st.integers(0, 9))
+def test_lines_are_whole_unless_they_are_long(parts: list[str], longest: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "LONGEST_LINE", longest)
+        *pieces, last = documents.whole_lines(iter(parts))
+    assert "".join([*pieces, last]) == "".join(parts)
+    assert all(piece.endswith("\n") or len(piece) > longest for piece in pieces)
+    assert "\n" not in last
+
+
 def prepared(folder: Path, text: str, **how: Any) -> Prepared:
     (folder / "text.txt").write_text(text, encoding="utf-8", newline="")
     return prepare(folder / "text.txt", folder / "out", vocabulary=Pieces(300), how=Reading(**how))
