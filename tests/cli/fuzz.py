@@ -654,7 +654,9 @@ def complaints_about_words(case: Case, outcome: Outcome) -> Iterator[str]:
         return
     if code not in CODES and not (was_signalled and code == 128 + case.signal):
         yield f"Exit code {code}."
-    if found := FAULTS.search(output + errors):
+    # Python's own helper tells what a SIGKILL leaves to the system; its call itself can say nothing more.
+    words = re.sub(r".*resource_tracker: There appear.*\n", "", output + errors) if code == 137 else output + errors
+    if found := FAULTS.search(words):
         yield f"It shows {found.group()!r}."
     is_help = errors.startswith("Usage: ") and "  Show this message and exit." in errors  # what `logs` alone shows
     if code in (1, 2) and not was_signalled and not is_help:
