@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from scratchgpt.data.reading import bare_name
 from scratchgpt.data.sources import TextFile, text_files
+from scratchgpt.data.unpacking import is_hidden
 from scratchgpt.errors import DataError, UsageError
 
 WEIGHTED = re.compile(r"([+-]?\d+(?:\.\d+)?)_(.+)")
@@ -79,7 +80,7 @@ def different_names(paths: Sequence[Path]) -> list[str]:
 
 def _visible(folder: Path) -> list[Path]:
     """Return what is in a folder, without what is hidden, in the order of the names."""
-    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    return sorted((path for path in folder.iterdir() if not is_hidden(path.name)), key=lambda path: path.name)
 
 
 def _weighted(part: Path) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from scratchgpt.data.unpacking import (
     Place,
     Watched,
     failures_named,
+    is_hidden,
     most_bytes,
     open_zip,
     unpacked,
@@ -105,7 +106,7 @@ def text_files(path: Path) -> list[TextFile]:
     if not path.is_dir():
         return [TextFile(path, path)]
     inside = [found.relative_to(path) for found in path.rglob("*") if found.is_symlink() or not found.is_dir()]
-    visible = [name for name in inside if not any(part.startswith(".") for part in name.parts)]
+    visible = [name for name in inside if not any(map(is_hidden, name.parts))]
     if not visible:
         raise DataError(f"{path} holds no files; there is nothing to learn from.")
     if {Path("train.bin"), Path("vocab.json")}.issubset(visible):

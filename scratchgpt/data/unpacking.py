@@ -36,6 +36,9 @@ MOST_BYTES, MOST_TIMES = 2**32, 500
 NAMELESS = "a file without a name"
 """The name of such a member of an archive."""
 
+HIDDEN = {"__macosx", "desktop.ini", "thumbs.db"}
+"""What systems put into folders and archives, in small letters."""
+
 XZ_MEMORY = 2**30
 """Bytes that the dictionary of an xz file may take; `xz -9` takes 2^26."""
 
@@ -285,7 +288,12 @@ def open_zip(place: Place) -> Iterator[zipfile.ZipFile]:
 def _is_visible(name: str) -> bool:
     """Whether a member of an archive is one of its texts, and no file that a system hides."""
     parts = PureWindowsPath(name).parts  # some programs put backslashes between them
-    return not any(part.startswith(".") or part == "__MACOSX" for part in parts if part != ".")
+    return not any(map(is_hidden, (part for part in parts if part != ".")))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a system hides the files and folders of this name from its users."""
+    return name.startswith(".") or name.lower() in HIDDEN
 
 
 def extra(module: str, name: str, place: Place) -> Any:

@@ -199,7 +199,7 @@ def test_a_packed_file_that_is_cut(tmp_path: Path) -> None:
 
 
 def test_folders_are_read_in_the_order_of_names(tmp_path: Path) -> None:
-    for name in ("b.txt", "a/z.txt", "a/b/c.txt", ".git/config", "a/.DS_Store", "a.txt"):
+    for name in ("b.txt", "a/z.txt", "a/b/c.txt", ".git/config", "a/.DS_Store", "a/Thumbs.db", "desktop.ini", "a.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x", encoding="utf-8")
     names = [file.path.relative_to(tmp_path).as_posix() for file in text_files(tmp_path)]
