@@ -421,7 +421,7 @@ def test_what_is_no_text(content: bytes, sentence: str, errors: str, tmp_path: P
 
 @pytest.mark.parametrize("other", ["cover.jpg", "letter.doc", "book.pdf", "page.html", "train.bin"])
 def test_a_folder_with_another_kind_of_file(other: str, tmp_path: Path) -> None:
-    starts = {"jpg": b"\xff\xd8\xff", "db": b"\xd0\xcf\x11\xe0", "pdf": b"%PDF-", "html": b"<html>", "bin": b"\1\0"}
+    starts = {"jpg": b"\xff\xd8\xff", "doc": b"\xd0\xcf\x11\xe0", "pdf": b"%PDF-", "html": b"<html>", "bin": b"\1\0"}
     (tmp_path / "a.txt").write_text("to be", encoding="utf-8")
     (tmp_path / other).write_bytes(starts[other.rpartition(".")[2]])
     with pytest.raises(DataError, match=rf"{re.escape(other)} is .* Or leave it out of {re.escape(str(tmp_path))}\."):
