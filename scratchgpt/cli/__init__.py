@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -114,6 +115,9 @@ class _CLI(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            say("Interrupted.", err=True)
+            raise click.exceptions.Exit(128 + signal.SIGINT) from error
         except click.exceptions.NoArgsIsHelpError:
             raise  # its message is the help
         except click.ClickException as error:

@@ -174,7 +174,7 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
     if tokenizer:
         report["tokenizer"] = _tokenizer(tokenizer)
         n_rows = content.get("vocab_size", tokenizer.vocab_size)
-        if not tokenizers.fits(tokenizer, n_rows):
+        if isinstance(n_rows, int) and not tokenizers.fits(tokenizer, n_rows):
             report["problems"].append(f"The vocabulary has {tokenizer.vocab_size} tokens, the model {n_rows}.")
     if (folder / TRAINER).exists():
         _try(report, "training", lambda: _training(folder))

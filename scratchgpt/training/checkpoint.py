@@ -24,7 +24,16 @@ from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.data.dataset import Dataset
 from scratchgpt.errors import CheckpointError, DataError, UsageError
-from scratchgpt.files import TEMPORARY, copy_mode, file_record, read_json, sync_file, sync_folder, write_json
+from scratchgpt.files import (
+    TEMPORARY,
+    copy_mode,
+    file_record,
+    read_json,
+    sync_file,
+    sync_folder,
+    write_json,
+    written_whole,
+)
 from scratchgpt.model import files as model_files
 from scratchgpt.model import tensors
 from scratchgpt.model.loss_scale import LARGEST, SMALLEST, LossScale
@@ -211,11 +220,8 @@ class Checkpoints:
         return shutil.disk_usage(next(path for path in (self.folder, *self.folder.parents) if path.exists())).free
 
     def _point(self, pointer: str, folder: Path) -> None:
-        temporary = self.folder / f"{TEMPORARY}{pointer}"
-        temporary.write_text(folder.name + "\n", encoding="utf-8", newline="\n")
-        sync_file(temporary)
-        temporary.replace(self.folder / pointer)
-        sync_folder(self.folder)
+        with written_whole(self.folder / pointer, force=True) as temporary:
+            temporary.write_text(folder.name + "\n", encoding="utf-8", newline="\n")
 
     def _remove(self, folder: Path) -> None:
         """Delete a checkpoint, so that it is never there in part. One that is being read may stay (on Windows)."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -143,6 +144,18 @@ def test_no_message_is_longer_than_a_person_reads(
     assert result.exit_code in (1, 2)
     assert "Error: " in result.output
     assert len(result.output) <= 1200
+
+
+@pytest.mark.parametrize(
+    "command", ["runs", "info .", "config", "encode --gpt2", "generate", "prepare a.txt", "plot ."]
+)
+def test_an_interrupted_command_has_the_code_of_its_signal(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(click.Command, "invoke", interrupt)
+    result = CliRunner().invoke(cli, command.split())
+    assert (result.exit_code, result.output) == (130, "Interrupted.\n")
 
 
 def test_commands_before_their_time(tmp_path: Path) -> None:

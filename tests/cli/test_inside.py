@@ -74,6 +74,14 @@ def info(*arguments: str | Path, cwd: Path) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.parametrize("vocab_size", ["261", [261], None, 261.5, {"a": 1}, -1])
+def test_a_number_of_rows_that_is_none_is_a_problem(vocab_size: object, bytewise: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bytewise, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": vocab_size}), encoding="utf-8")
+    assert "vocab_size" in " ".join(info(folder, cwd=tmp_path)["problems"])
+
+
 # ------------------------------------------------------------------------------------------------ info
 
 
