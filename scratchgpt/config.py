@@ -203,7 +203,7 @@ def load_config(path: Path) -> Preset:
         content = tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:  # what is no text, or no TOML
+    except (ValueError, RecursionError) as error:  # no text, or no TOML
         raise UsageError(f"{path} is no TOML: {error}.") from error
     tables = _sorted_into_tables(path, content)
     for name, table in tables.items():
@@ -353,7 +353,7 @@ def read_setting(text: str) -> tuple[str, Any]:
 
 
 def _word(written: str, kind: Any) -> Any:
-    """Return what is no TOML as an option takes it: .5 and 1. are numbers, yes and no switch."""
+    """Return a value that is no TOML, as an option takes it: .5 and 1. are numbers, yes and no are switches."""
     if kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(written)

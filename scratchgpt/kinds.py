@@ -83,7 +83,7 @@ PATTERNS = {
     re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"): BZIP2,
     re.compile(rb'.{4}\0{4}\{\s*"', re.DOTALL): SAFETENSORS,
 }
-"""Those that may vary."""
+"""Beginnings that are no fixed bytes."""
 
 MARKS = {
     codecs.BOM_UTF8: "utf-8",

@@ -30,7 +30,7 @@ class FolderLock:
 
     def __init__(self, folder: Path, busy: ScratchGPTError) -> None:
         """Lock a folder that exists. Raises `busy` if somebody else holds it, and its class if it cannot be locked."""
-        self.note = ""  # what a person should know of it
+        self.note = ""  # a sentence for the user, if there is no lock
         self._folder = folder
         path = folder / NAME
         try:

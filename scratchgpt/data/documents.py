@@ -1,4 +1,4 @@
-"""Texts as pieces of bounded size: where documents end in them, and what is left out."""
+"""Texts in pieces of bounded size: their documents, and the parts that are left out."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ Count = Callable[[int], None]
 
 @dataclass
 class Tally:
-    """Counts of what a reading met."""
+    """Counts of one reading."""
 
     dropped_characters: int = 0  # of Project Gutenberg
     separators: int = 0  # that ended a document
@@ -61,7 +61,7 @@ def divided(text: Document, separator: str | None, tally: Tally) -> Iterator[Doc
 
     while not is_over:
         yield (unread := document())
-        for _ in unread:  # what the caller left
+        for _ in unread:  # the caller may have stopped before its end
             pass
 
 

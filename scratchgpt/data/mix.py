@@ -70,7 +70,7 @@ def looks_weighted(paths: Sequence[Path]) -> bool:
 
 
 def different_names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each path: as much of its end as tells all of them apart. Raises UsageError."""
+    """Return a different name for each path: its stem, or as many of its last parts as it takes. Raises UsageError."""
     for n_parts in range(max((len(path.parts) for path in paths), default=0) + 1):
         names = [Path(*path.parts[-n_parts:]).as_posix() if n_parts else source_name(path) for path in paths]
         if len(set(names)) == len(names):
@@ -79,7 +79,7 @@ def different_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, without what is hidden, in the order of the names."""
+    """Return the visible files and folders of a folder, sorted by name."""
     return sorted((path for path in folder.iterdir() if not is_hidden(path.name)), key=lambda path: path.name)
 
 

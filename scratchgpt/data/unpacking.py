@@ -37,7 +37,7 @@ NAMELESS = "a file without a name"
 """The name of such a member of an archive."""
 
 HIDDEN = {"__macosx", "desktop.ini", "thumbs.db"}
-"""What systems put into folders and archives, in small letters."""
+"""Names of files and folders that systems add, in small letters."""
 
 XZ_MEMORY = 2**30
 """Bytes that the dictionary of an xz file may take; `xz -9` takes 2^26."""
@@ -51,7 +51,7 @@ class Stream(Protocol):
 
 
 Damage = tuple[type[Exception], ...]
-"""What a stream raises if its file is damaged."""
+"""The exceptions of a stream whose file is damaged."""
 
 TAR_DAMAGE: Damage = (tarfile.TarError,)
 ZIP_DAMAGE: Damage = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError)
@@ -116,7 +116,7 @@ class Contents(io.RawIOBase):
     """A stream of bytes whose beginning is known before it is read."""
 
     def __init__(self, stream: Stream, place: Place | str, *, most: float, damage: Damage = ()) -> None:
-        """Read the beginning, `start`. Raises DataError for what is damaged, or has more than `most` bytes."""
+        """Read the beginning, `start`. Raises DataError if the file is damaged or unpacks to more than `most` bytes."""
         self.place = place
         self._stream = stream
         self.most = most
@@ -183,7 +183,7 @@ def _zstd(place: Place) -> Any:
 
 
 def _stream_of(kind: Kind, packed: io.BufferedReader, place: Place) -> tuple[Stream, Damage]:
-    """Return the stream inside a packed one, and what it raises if that is damaged. Raises UsageError."""
+    """Return the stream inside a packed one, and the exceptions of a damaged one. Raises UsageError."""
     if kind is GZIP:
         return gzip.GzipFile(fileobj=packed), (EOFError, zlib.error, gzip.BadGzipFile)
     new: Callable[[], Any]
@@ -244,7 +244,7 @@ class _Member(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Return what a header says. Raises ReadError if it is damaged, which TarFile would take for the end."""
+        """Read a header. Raises ReadError if it is damaged; TarFile would take that for the end of the archive."""
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:

@@ -41,7 +41,7 @@ class Tokenizer(Protocol):
         """The ids, in order, that stand for no token: gaps in a vocabulary, and what `padded` adds."""
 
     def padded(self, vocab_size: int) -> "Tokenizer":
-        """Return the same vocabulary with so many ids; those that are new are unused."""
+        """Return the same vocabulary with `vocab_size` ids; the new ids are unused."""
 
     @property
     def special(self) -> Mapping[str, int]:

@@ -187,7 +187,7 @@ class BPETokenizer:
         return len(self.tokens)
 
     def padded(self, vocab_size: int) -> "BPETokenizer":
-        """Return the same vocabulary with so many ids; those that are new are unused."""
+        """Return the same vocabulary with `vocab_size` ids; the new ids are unused."""
         if vocab_size == self.vocab_size:
             return self
         return BPETokenizer(

@@ -37,7 +37,7 @@ class CharTokenizer:
         self._points = points
 
     def padded(self, vocab_size: int) -> "CharTokenizer":
-        """Return the same vocabulary with so many ids; those that are new are unused."""
+        """Return the same vocabulary with `vocab_size` ids; the new ids are unused."""
         return CharTokenizer(self.characters, vocab_size)
 
     @property
