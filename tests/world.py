@@ -104,7 +104,7 @@ def scratchgpt(
         capture_output=True,
         encoding="utf-8",
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -17,7 +17,7 @@ from scratchgpt.serving.tokens import Login
 from scratchgpt.web.address import Address
 from scratchgpt.web.data_tab import LARGEST_UPLOAD, DataTab
 from scratchgpt.web.desk import Desk
-from scratchgpt.web.front import Front, ignore_nonsense
+from scratchgpt.web.front import Front, ignore_nonsense, ignore_slow_end
 from scratchgpt.web.generate_tab import GenerateTab
 from scratchgpt.web.inside_tab import InsideTab
 from scratchgpt.web.jobs import END_AFTER
@@ -205,6 +205,7 @@ def build(desk: Desk, *, host: str, login: Login | None) -> App:
     app.config.socket_io_js_transports = ["websocket"]
 
     ignore_nonsense()
+    ignore_slow_end()
     front = GZipMiddleware(Front(application))
     return Guard(front, host=host, largest_body=LARGEST_UPLOAD + ROOM, login=login)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -106,6 +107,11 @@ def ignore_nonsense() -> None:
     for name in ("handshake", "event", "javascript_response", "ack"):
         core.sio.on(name, _forgiving(handlers[name]))
     core.sio.on("log", lambda *_: None)
+
+
+def ignore_slow_end() -> None:
+    """Ignore NiceGUI's complaint that its tasks take long to end: it goes on to wait, and a machine may be busy."""
+    logging.getLogger("nicegui").addFilter(lambda record: not str(record.msg).startswith("Could not cancel "))
 
 
 def _forgiving(handler: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,10 @@
 """Pages of other sites in a real browser: what they try, and what of it reaches a server; and how a person logs in."""
 
+import asyncio
 import contextlib
 import http.client
 import http.server
+import logging
 import os
 import re
 import stat
@@ -14,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nicegui import background_tasks
 
+from scratchgpt.serving.log import one_line_log
 from scratchgpt.tokenizer import CharTokenizer
+from scratchgpt.web.front import ignore_slow_end
+from tests import clock
 from tests.serving.world import serving, write_model
 from tests.web.server import Server, chromium, served, wait_until
 
@@ -242,3 +248,27 @@ def test_pages_without_a_reader_take_no_more_memory(tmp_path: Path) -> None:
             ask_many(server)
             used.append(memory(server))
         assert used[1] - used[0] <= 10_000, "40 more pages would take 25 MB"
+
+
+def test_tasks_that_end_slowly_are_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    async def stubborn() -> None:
+        for _ in range(2):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(10)
+
+    async def end() -> None:
+        task = asyncio.create_task(stubborn())
+        background_tasks.running_tasks.add(task)
+        task.add_done_callback(background_tasks.running_tasks.discard)
+        await asyncio.sleep(0)
+        await background_tasks.teardown()
+
+    logger = logging.getLogger("nicegui")
+    for is_ignored in (False, True):
+        before = logger.filters[:]
+        if is_ignored:
+            ignore_slow_end()
+        with one_line_log():
+            clock.run(end())
+        logger.filters[:] = before
+        assert ("Could not cancel" in capsys.readouterr().err) != is_ignored
