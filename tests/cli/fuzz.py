@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import traceback
 import zipfile
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
@@ -641,9 +642,14 @@ def _live(arguments: list[str], folder: Path, paths: list[Path], tell: Any) -> N
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    tell.send("here")
-    tell.close()
-    main()
+    try:
+        tell.send("here")
+        tell.close()
+        main()
+    except KeyboardInterrupt as error:
+        if any(frame.f_code is main.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise
+        sys.exit(128 + signal.SIGINT)  # it came before the program began
 
 
 def complaints_about_words(case: Case, outcome: Outcome) -> Iterator[str]:
