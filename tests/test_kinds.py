@@ -105,7 +105,7 @@ def test_json_that_is_another_kind_of_file(content: bytes, sentence: str, tmp_pa
         (b"Entry not found", "is text, not a safetensors file"),
         (GGUF, "is a GGUF file, not a safetensors file"),
         (zipped({"archive/data.pkl": b"\x80\2."}), "is a ZIP archive, not a safetensors file"),
-        (b"\x80\2" + bytes(99), "is a pickle, not a safetensors file"),
+        *((bytes([0x80, protocol]) + bytes(99), "is a pickle, not a safetensors file") for protocol in (2, 3, 4, 5)),
         (b"\x93NUMPY\1\0" + bytes(99), "is an array of NumPy, not a safetensors file"),
         (save({"x": np.zeros(300, np.float32)})[:40], "is no whole safetensors file"),
     ],

@@ -52,8 +52,8 @@ class Backend(NamedTuple):
 def resolve(device: str, *, tell: Callable[[str], None] | None = None) -> str:
     """Return `cpu` or `gpu:N` for `auto`, `cpu`, `gpu` or `gpu:N`. Raises UsageError, which says what is missing.
 
-    `auto` is the first GPU if there is one that can be used. What is missing to use it is told. To compile a kernel
-    takes memory of the GPU, so only `auto` tries that here; `select` does for the others.
+    `auto` is the first GPU that can be used, or else the CPU. `tell` receives the reason if a GPU is there but cannot
+    be used. Compiling a kernel takes memory of the GPU, so only `auto` tries it here; `select` tries it for the others.
     """
     if device == "cpu":
         return "cpu"

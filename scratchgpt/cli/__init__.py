@@ -84,7 +84,7 @@ class _CLI(click.Group):
             sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - it stays open
         if sys.stderr is None:
             sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - it stays open
-        # What is not UTF-8 comes in as lone surrogates, which whoever reads text refuses.
+        # Bytes that are not UTF-8 come in as lone surrogates; the readers of texts refuse them.
         for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(encoding="utf-8", errors=errors)

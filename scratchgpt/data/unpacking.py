@@ -305,7 +305,7 @@ def extra(module: str, name: str, place: Place) -> Any:
         raise UsageError(
             f"Reading {place} needs one more package.",
             advice=f"Install it: {install}.",
-            page=f"Whoever started this page can install it in a terminal: {install}.",
+            page=f"The person who started this page can install it in a terminal: {install}.",
         ) from error
 
 

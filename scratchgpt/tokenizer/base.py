@@ -87,7 +87,7 @@ def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
 
 
 def fits(tokenizer: Tokenizer, n_rows: int) -> bool:
-    """Return whether a vocabulary may be that of a model with so many rows, of which some may have no token.
+    """Return whether a vocabulary may belong to a model with `n_rows` rows; some rows may have no token.
 
     Rows of characters are padded to a multiple of 8, if at all. Any other difference shows another model's vocabulary.
     """
@@ -159,7 +159,7 @@ def read(path: Path, *, more: Path | None = None) -> Tokenizer:
 def _read_bpe(content: dict[str, Any], *, more: Path | None) -> BPETokenizer:
     """Read a tokenizer.json with more added tokens of a folder.
 
-    Raises ValueError and the like for tokenizer.json itself, DataError for the others.
+    Raises ValueError, KeyError, TypeError or AttributeError for tokenizer.json, DataError for the others.
     """
     tokenizer = BPETokenizer.from_json(content)
     if more is None:
@@ -205,7 +205,7 @@ def _added_beside(folder: Path, vocabulary: Mapping[str, Any]) -> list[Added]:
     """Return the added tokens that `transformers` has written next to a vocabulary.
 
     Their ids are in tokenizer_config.json, or in added_tokens.json, or, for special ones that are only named, in the
-    vocabulary. A name without an id counts for nothing. Raises DataError, ValueError and the like.
+    vocabulary. A name without an id is ignored. Raises what `_read_bpe` raises.
     """
     more, names, config = (_optional(folder / name) for name in MORE)
     special = {

@@ -254,7 +254,7 @@ def _module(extra: str, name: str) -> Any:
         raise UsageError(
             f"Logging to {extra} needs one more package.",
             advice=f"Install it: {install}.",
-            page=f"Whoever started this page can install it in a terminal: {install}.",
+            page=f"The person who started this page can install it in a terminal: {install}.",
         ) from error
 
 
