@@ -344,19 +344,25 @@ def test_closing_is_heard_before_the_next_piece(monkeypatch: pytest.MonkeyPatch,
         assert all(isinstance(job.error, ClosedError) for job in jobs)
 
 
+def hanging(engine: Any, cache: Any) -> tuple[Any, Any, threading.Event]:
+    """Return a reader and its three jobs while their first piece waits for the event."""
+    is_free, has_begun = threading.Event(), threading.Event()
+
+    def hang(_: str) -> None:
+        has_begun.set()
+        assert is_free.wait(60)
+
+    cache.before = hang
+    reader = _Reader(engine)
+    jobs = reader.submit(*[wish([1], 10)] * 3)
+    assert has_begun.wait(60)
+    return reader, jobs, is_free
+
+
 def test_closing_does_not_wait_for_a_piece_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "CLOSE_SECONDS", 0.05)
     with watched(monkeypatch, 1) as (engine, cache):
-        is_free, has_begun = threading.Event(), threading.Event()
-
-        def hang(_: str) -> None:
-            has_begun.set()
-            assert is_free.wait(60)
-
-        cache.before = hang
-        reader = _Reader(engine)
-        jobs = reader.submit(*[wish([1], 10)] * 3)
-        assert has_begun.wait(60)
+        reader, jobs, is_free = hanging(engine, cache)
         engine.close()
         assert [type(job.error) for job in jobs] == [ClosedError] * 3
         with pytest.raises(ClosedError):
@@ -366,16 +372,7 @@ def test_closing_does_not_wait_for_a_piece_without_end(monkeypatch: pytest.Monke
 
 def test_readers_of_texts_that_are_given_up_do_not_wait_for_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     with watched(monkeypatch, 1) as (engine, cache):
-        is_free, has_begun = threading.Event(), threading.Event()
-
-        def hang(_: str) -> None:
-            has_begun.set()
-            assert is_free.wait(60)
-
-        cache.before = hang
-        reader = _Reader(engine)
-        jobs = reader.submit(*[wish([1], 10)] * 3)
-        assert has_begun.wait(60)
+        reader, jobs, is_free = hanging(engine, cache)
         closing = threading.Thread(target=engine.close)
         closing.start()
         reader.wait(jobs)
