@@ -17,6 +17,8 @@ from scratchgpt.errors import DataError, UsageError
 
 WEIGHTED = re.compile(r"([+-]?\d+(?:\.\d+)?)_(.+)")
 """A sub-folder that says its weight: 25_lovecraft."""
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-9, 1e9
+"""Within these, sums and ratios of weights are finite."""
 
 
 class Source(NamedTuple):
@@ -113,8 +115,10 @@ def _positive(text: str, where: str) -> float:
         weight = float(text)
     except ValueError:
         weight = math.nan
-    if not 0 < weight < math.inf:
-        raise UsageError(f"The weight of {where} must be a number above 0.")
+    if not SMALLEST_WEIGHT <= weight <= LARGEST_WEIGHT:
+        raise UsageError(
+            f"The weight of {where} must be a number above 0, from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}."
+        )
     return weight
 
 

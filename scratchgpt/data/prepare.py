@@ -86,8 +86,8 @@ def prepare(
     """
     sources = find_sources([source]) if isinstance(source, Path) else list(source)
     _check(sources, val, folder, val_fraction)
-    texts = [_Text(each, how, train_share=1.0 if val else 1 - val_fraction) for each in sources]
-    texts += [_Text(val, how, train_share=0.0)] if val else []
+    texts = [_Text(each, how, val_share=0.0 if val else val_fraction) for each in sources]
+    texts += [_Text(val, how, val_share=1.0)] if val else []
     try:
         with _hidden_folder(folder, tell) as hidden:
             work = _Work(texts, vocabulary or Characters(), hidden, progress)
@@ -163,9 +163,10 @@ def _hidden_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[Path]:
 class _Text:
     """One source on its way through both passes."""
 
-    def __init__(self, source: Source, how: Reading, *, train_share: float) -> None:
+    def __init__(self, source: Source, how: Reading, *, val_share: float) -> None:
         self.source = source
-        self.parts = [part for part, share in zip(PARTS, (train_share, 1 - train_share), strict=True) if share]
+        # By comparisons: 1 - 1e-30 is 1.
+        self.parts = [part for part, is_there in zip(PARTS, (val_share < 1, val_share > 0), strict=True) if is_there]
         self.n_bytes = sum(file.path.stat().st_size for file in source.files)
         # All that an interrupted work needs to know, and meta.json.
         self.state: dict[str, Any] = {
@@ -180,7 +181,7 @@ class _Text:
             "taken": {},  # of the tokens, for the mixture
         }
         self._how = how
-        self._train_share = train_share
+        self._val_share = val_share
 
     def survey(self, vocabulary: Vocabulary, progress: Count) -> None:
         """Read the source for the first time. Raises DataError and UsageError."""
@@ -230,7 +231,7 @@ class _Text:
             "files": [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
             "reading": self._how._asdict(),
             "weight": self.source.weight,
-            "train_share": self._train_share,
+            "val_share": self._val_share,
         }
 
     def record(self) -> dict[str, Any]:
@@ -245,7 +246,7 @@ class _Text:
 
     @property
     def _n_train(self) -> int:
-        return int(self.state["characters"] * self._train_share)
+        return int(self.state["characters"] * (1 - self._val_share))
 
 
 class _Work:

@@ -165,6 +165,8 @@ def test_typed_weights(mixture: Path) -> None:
         (["25_lovecraft=-1", "75_shakespeare=1"], "above 0"),
         (["25_lovecraft=nan", "75_shakespeare=1"], "above 0"),
         (["25_lovecraft=inf", "75_shakespeare=1"], "above 0"),
+        (["25_lovecraft=1e308", "75_shakespeare=1e308"], "from 1e-09 to 1e[+]09"),
+        (["25_lovecraft=5e-324", "75_shakespeare=5e-324"], "from 1e-09 to 1e[+]09"),
         (["25_lovecraft=much", "75_shakespeare=1"], "above 0"),
     ],
 )

@@ -63,6 +63,9 @@ def test_the_fraction_for_validation(tmp_path: Path) -> None:
     for wrong in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(UsageError, match="fraction"):
             prepare(tmp_path / "text.txt", tmp_path / "other", val_fraction=wrong)
+    for extreme in (5e-324, 1e-30, 2**-54, 0.999, 1 - 2**-53):  # 1 - 1e-30 is 1
+        with pytest.raises(DataError, match="too few to split"):
+            prepare(tmp_path / "text.txt", tmp_path / "other", val_fraction=extreme)
 
 
 @pytest.mark.parametrize(("vocab_size", "name"), [(1, "uint16"), (65536, "uint16"), (65537, "uint32")])
