@@ -29,6 +29,7 @@ from scratchgpt.cli.options import (
 )
 from scratchgpt.config import ModelConfig, Recipe, Setting, TrainConfig, load_recipe
 from scratchgpt.errors import DataError, ScratchGPTError, TrainingError, UsageError, fact_of, reason
+from scratchgpt.extras import imports
 from scratchgpt.files import safe_name
 from scratchgpt.lock import FolderLock
 
@@ -149,10 +150,8 @@ def command(
 
 def _interface() -> ModuleType:
     """Return the module of the terminal interface. Raises UsageError if its packages are missing."""
-    try:
+    with imports("--tui", "tui"):
         return importlib.import_module("scratchgpt.cli.tui")
-    except ImportError as error:
-        raise UsageError(f"--tui needs two more packages ({error}): pip install 'scratchgpt[tui]'.") from error
 
 
 def _attach(ctx: click.Context, name: str, view: str) -> None:
