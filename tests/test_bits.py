@@ -41,7 +41,7 @@ def test_it_writes_then_compares(
 
 @pytest.mark.slow
 def test_every_way_computes_differently(bits: ModuleType) -> None:
-    """If two ways give the same bits, one of them is not what it says."""
+    """If two ways give the same bits, one of them did not take effect."""
     results = bits.measured("heads of 5 channels")["results"]
     ways = [way for way in bits.WAYS if not (bits.no_emulator() and way.startswith("gpu"))]
     assert list(results) == [f"heads of 5 channels, {way}" for way in ways]

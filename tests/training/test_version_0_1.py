@@ -1,7 +1,7 @@
 """Two runs of version 0.1 still open, generate and go on: old/version-0.1 holds them as that version wrote them.
 
-Each is as a kill leaves it: the last checkpoint is of step 300, the log goes on to step 320. (Its first 298 steps are
-cut off.) So the log holds the numbers to which a resumed run must come again.
+Each is as a kill leaves it: the last checkpoint is of step 300, and the log goes on to step 320. So the log holds the
+numbers that a resumed run must repeat. Its first 298 steps are cut off, to save room.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ TEXTS = {
     ("no-bias", "--temperature=0"): "\nthe quick brown fox jumps over the landog theeeps on.\n\n\nthe \n",
     ("no-bias", "--seed=1"): "\nthe dog sleps on.\n\n\n\nthe dog sland ond ondog sleps over the \n",
 }
-"""Texts of 60 tokens. They stay the same if each weight changes by a thousandth of itself, so rounding is no matter."""
+"""Texts of 60 tokens. They survive a change of each weight by a thousandth of itself, so rounding does not matter."""
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_every_number_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_it_goes_on_as_version_0_1_did(name: str, world: Path) -> None:
-    """Rounding may differ from the machine that wrote the log."""
+    """Another BLAS changes the numbers by up to 6e-7."""
     expected = numbers(world / name)
     call("train", "--resume", name, cwd=world)
     got = numbers(world / name)
