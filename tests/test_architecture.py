@@ -15,9 +15,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each may import what stands before it, and itself.
 LAYERS = [
-    {"errors", "extras", "kinds", "files", "download", "lock", "machine", "config", "chance", "tokenizer", "ops"},
+    {"errors", "extras", "kinds", "files", "download", "lock", "machine", "processes"} | {"config", "chance"},
+    {"tokenizer", "ops"},
     {"data", "backend"},
     {"model"},
+    {"engine"},
     {"training", "generation", "interchange", "bench", "inspection"},
     {"serving"},
     {"cli", "web"},
@@ -40,7 +42,7 @@ FOREIGN = {
     "uvicorn": {"serving"},
     "cupy": {"backend"},
     "safetensors": {"model"},
-    "threadpoolctl": {"backend", "bench", "generation", "model"},
+    "threadpoolctl": {"backend", "bench", "engine", "generation"},
     "torch": {"bench"},
     "transformers": {"bench"},
     "jax": {"bench"},
@@ -52,6 +54,7 @@ FOREIGN = {
         "bench",
         "chance",
         "data",
+        "engine",
         "generation",
         "inspection",
         "interchange",

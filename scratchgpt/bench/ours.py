@@ -11,9 +11,9 @@ import numpy as np
 
 from scratchgpt.backend import Backend, select
 from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
-from scratchgpt.model.engine import engine
+from scratchgpt.engine.base import open_engine
+from scratchgpt.engine.plan import Plan, cache_sequences, default_lanes
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import Plan, cache_sequences, default_lanes
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.sublayers import Sublayer, Table
@@ -29,7 +29,7 @@ def build(workload: Workload) -> Contender:
         plan = Plan(lanes, micro_batch=cache_sequences(workload.model))
     else:
         plan = Plan(1, workload.batch_size, device=workload.device, precision=workload.precision)
-    model = engine(
+    model = open_engine(
         workload.model,
         layout.initial(workload.seed),
         moments,

@@ -34,8 +34,8 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     from scratchgpt.cli.render import stages, waiting
     from scratchgpt.config import TrainConfig
     from scratchgpt.data.dataset import Dataset, require_vocabulary
+    from scratchgpt.engine.plan import default_plan
     from scratchgpt.model.gpt import GPT
-    from scratchgpt.model.plan import default_plan
     from scratchgpt.training import checkpoint
     from scratchgpt.training.evaluation import Measured, measure
 

@@ -85,7 +85,7 @@ def asked_for(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Set
 
 def _lanes(_: click.Context, __: click.Parameter, typed: str | None) -> int | None:
     """Return a number of lanes, None if the choice is left to us. Raises UsageError."""
-    from scratchgpt.model.plan import MOST_LANES, default_lanes
+    from scratchgpt.engine.plan import MOST_LANES, default_lanes
 
     if typed is None:
         return None

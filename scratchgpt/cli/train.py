@@ -36,7 +36,7 @@ from scratchgpt.lock import FolderLock
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.cli.render import Renderer
     from scratchgpt.data.dataset import Dataset
-    from scratchgpt.model.plan import Plan
+    from scratchgpt.engine.plan import Plan
     from scratchgpt.ops.array import Array
     from scratchgpt.training.checkpoint import Snapshot
     from scratchgpt.training.runs import Logs
@@ -206,7 +206,7 @@ class _Computing(NamedTuple):
 
     def plan(self, model: ModelConfig, train: TrainConfig) -> "Plan":
         """Return the default plan. Raises UsageError for what does not go together."""
-        from scratchgpt.model.plan import default_plan
+        from scratchgpt.engine.plan import default_plan
 
         device = self.device or "cpu"
         return default_plan(model, train, lanes=self.lanes, device=device, precision=self.precision or "fp32")
@@ -226,7 +226,7 @@ def _start(
     """Yield the trainer of a new run in a folder that is locked. An older run in it stays unless `force`."""
     from scratchgpt.cli.render import waiting
     from scratchgpt.data.dataset import Dataset
-    from scratchgpt.model.tuning import tuned_plan
+    from scratchgpt.engine.tuning import tuned_plan
     from scratchgpt.training import sinks
     from scratchgpt.training.checkpoint import Checkpoints, fresh
     from scratchgpt.training.trainer import Trainer
@@ -420,9 +420,8 @@ def _train(
     A resumed run has no preset, and no kinds of logs unless they were typed: it has those it began with.
     """
     from scratchgpt.cli.render import waiting
+    from scratchgpt.engine.plan import needed_bytes
     from scratchgpt.machine import amount
-    from scratchgpt.model.plan import needed_bytes
-    from scratchgpt.model.solo import Solo
     from scratchgpt.training.events import Noted
     from scratchgpt.training.runs import Logs
 
@@ -444,7 +443,7 @@ def _train(
     if verbose:
         attention = model.backend.attention
         say(_engine(plan, attention and attention(model.config)))
-    if isinstance(trainer.engine, Solo):
+    if plan.device != "cpu":
         with waiting("Compiling kernels, unless CuPy has kept them from an earlier run ..."):
             trainer.engine.warm_up()
     trainer.checkpoints.clean()

@@ -8,7 +8,6 @@ import contextlib
 import queue
 import struct
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import IO, Self
 import numpy as np
 import numpy.typing as npt
 
+from scratchgpt import processes
 from scratchgpt.data.dataset import token_dtype
 from scratchgpt.data.shards import Tokens, TokenType
 from scratchgpt.machine import usable_cores
@@ -109,14 +109,8 @@ class _Worker:
     def __init__(self, folder: Path, dtype: TokenType) -> None:
         """Start it, with the tokenizer in `folder`, whose ids are of this type."""
         self._dtype = dtype
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "scratchgpt.data.encode_worker", folder.resolve()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pipesize=PIPE_SIZE,
-            process_group=0,  # Ctrl-C is for the process that started it
-            cwd=Path(__file__).parent.parent.parent,  # where this package is, installed or not
+        self._process = processes.start(
+            "scratchgpt.data.encode_worker", [folder.resolve()], stderr=subprocess.DEVNULL, pipesize=PIPE_SIZE
         )
         self._to: IO[bytes] = self._process.stdin  # type: ignore[assignment]
         self._from: IO[bytes] = self._process.stdout  # type: ignore[assignment]

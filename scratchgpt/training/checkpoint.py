@@ -23,6 +23,8 @@ from scratchgpt import __version__
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.data.dataset import Dataset
+from scratchgpt.engine.loss_scale import LARGEST, SMALLEST, LossScale
+from scratchgpt.engine.plan import MOST_LANES, Plan, default_plan, require_memory
 from scratchgpt.errors import CheckpointError, DataError, UsageError
 from scratchgpt.files import (
     TEMPORARY,
@@ -36,9 +38,7 @@ from scratchgpt.files import (
 )
 from scratchgpt.model import files as model_files
 from scratchgpt.model import tensors
-from scratchgpt.model.loss_scale import LARGEST, SMALLEST, LossScale
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import MOST_LANES, Plan, default_plan, require_memory
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 from scratchgpt.training import backoff

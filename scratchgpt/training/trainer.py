@@ -13,10 +13,10 @@ from statistics import median
 import numpy as np
 
 from scratchgpt.data.dataset import Batch, Dataset
+from scratchgpt.engine.base import open_engine
 from scratchgpt.errors import DataError, LaneError, MemoryShortageError, TrainingError, UsageError, fact_of, for_page
 from scratchgpt.generation import default_prompt, write
 from scratchgpt.machine import resident_memory
-from scratchgpt.model.engine import engine
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.training.backoff import MOST_SKIPPED, RECOVERY, Backoff
 from scratchgpt.training.checkpoint import Checkpoints, Snapshot, step_of
@@ -55,7 +55,7 @@ class Trainer:
         self.config = train
         self.run = run
         n_tokens = train.batch_size * snapshot.model.block_size
-        self.engine = engine(
+        self.engine = open_engine(
             snapshot.model,
             snapshot.params,
             snapshot.moments,

@@ -14,11 +14,11 @@ from nicegui import ui
 from scratchgpt.backend import PRECISIONS
 from scratchgpt.config import DEFAULT_PRESET, TrainConfig, preset_names
 from scratchgpt.data.dataset import require_vocabulary, require_windows, separator
+from scratchgpt.engine.plan import default_lanes
 from scratchgpt.errors import ScratchGPTError, UsageError, for_page
 from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
 from scratchgpt.model import files as model_files
-from scratchgpt.model.plan import default_lanes
 from scratchgpt.training import checkpoint
 from scratchgpt.web import recipe
 from scratchgpt.web.desk import DATA, RUNS, Desk, is_taken, taken, vocabulary

@@ -11,9 +11,9 @@ import numpy as np
 from scratchgpt import backend
 from scratchgpt.bench import Workload
 from scratchgpt.config import RECORDS, ModelConfig, Patterns, TrainConfig, load_recipe, read_setting
+from scratchgpt.engine.plan import default_plan, needed_bytes, require_memory
 from scratchgpt.errors import UsageError, for_page
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import default_plan, needed_bytes, require_memory
 
 FIELDS = {
     field.name: field

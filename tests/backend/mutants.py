@@ -39,8 +39,8 @@ from tests.cuda import (
     test_softmax,
     test_table,
 )
+from tests.engine import test_workers
 from tests.generation import test_kv_cache, test_ragged_cache
-from tests.model import test_lanes
 from tests.ops.mutants import HEADER, Change, Result, mutants, parse, show, tried
 
 __all__ = ["EXPLAINED", "HEADER", "TESTS", "first_failure", "run", "unchanged"]
@@ -69,7 +69,7 @@ CPU: dict[str, tuple[Test, ...]] = {
     "embed": (partial(test_cpu.test_rows_in_chunks, 65, 513),),
     "exchange": (
         partial(test_cpu.test_rows_in_chunks, 65, 512),
-        partial(_patched, test_lanes.test_more_rows_than_a_chunk),
+        partial(_patched, test_workers.test_more_rows_than_a_chunk),
     ),
     "head": (
         partial(test_cpu.test_tokens_in_tiles, TILE + 1, tied=False),

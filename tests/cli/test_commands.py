@@ -15,7 +15,7 @@ import pytest
 from scratchgpt import machine
 from scratchgpt.backend.cpu import blas
 from scratchgpt.cli.train import _engine
-from scratchgpt.model.plan import Plan
+from scratchgpt.engine.plan import Plan
 from tests.world import TEXT, scratchgpt
 
 SMALL = ("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--eval-windows", "8")

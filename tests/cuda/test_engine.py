@@ -14,11 +14,11 @@ from scratchgpt.backend import has_fused_attention
 from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
 from scratchgpt.cli import render
 from scratchgpt.config import ModelConfig, load_preset
+from scratchgpt.engine.base import Engine, open_engine
+from scratchgpt.engine.loss_scale import LARGEST, PATIENCE, LossScale
+from scratchgpt.engine.plan import Plan
 from scratchgpt.errors import TrainingError
-from scratchgpt.model.engine import Engine, engine
-from scratchgpt.model.loss_scale import LARGEST, PATIENCE, LossScale
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import Plan
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import Backoff
@@ -216,7 +216,7 @@ def test_what_is_frozen_stays(precision: str) -> None:
     for device in ("gpu:0", "cpu"):
         moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
         plan = Plan(1, 2, device=device, precision=precision if device == "gpu:0" else "fp32")
-        model = engine(config, layout.initial(1), moments, plan, n_tokens=2 * 32, freeze=freeze)
+        model = open_engine(config, layout.initial(1), moments, plan, n_tokens=2 * 32, freeze=freeze)
         with model.running():
             norms.append(train(model, 2))
         after, rounded = model.gpt.backend.to_numpy(model.gpt.params), model.gpt._rounded  # noqa: SLF001
@@ -246,7 +246,7 @@ def peak(config: ModelConfig, precision: str, B: int, counters: Any) -> int:
 def start(config: ModelConfig, plan: Plan) -> Engine:
     layout = Layout(config)
     moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
-    return engine(config, layout.initial(1), moments, plan, n_tokens=4 * config.block_size)
+    return open_engine(config, layout.initial(1), moments, plan, n_tokens=4 * config.block_size)
 
 
 def train(model: Engine, B: int) -> float:

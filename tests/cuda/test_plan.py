@@ -8,9 +8,9 @@ import pytest
 from scratchgpt.backend import gpu
 from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
 from scratchgpt.config import ModelConfig, TrainConfig
-from scratchgpt.model import plan
+from scratchgpt.engine import plan
+from scratchgpt.engine.plan import Plan, default_plan, require_memory
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import Plan, default_plan, require_memory
 from tests.cuda.standin import standing_in
 
 MODEL = ModelConfig(vocab_size=50257, block_size=1024, n_layer=12, n_head=12, n_embd=768)

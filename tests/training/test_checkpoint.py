@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from scratchgpt.config import TrainConfig
+from scratchgpt.engine import plan
 from scratchgpt.errors import CheckpointError, UsageError
-from scratchgpt.model import plan
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.training import checkpoint
 from scratchgpt.training.checkpoint import FILES, TRAINER, Checkpoints, Snapshot, own_digest

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from scratchgpt.data.dataset import Dataset
+from scratchgpt.engine.workers import Workers
 from scratchgpt.errors import TrainingError
-from scratchgpt.model.lanes import Lanes
 from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import MOST_SKIPPED
 from scratchgpt.training.checkpoint import Checkpoints
@@ -151,7 +151,7 @@ def test_low_disk_space_is_said_once_and_before_the_first_save(tmp_path: Path, m
 def infinite_at(trainer: Trainer, numbers: dict[int, tuple[float, float | None]]) -> None:
     """Let the loss at some steps be another if that is not finite, and put the second number into the gradients."""
     engine = trainer.engine
-    assert isinstance(engine, Lanes)
+    assert isinstance(engine, Workers)
     compute, grads = engine.loss_and_grad, engine._arrays["grads"]  # noqa: SLF001 - what all lanes see
 
     def loss_and_grad(tokens: Any, targets: Any, *, seed: int, step: int) -> float:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scratchgpt.engine import plan
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
-from scratchgpt.model import plan
 from scratchgpt.training.journal import Journal
 from tests import clock
 from tests.web.server import wait_until

@@ -18,12 +18,12 @@ import numpy as np
 
 from scratchgpt import __version__
 from scratchgpt.config import ModelConfig, TrainConfig
+from scratchgpt.engine.plan import Plan, default_plan
+from scratchgpt.engine.workers import Workers
 from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, replace_json
 from scratchgpt.machine import cache_folder, processor_name, usable_cores
-from scratchgpt.model.lanes import Lanes
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import Plan, default_plan
 from scratchgpt.ops.adamw import Moments
 
 Clock = Callable[[], float]
@@ -91,18 +91,18 @@ def _measured(model: ModelConfig, plan: Plan, choices: list[Plan], clock: Clock)
     B = plan.lanes * max(choice.micro_batch for choice in candidates)
     tokens = np.zeros((B, model.block_size), np.int64)
     moments = Moments(np.zeros(size, np.float32), np.zeros(size, np.float32))
-    lanes = Lanes(small, Layout(small).initial(0), moments, plan, n_tokens=tokens.size)
+    workers = Workers(small, Layout(small).initial(0), moments, plan, n_tokens=tokens.size)
     seconds: dict[Plan, list[float]] = {candidate: [] for candidate in candidates}
-    with lanes.running():
-        lanes.adopt(plan)  # all lanes have started when they have answered
+    with workers.running():
+        workers.adopt(plan)  # all workers have started when they have answered
         began = clock()
         for turn in range(1 + ROUNDS):
             for candidate in candidates:
                 if clock() - began > SECONDS:
                     return None
-                lanes.adopt(candidate)
+                workers.adopt(candidate)
                 started = clock()
-                lanes.loss_and_grad(tokens, tokens, seed=0, step=0)
+                workers.loss_and_grad(tokens, tokens, seed=0, step=0)
                 if turn:
                     seconds[candidate].append(clock() - started)
 

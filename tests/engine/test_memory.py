@@ -9,10 +9,10 @@ from scratchgpt.backend import Backend, cpu
 from scratchgpt.backend.cpu.memory import activation_bytes
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig, TrainConfig, load_preset
-from scratchgpt.model import plan
+from scratchgpt.engine import plan
+from scratchgpt.engine.plan import Plan, default_plan, expected_bytes, require_memory
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
-from scratchgpt.model.plan import Plan, default_plan, expected_bytes, require_memory
 
 SIZES: dict[str, Any] = {"vocab_size": 65, "block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import pytest
 
 from scratchgpt.backend.cpu import exchange, head
 from scratchgpt.config import ModelConfig
+from scratchgpt.engine.messages import Failed, Message, Value
+from scratchgpt.engine.plan import Plan, default_lanes
+from scratchgpt.engine.worker import Worker
+from scratchgpt.engine.workers import Workers, _Process, serve
 from scratchgpt.errors import LaneError
-from scratchgpt.model.lane import Barrier, Lane
-from scratchgpt.model.lanes import Lanes, Message, _Process, serve
 from scratchgpt.model.params import SPLIT_ABOVE, Layout
-from scratchgpt.model.plan import Plan, default_lanes
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
 
@@ -36,13 +37,13 @@ UNTIED = dataclasses.replace(LARGE, tie_word_embeddings=False, head_bias=True)
 FREEZE = ("transformer.wpe.weight", "transformer.wte.*", "transformer.h.0.*")
 
 
-def make(n_lanes: int, config: ModelConfig = CONFIG, size: float = 1, freeze: Sequence[str] = ()) -> Lanes:
+def make(n_lanes: int, config: ModelConfig = CONFIG, size: float = 1, freeze: Sequence[str] = ()) -> Workers:
     """Make lanes; logits are of about `size`."""
     layout = Layout(config)
     params = layout.initial(1)
     layout.tree(params).head.weight[...] *= size / 0.02 / math.sqrt(config.n_embd)
     moments = Moments(np.zeros_like(params), np.zeros_like(params))
-    return Lanes(config, params, moments, Plan(n_lanes, micro_batch=2), n_tokens=7 * 9, freeze=freeze)
+    return Workers(config, params, moments, Plan(n_lanes, micro_batch=2), n_tokens=7 * 9, freeze=freeze)
 
 
 def batch(B: int = 7, config: ModelConfig = CONFIG) -> tuple[Array, Array]:
@@ -117,28 +118,28 @@ def test_gradients_of_all_lanes_are_zero_after_an_update(config: ModelConfig) ->
 
 
 @pytest.fixture
-def two() -> Iterator[Lanes]:
+def two() -> Iterator[Workers]:
     lanes = make(2)
     with lanes.running():
         lanes.score(*batch())
         yield lanes
 
 
-def process_of(lanes: Lanes) -> "subprocess.Popen[str]":
+def process_of(lanes: Workers) -> "subprocess.Popen[str]":
     """Return the process of the second lane: tests are about the process itself."""
-    (worker,) = lanes._workers  # noqa: SLF001
+    (worker,) = lanes._others  # noqa: SLF001
     assert isinstance(worker, _Process)
     return worker.process
 
 
-def test_lanes_end_with_the_run(two: Lanes) -> None:
+def test_lanes_end_with_the_run(two: Workers) -> None:
     worker = process_of(two)
     assert worker.poll() is None
     two._stop()  # noqa: SLF001
     assert worker.returncode == 0
 
 
-def test_a_lane_that_dies_is_reported(two: Lanes) -> None:
+def test_a_lane_that_dies_is_reported(two: Workers) -> None:
     worker = process_of(two)
     worker.kill()
     worker.wait()
@@ -146,7 +147,7 @@ def test_a_lane_that_dies_is_reported(two: Lanes) -> None:
         two.score(*batch())
 
 
-def test_lanes_ignore_signals_that_are_meant_for_the_first(two: Lanes) -> None:
+def test_lanes_ignore_signals_that_are_meant_for_the_first(two: Workers) -> None:
     worker = process_of(two)
     assert os.getpgid(worker.pid) != os.getpgid(0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -157,11 +158,11 @@ def test_lanes_ignore_signals_that_are_meant_for_the_first(two: Lanes) -> None:
 def test_lanes_do_not_outlive_a_parent_that_is_killed() -> None:
     program = (
         "import os, signal, sys\n"
-        "from tests.model.test_lanes import batch, make\n"
+        "from tests.engine.test_workers import batch, make\n"
         "lanes = make(2)\n"
         "with lanes.running():\n"
         "    lanes.score(*batch())\n"
-        "    print(lanes._workers[0].process.pid, flush=True)\n"
+        "    print(lanes._others[0].process.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     output = subprocess.run(
@@ -244,7 +245,7 @@ def test_a_thread_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "posix_fallocate", no_shared_memory)
     lanes = make(2)
     with lanes.running():
-        lanes._workers[0].tell({"task": "nothing like this", "arguments": {}})  # noqa: SLF001
+        lanes._others[0].send(Value(0.0))  # noqa: SLF001 - no request
         with pytest.raises(LaneError, match="thread"):
             lanes.score(*batch())
 
@@ -253,14 +254,14 @@ def test_memory_that_runs_out_in_a_lane_is_reported() -> None:
     """The error is the same as if it had run out in lane 0."""
     said: list[Message] = []
 
-    def make_none(_: Barrier) -> Lane:
+    def make_none(_: Callable[[], None]) -> Worker:
         raise MemoryError("Unable to allocate 7.5 TiB")
 
     serve(make_none, lambda: None, said.append)
-    assert said == [{"error": "Unable to allocate 7.5 TiB"}]
+    assert said == [Failed("Unable to allocate 7.5 TiB")]
     lanes = make(2)
     with lanes.running():
-        lanes._workers[0].hear = lambda: said[0]  # type: ignore[method-assign] # noqa: SLF001
+        lanes._others[0].receive = lambda: said[0]  # type: ignore[method-assign] # noqa: SLF001
         with pytest.raises(MemoryError, match=r"7\.5 TiB"):
             lanes.score(*batch())
 

@@ -1,4 +1,4 @@
-"""One device that computes a step by itself: what lanes are for the cores of a CPU, a GPU is alone."""
+"""The engine of a GPU: one device that computes a whole step."""
 
 import contextlib
 import functools
@@ -9,15 +9,15 @@ import numpy as np
 
 from scratchgpt.backend import Backend, pool_bytes
 from scratchgpt.config import ModelConfig
+from scratchgpt.engine.loss_scale import LossScale
+from scratchgpt.engine.plan import Plan
 from scratchgpt.errors import MemoryShortageError
 from scratchgpt.model.gpt import GPT, Score
-from scratchgpt.model.loss_scale import LossScale
-from scratchgpt.model.plan import Plan
 from scratchgpt.ops import adamw
 from scratchgpt.ops.array import Array
 
 
-class Solo:
+class OneDevice:
     """A model and the optimizer's moments on one device."""
 
     note = ""
@@ -41,7 +41,7 @@ class Solo:
         _, self._frozen = self.gpt.layout.divide(freeze)
 
     def running(self) -> contextlib.AbstractContextManager[None]:
-        """Nobody else has to be started."""
+        """Do nothing: there are no workers."""
         return contextlib.nullcontext()
 
     def warm_up(self) -> None:
@@ -104,7 +104,7 @@ class Solo:
         return norm
 
     def skip(self) -> float:
-        """Drop the gradients in place of an update; return a norm that is none."""
+        """Drop the gradients in place of an update; return NaN."""
         self.gpt.grads.fill(0)
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after(math.nan)

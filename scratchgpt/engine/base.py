@@ -1,4 +1,4 @@
-"""What trains a model by a plan: the lanes of a CPU, or one GPU alone."""
+"""The engine: all that the trainer needs of the hardware that runs its steps."""
 
 import contextlib
 from collections.abc import Sequence
@@ -6,26 +6,29 @@ from typing import Protocol
 
 from scratchgpt.backend import select
 from scratchgpt.config import ModelConfig
+from scratchgpt.engine.loss_scale import LossScale
+from scratchgpt.engine.one_device import OneDevice
+from scratchgpt.engine.plan import Plan
+from scratchgpt.engine.workers import Workers
 from scratchgpt.model.gpt import GPT, Score
-from scratchgpt.model.lanes import Lanes
-from scratchgpt.model.loss_scale import LossScale
-from scratchgpt.model.plan import Plan
-from scratchgpt.model.solo import Solo
 from scratchgpt.ops import adamw
 from scratchgpt.ops.array import Array
 
 
 class Engine(Protocol):
-    """The state of a run where it is computed with. Every method may raise LaneError and MemoryError."""
+    """The state of a run on the device that computes. Every method may raise LaneError and MemoryError."""
 
     plan: Plan
-    note: str  # something that a person may want to know, or nothing
+    note: str  # a sentence for the user, or empty
     gpt: GPT
     moments: adamw.Moments
     loss_scale: LossScale | None  # in half precision
 
     def running(self) -> contextlib.AbstractContextManager[None]:
-        """Have all that it takes to compute while this context lasts."""
+        """Start the workers; stop them on exit."""
+
+    def warm_up(self) -> None:
+        """Compile all kernels, so that the first step takes no longer than others."""
 
     def loss_and_grad(self, tokens: Array, targets: Array, *, seed: int, step: int) -> float:
         """Return the mean loss in nats of tokens, targets (B, T), NumPy arrays, and add its gradient."""
@@ -37,7 +40,7 @@ class Engine(Protocol):
         """
 
     def skip(self) -> float:
-        """Drop the gradients in place of an update; return a norm that is none."""
+        """Drop the gradients in place of an update; return NaN."""
 
     def device_bytes(self) -> int | None:
         """Return how much memory a GPU's pool holds; None for a CPU."""
@@ -46,7 +49,7 @@ class Engine(Protocol):
         """Predict without dropout: tokens, targets (B, T) -> the sums over all targets."""
 
 
-def engine(
+def open_engine(
     model: ModelConfig,
     params: Array,
     moments: adamw.Moments,
@@ -61,6 +64,7 @@ def engine(
     Tensors whose names fit a pattern of `freeze` stay as they are.
     """
     if plan.device == "cpu":
-        return Lanes(model, params, moments, plan, n_tokens=n_tokens, freeze=freeze)
+        return Workers(model, params, moments, plan, n_tokens=n_tokens, freeze=freeze)
     backend = select(plan.device, precision=plan.precision)
-    return Solo(model, params, moments, plan, backend=backend, loss_scale=loss_scale or LossScale(), freeze=freeze)
+    scale = loss_scale or LossScale()
+    return OneDevice(model, params, moments, plan, backend=backend, loss_scale=scale, freeze=freeze)

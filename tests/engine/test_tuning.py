@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from scratchgpt.config import ModelConfig, TrainConfig
+from scratchgpt.engine import tuning
+from scratchgpt.engine.plan import CACHE_ROWS, Plan, default_plan
+from scratchgpt.engine.tuning import tuned_plan
+from scratchgpt.engine.workers import Workers
 from scratchgpt.machine import cache_folder
-from scratchgpt.model import tuning
-from scratchgpt.model.lanes import Lanes
-from scratchgpt.model.plan import CACHE_ROWS, Plan, default_plan
-from scratchgpt.model.tuning import tuned_plan
 
 MODEL = ModelConfig(vocab_size=65, block_size=64, n_layer=6, n_head=2, n_embd=16)
 TRAIN = TrainConfig(steps=1, batch_size=24, learning_rate=1e-3)
@@ -38,13 +38,13 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **fast: int) -> None:
         """Let a step take a millisecond if the plan is as given, and else 50."""
         self.passed = 0.0
-        real = Lanes.loss_and_grad
+        real = Workers.loss_and_grad
 
-        def timed(lanes: Lanes, *arguments: Any, **settings: Any) -> float:
+        def timed(lanes: Workers, *arguments: Any, **settings: Any) -> float:
             self.passed += 0.001 if lanes.plan._asdict().items() >= fast.items() else 0.05
             return real(lanes, *arguments, **settings)
 
-        monkeypatch.setattr(Lanes, "loss_and_grad", timed)
+        monkeypatch.setattr(Workers, "loss_and_grad", timed)
         monkeypatch.setattr(tuning, "SECONDS", 60.0)
 
     def __call__(self) -> float:
@@ -102,7 +102,7 @@ def test_what_takes_too_long_keeps_the_default(tmp_path: Path, monkeypatch: pyte
 
 
 def test_wide_models_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "Lanes", None)
+    monkeypatch.setattr(tuning, "Workers", None)
     wide = dataclasses.replace(MODEL, n_embd=768, block_size=1024)
     assert tuned_plan(wide, TRAIN, lanes=1) == default_plan(wide, TRAIN, lanes=1)
 
