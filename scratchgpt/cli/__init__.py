@@ -12,7 +12,7 @@ import click
 
 from scratchgpt import __version__
 from scratchgpt.errors import ScratchGPTError, did_you_mean, for_page, reason
-from scratchgpt.files import shown
+from scratchgpt.wording import shown
 
 COMMANDS = (
     "prepare",
@@ -51,11 +51,6 @@ def _readable(message: str) -> str:
     """Return a message on one line; of one that is too long to read, the beginning and the end."""
     message = shown(message)
     return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE // 2]} ... {message[-200:]}"
-
-
-def counted(n: int, noun: str) -> str:
-    """Return a number with its noun, as in `1 line` and `2 lines`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 class _Failure(click.ClickException):

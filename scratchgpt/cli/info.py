@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scratchgpt.files import shown
+from scratchgpt.wording import shown
 
 if TYPE_CHECKING:  # imported when the command runs
     from rich.console import Console

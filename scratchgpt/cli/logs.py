@@ -7,8 +7,9 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.errors import DataError
-from scratchgpt.files import shown, written_whole
+from scratchgpt.files import written_whole
 from scratchgpt.training.sinks import KINDS
+from scratchgpt.wording import shown
 
 
 @click.group("logs", short_help="Turn the log of a run into what other programs read.")

@@ -10,7 +10,8 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.files import require_free, shown, written_whole
+from scratchgpt.files import require_free, written_whole
+from scratchgpt.wording import shown
 
 if TYPE_CHECKING:  # imported when the command runs
     from matplotlib.axes import Axes

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from scratchgpt.cli import counted, say
+from scratchgpt.cli import say
 from scratchgpt.cli.options import vocabulary_of, vocabulary_options
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.wording import counted
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.data.vocabulary import Vocabulary

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 from typing import Any, Protocol, Self, TextIO
 
 import click
@@ -30,9 +29,10 @@ from rich.text import Text
 
 from scratchgpt.cli import PROGRESS
 from scratchgpt.cli.curve import ASCII_BLOCKS, BLOCKS, Curve, sparkline
-from scratchgpt.files import shown
-from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Resumed, Sampled, Started, StepDone, to_json
-from scratchgpt.training.journal import note, printable
+from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Sampled, Started, StepDone, to_json
+from scratchgpt.training.journal import note
+from scratchgpt.training.pace import Pace
+from scratchgpt.wording import printable, shown
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines about single steps."""
@@ -367,30 +367,3 @@ class Live:
         line = Text.assemble(left, bar, "  ", "  ".join(right), no_wrap=True, overflow="crop")
         line.truncate(width)
         return line
-
-
-class Pace:
-    """How fast a run goes on, all that it does included."""
-
-    def __init__(self) -> None:
-        """Know nothing."""
-        self._last: float | None = None
-        self._seconds = 0.0
-        self._n = 0
-
-    def see(self, event: Event, now: float | None = None) -> None:
-        """Learn from an event that came at `now`, in seconds of any clock; from a pause, only that it is over."""
-        now = time.monotonic() if now is None else now
-        if isinstance(event, StepDone):
-            if self._last is not None:
-                self._n += 1
-                self._seconds += max(0.02, 1 / self._n) * (now - self._last - self._seconds)
-            self._last = now
-        elif isinstance(event, Resumed):
-            self._last = now
-        elif isinstance(event, Started):  # what was before it took no time of this program
-            self._last = None
-
-    def left(self, step: int, steps: int) -> str:
-        """Return the time that is left for the steps, or nothing while nobody knows."""
-        return str(timedelta(seconds=round((steps - step) * self._seconds))) if self._n else ""

@@ -9,7 +9,7 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.errors import UsageError
-from scratchgpt.files import shown
+from scratchgpt.wording import shown
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.training.runs import Summary

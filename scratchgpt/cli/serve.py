@@ -7,7 +7,7 @@ import click
 from scratchgpt.cli import say
 from scratchgpt.cli.options import device_option, resolved
 from scratchgpt.errors import UsageError
-from scratchgpt.files import shown
+from scratchgpt.wording import shown
 
 
 @click.command("serve", short_help="Answer OpenAI's clients with a trained model.")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from scratchgpt.cli import counted, say
+from scratchgpt.cli import say
 from scratchgpt.cli.options import (
     asked_for,
     device_options,
@@ -31,6 +31,7 @@ from scratchgpt.config import ModelConfig, Recipe, Setting, TrainConfig, load_re
 from scratchgpt.errors import DataError, ScratchGPTError, TrainingError, UsageError, fact_of, reason
 from scratchgpt.files import safe_name
 from scratchgpt.lock import FolderLock
+from scratchgpt.wording import counted
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.cli.render import Renderer

@@ -27,7 +27,6 @@ from textual.widgets import Static
 
 from scratchgpt.cli.chart import Chart, Picture, Series
 from scratchgpt.cli.curve import Curve, heights
-from scratchgpt.cli.render import Pace
 from scratchgpt.errors import DataError
 from scratchgpt.training import logs, runs
 from scratchgpt.training.attached import Anew, Attached, Logged
@@ -46,6 +45,7 @@ from scratchgpt.training.events import (
     StepDone,
 )
 from scratchgpt.training.journal import Journal
+from scratchgpt.training.pace import Pace
 
 INTERVAL = 0.25
 """Seconds between two looks at what the run has said."""

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from scratchgpt.cli import PROGRESS
-from scratchgpt.cli.render import Pace
 from scratchgpt.errors import ScratchGPTError, reason
 from scratchgpt.training.child import OWN, Run
 from scratchgpt.training.events import Evaluating, Event, Started, StepDone
-from scratchgpt.training.journal import Condition, printable
+from scratchgpt.training.journal import Condition
+from scratchgpt.training.pace import Pace
+from scratchgpt.wording import printable
 
 BLOCK = 2**16
 MOST_COMPLAINTS = 200

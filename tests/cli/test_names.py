@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import scratchgpt as package
 from scratchgpt.cli import cli
 from scratchgpt.cli.serve import _name
-from scratchgpt.files import shown
+from scratchgpt.wording import shown
 from tests.world import TEXT, scratchgpt
 
 SMALL = ("--n-layer", "1", "--n-head", "1", "--n-embd", "8", "--block-size", "8", "--batch-size", "2")

@@ -20,7 +20,9 @@ from scratchgpt.cli import render
 from scratchgpt.cli.curve import MOST_POINTS, Curve, heights, sparkline
 from scratchgpt.training import logs
 from scratchgpt.training.events import Ended, Evaluating, Event, Paused, Resumed, Sampled, Started, StepDone, from_json
-from scratchgpt.training.journal import Journal, printable
+from scratchgpt.training.journal import Journal
+from scratchgpt.training.pace import Pace
+from scratchgpt.wording import printable
 from tests.cli.test_commands import SMALL, log_rows, wait_until
 from tests.world import TEXT, scratchgpt
 
@@ -104,7 +106,7 @@ def test_the_live_line_fits_any_width(width: int, locale: str, monkeypatch: pyte
 def test_the_time_left_knows_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 7.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pace = render.Pace()
+    pace = Pace()
     assert pace.left(0, 100) == ""
     for step in range(1, 11):
         now += 2
