@@ -66,7 +66,7 @@ def command(
     """
     from scratchgpt import backend
     from scratchgpt.cli.plot import require_picture, save
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.inspection.inside import attention_maps, without_future
     from scratchgpt.inspection.labels import label
     from scratchgpt.model.gpt import GPT

@@ -50,7 +50,7 @@ def show(records: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.table import Table
 
-    from scratchgpt.cli.render import terminal
+    from scratchgpt.cli.console import terminal
 
     console = terminal()
     ours = records[-1]

@@ -31,7 +31,7 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     often the likeliest token was the right one.
     """
     from scratchgpt import backend
-    from scratchgpt.cli.render import stages, waiting
+    from scratchgpt.cli.progress import stages, waiting
     from scratchgpt.config import TrainConfig
     from scratchgpt.data.dataset import Dataset, require_vocabulary
     from scratchgpt.model.gpt import GPT

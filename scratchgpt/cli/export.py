@@ -30,7 +30,7 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
 
     `transformers` needs none of this: it opens a checkpoint's folder as it is.
     """
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.files import require_free, written_whole
     from scratchgpt.model.files import end_tokens
     from scratchgpt.training import checkpoint
@@ -61,7 +61,7 @@ def _write_gguf(
     path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer", ends: "Sequence[int]"
 ) -> str:
     """Write a GGUF file; return what is to be known of it. Raises UsageError and OSError."""
-    from scratchgpt.cli.render import stages
+    from scratchgpt.cli.progress import stages
 
     try:
         from scratchgpt.interchange import gguf
@@ -89,7 +89,7 @@ def _write_onnx(
     path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer", ends: "Sequence[int]"
 ) -> str:
     """Write an ONNX file; return what is to be known of it. Raises UsageError and OSError."""
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
 
     del tokenizer
     try:

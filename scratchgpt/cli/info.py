@@ -29,7 +29,7 @@ def command(*, path: Path | None, with_tensors: bool, is_json: bool) -> None:
     PATH is a run, a checkpoint, a folder of Hugging Face's, prepared data, or a .safetensors, tokenizer.json or .bin
     file. Nothing that it holds is run, and what is damaged is named.
     """
-    from scratchgpt.cli.render import stages
+    from scratchgpt.cli.progress import stages
     from scratchgpt.inspection.describe import describe
     from scratchgpt.training import checkpoint
 
@@ -46,7 +46,7 @@ def _show(report: Mapping[str, Any]) -> None:
     """Print a report for people."""
     from rich.text import Text
 
-    from scratchgpt.cli.render import terminal
+    from scratchgpt.cli.console import terminal
 
     console = terminal()
     console.width = console.width if console.is_terminal else 120
@@ -189,7 +189,7 @@ def _value(value: Any) -> str:
 
 def _plain(text: str) -> str:
     """Return a text that does nothing to a terminal, in ASCII where that is all it shows."""
-    from scratchgpt.cli.render import has_unicode
+    from scratchgpt.cli.console import has_unicode
 
     return shown(text) if has_unicode() else shown(text).encode("ascii", "backslashreplace").decode("ascii")
 

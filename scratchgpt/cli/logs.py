@@ -30,7 +30,7 @@ def command() -> None:
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def export(*, run: Path, kind: str, out: Path | None, force: bool) -> None:
     """Write the log of RUN, which may still be going on, as `train --log` would have written it."""
-    from scratchgpt.cli.render import stages
+    from scratchgpt.cli.progress import stages
     from scratchgpt.training import logs, runs, sinks
 
     rows = [row for row in logs.read(run / logs.NAME) if row]

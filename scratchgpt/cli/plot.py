@@ -49,7 +49,7 @@ def command(*, runs: tuple[Path, ...], out: Path, against: str, smooth: int | No
 
     Time is that of training steps alone, without evaluations and pauses.
     """
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.training import curves
 
     require_picture(out, force=force)

@@ -90,7 +90,8 @@ def command(
     JSON lines or a JSON array if --field is given. With --mix-folders, a folder with sub-folders like 25_lovecraft and
     75_shakespeare is a mixture with that ratio of tokens.
     """
-    from scratchgpt.cli.render import show_sources, stages
+    from scratchgpt.cli.progress import stages
+    from scratchgpt.cli.tables import show_sources
     from scratchgpt.data.mix import Source, find_sources, looks_weighted, source_name
     from scratchgpt.data.prepare import prepare
     from scratchgpt.data.reading import Reading
@@ -246,7 +247,7 @@ def _read_twice(paths: Sequence[Path], folder: Path, *, is_json: bool) -> Iterat
 
 def _copy(path: Path, copy: Path) -> None:
     """Copy standard input or a pipe. Raises DataError for a device, which may have no end."""
-    from scratchgpt.cli.render import byte_progress
+    from scratchgpt.cli.progress import byte_progress
     from scratchgpt.data.reading import CHUNK
 
     is_standard = path in STANDARD_INPUT

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imported when the command runs
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line for each run.")
 def command(*, folder: Path, is_json: bool) -> None:
     """List the runs in FOLDER, by default runs/, the one that was alive last at the end."""
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.training import runs
 
     if not folder.is_dir():
@@ -41,7 +41,7 @@ def _show(summaries: list["Summary"]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from scratchgpt.cli.render import terminal
+    from scratchgpt.cli.console import terminal
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for title in ("run", "preset", "state", "steps", "best loss", "trained", "device", "when"):

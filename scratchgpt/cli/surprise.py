@@ -48,7 +48,7 @@ def command(
     which tokens were the likeliest.
     """
     from scratchgpt import backend
-    from scratchgpt.cli.render import stages
+    from scratchgpt.cli.progress import stages
     from scratchgpt.inspection.inside import joined, predictions
     from scratchgpt.inspection.page import page, summary
     from scratchgpt.model.gpt import GPT

@@ -34,7 +34,7 @@ from scratchgpt.lock import FolderLock
 from scratchgpt.wording import counted
 
 if TYPE_CHECKING:  # imported when the command runs
-    from scratchgpt.cli.render import Renderer
+    from scratchgpt.cli.views import Renderer
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.model.plan import Plan
     from scratchgpt.ops.array import Array
@@ -123,7 +123,7 @@ def command(
     Ctrl-C saves and ends; --resume goes on from there to the very bit, with as many steps and at what learning rate an
     option says.
     """
-    from scratchgpt.cli.render import viewing
+    from scratchgpt.cli.views import viewing
 
     if attach is not None:
         _attach(ctx, attach, view)
@@ -184,7 +184,7 @@ def _has_terminal() -> bool:
 
 def _lacking() -> str:
     """Return what --tui lacks here, nothing if it can draw."""
-    from scratchgpt.cli.render import has_unicode
+    from scratchgpt.cli.console import has_unicode
 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return "there is no terminal here"
@@ -226,7 +226,7 @@ def _start(
     force: bool,
 ) -> Iterator["Trainer"]:
     """Yield the trainer of a new run in a folder that is locked. An older run in it stays unless `force`."""
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.model.tuning import tuned_plan
     from scratchgpt.training import sinks
@@ -291,7 +291,7 @@ def _resume(
     force: bool,
 ) -> Iterator["Trainer"]:
     """Yield the trainer of a run that goes on. Later checkpoints than a named one stay unless `force`."""
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.training.checkpoint import Checkpoints, locate, open_data, read, require_same_data
     from scratchgpt.training.trainer import Trainer
@@ -421,7 +421,7 @@ def _train(
 
     A resumed run has no preset, and no kinds of logs unless they were typed: it has those it began with.
     """
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.machine import amount
     from scratchgpt.model.plan import needed_bytes
     from scratchgpt.model.solo import Solo

@@ -108,4 +108,4 @@ def test_one_function_makes_consoles() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Console"
     ]
-    assert [name for name, _ in made] == ["render.py"]
+    assert [name for name, _ in made] == ["console.py"]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from scratchgpt.backend import has_fused_attention
 from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
-from scratchgpt.cli import render
+from scratchgpt.cli import views
 from scratchgpt.config import ModelConfig, load_preset
 from scratchgpt.errors import TrainingError
 from scratchgpt.model.engine import Engine, engine
@@ -197,7 +197,7 @@ def test_the_scale_of_the_loss() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_shown_and_forgotten() -> None:
-    live = render.Live(Console(quiet=True, width=80))
+    live = views.Live(Console(quiet=True, width=80))
     live.show(Started(Path("run"), 0, 10, 1, "cpu"))
     for step, (loss, shown) in enumerate([(math.nan, "?"), (2.0, "2.000"), (math.inf, "2.000"), (3.0, "2.667")]):
         live.show(StepDone(step, loss, 1e-3, loss, 1.0, 10))
