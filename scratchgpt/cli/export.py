@@ -34,12 +34,13 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
     from scratchgpt.files import require_free, written_whole
     from scratchgpt.model.files import end_tokens
     from scratchgpt.training import checkpoint
+    from scratchgpt.training.locate import locate
 
     if not (gguf or onnx):
         raise UsageError("Say what to write: --gguf FILE, or --onnx FILE.")
     for asked in filter(None, (gguf, onnx)):
         require_free(asked, force=force)  # before any is written
-    folder = checkpoint.locate(model)
+    folder = locate(model)
     with waiting(f"Reading {folder} ..."):
         config, params, tokenizer = checkpoint.read_model(folder)
         ends = end_tokens(folder, config.vocab_size)

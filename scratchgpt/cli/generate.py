@@ -84,13 +84,14 @@ def command(
     from scratchgpt.model.files import end_tokens
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
+    from scratchgpt.training.locate import locate
 
     sampling = Sampling(**how)
     if (prompt is not None) + (prompt_file is not None) + interactive > 1:
         raise UsageError("Give the prompt one way: --prompt, --prompt-file or --interactive.")
     if "" in stop_strings:
         raise UsageError("--stop is empty; give at least one character.")
-    folder = checkpoint.locate(model)
+    folder = locate(model)
     config, params, vocabulary = checkpoint.open_model(folder)
     ends = set() if ignore_eos else set(end_tokens(folder, config.vocab_size))
     if stop_token is not None:

@@ -31,9 +31,9 @@ def command(*, path: Path | None, with_tensors: bool, is_json: bool) -> None:
     """
     from scratchgpt.cli.progress import stages
     from scratchgpt.inspection.describe import describe
-    from scratchgpt.training import checkpoint
+    from scratchgpt.training.places import newest_run
 
-    path = path or checkpoint.newest_run(Path("runs"))
+    path = path or newest_run(Path("runs"))
     with stages("tensors" if with_tensors else path.name) as show:
         report = describe(path, with_tensors=with_tensors, progress=lambda n, total: show("Reading", n, total))
     if is_json:

@@ -187,7 +187,8 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
         raise UsageError("Name one vocabulary: --gpt2 or --tokenizer FILE.")
     if given is None:
         return openai.load(tell=lambda what: say(what, err=True))
-    from scratchgpt.training.checkpoint import TRAINER, is_in_checkpoints, locate, verify
+    from scratchgpt.training.checkpoint import TRAINER, verify
+    from scratchgpt.training.locate import is_in_checkpoints, locate
 
     if (given / "checkpoints").is_dir() or is_in_checkpoints(given):
         given = locate(given)

@@ -38,8 +38,8 @@ if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.model.plan import Plan
     from scratchgpt.ops.array import Array
-    from scratchgpt.training.checkpoint import Snapshot
     from scratchgpt.training.runs import Logs
+    from scratchgpt.training.snapshot import Snapshot
     from scratchgpt.training.trainer import Trainer
 
 DATA = Path("data")
@@ -230,7 +230,8 @@ def _start(
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.model.tuning import tuned_plan
     from scratchgpt.training import sinks
-    from scratchgpt.training.checkpoint import Checkpoints, fresh
+    from scratchgpt.training.snapshot import fresh
+    from scratchgpt.training.store import Checkpoints
     from scratchgpt.training.trainer import Trainer
 
     train = TrainConfig.from_mapping(recipe.of(TrainConfig))
@@ -271,7 +272,8 @@ def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "A
     from scratchgpt.data.dataset import require_vocabulary
     from scratchgpt.model.files import end_tokens
     from scratchgpt.model.params import cropped
-    from scratchgpt.training.checkpoint import locate, read_model
+    from scratchgpt.training.checkpoint import read_model
+    from scratchgpt.training.locate import locate
 
     folder = locate(init)
     model, params, tokenizer = read_model(folder)
@@ -293,7 +295,10 @@ def _resume(
     """Yield the trainer of a run that goes on. Later checkpoints than a named one stay unless `force`."""
     from scratchgpt.cli.progress import waiting
     from scratchgpt.data.dataset import Dataset
-    from scratchgpt.training.checkpoint import Checkpoints, locate, open_data, read, require_same_data
+    from scratchgpt.training.checkpoint import read
+    from scratchgpt.training.locate import locate
+    from scratchgpt.training.origin import open_data, require_same_data
+    from scratchgpt.training.store import Checkpoints
     from scratchgpt.training.trainer import Trainer
 
     if resume.is_file():  # RUN/checkpoints/best
@@ -327,7 +332,7 @@ def _resume(
 
 def _require_empty(run: Path) -> None:
     """Raise DataError if there is a run in this folder."""
-    from scratchgpt.training.checkpoint import Checkpoints
+    from scratchgpt.training.store import Checkpoints
 
     if Checkpoints(run).all():
         raise DataError(

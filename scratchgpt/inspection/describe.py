@@ -29,7 +29,10 @@ from scratchgpt.model import files as model_files
 from scratchgpt.model import tensors
 from scratchgpt.model.tensors import Tensor
 from scratchgpt.training import checkpoint, runs
-from scratchgpt.training.checkpoint import OPTIMIZER, TRAINER, Checkpoints
+from scratchgpt.training.checkpoint import OPTIMIZER, TRAINER
+from scratchgpt.training.locate import followed
+from scratchgpt.training.origin import find_data
+from scratchgpt.training.store import Checkpoints
 
 Report = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -71,7 +74,7 @@ def describe(path: Path, *, with_tensors: bool = False, progress: Progress = lam
     """Return what is at `path`. Raises UsageError, DataError and CheckpointError if that is nothing known."""
     if not path.exists():
         raise UsageError(f"There is no file or folder {path}.")
-    named, path = path, checkpoint.followed(path)
+    named, path = path, followed(path)
     report: Report = {"path": named.as_posix(), "kind": "", "bytes": _bytes(path), "problems": []}
     found = _of_folder(path, report) if path.is_dir() else _of_file(path, report)
     if with_tensors:
@@ -236,7 +239,7 @@ def _compare_with_index(path: Path, found: list[Tensor]) -> None:
 def _compare_with_data(folder: Path) -> None:
     """Raise DataError if other data are now where those of a checkpoint were, by what is recorded of both."""
     with contextlib.suppress(UsageError, CheckpointError):  # they are not here, or that is a problem of its own
-        place, digest = checkpoint.find_data(folder)
+        place, digest = find_data(folder)
         if (place / META).exists() and recorded_digest(place) != digest:
             raise DataError(f"{place} is no longer the data that this was trained on.")
 

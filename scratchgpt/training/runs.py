@@ -12,10 +12,11 @@ from scratchgpt.errors import CheckpointError, ScratchGPTError
 from scratchgpt.files import read_json, replace_json
 from scratchgpt.lock import is_locked
 from scratchgpt.training import logs
-from scratchgpt.training.checkpoint import TRAINER, Checkpoints
+from scratchgpt.training.checkpoint import TRAINER
 from scratchgpt.training.events import Event, Noted
 from scratchgpt.training.journal import Condition
 from scratchgpt.training.sinks import KINDS, Sinks
+from scratchgpt.training.store import Checkpoints
 from scratchgpt.training.trainer import Trainer
 
 NAME = "run.json"

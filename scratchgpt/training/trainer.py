@@ -18,8 +18,8 @@ from scratchgpt.generation import default_prompt, write
 from scratchgpt.machine import resident_memory
 from scratchgpt.model.engine import engine
 from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import MOST_SKIPPED, RECOVERY, Backoff
-from scratchgpt.training.checkpoint import Checkpoints, Snapshot, step_of
 from scratchgpt.training.commands import Command, Evaluate, Pause, Resume, Sample, Save, Stop
 from scratchgpt.training.events import (
     Ended,
@@ -35,6 +35,8 @@ from scratchgpt.training.events import (
     StepDone,
 )
 from scratchgpt.training.schedule import learning_rate
+from scratchgpt.training.snapshot import Snapshot
+from scratchgpt.training.store import Checkpoints, step_of
 
 PACE_STEPS = 10
 """Steps after which a run says how long the others will take."""
@@ -201,7 +203,7 @@ class Trainer:
             moments=Moments(*map(to_numpy, state.moments)),
             loss_scale=self.engine.loss_scale or state.loss_scale,
         )
-        folder = self.checkpoints.save(snapshot, self._dataset.tokenizer)
+        folder = checkpoint.save(self.checkpoints, snapshot, self._dataset.tokenizer)
         self._saved_at = time.monotonic()
         yield Saved(self.step, folder)
 

@@ -17,8 +17,8 @@ from scratchgpt.data.dataset import META, read_meta
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
-from scratchgpt.training.checkpoint import Checkpoints
 from scratchgpt.training.runs import all_runs
+from scratchgpt.training.store import Checkpoints
 from scratchgpt.web.history import History
 from scratchgpt.web.jobs import Generation, Task, Training
 

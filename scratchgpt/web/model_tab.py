@@ -19,7 +19,7 @@ from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
 from scratchgpt.model import files as model_files
 from scratchgpt.model.plan import default_lanes
-from scratchgpt.training import checkpoint
+from scratchgpt.training.locate import locate
 from scratchgpt.web import recipe
 from scratchgpt.web.desk import DATA, RUNS, Desk, is_taken, taken, vocabulary
 from scratchgpt.web.memory import Memory
@@ -137,7 +137,7 @@ class ModelTab:
         """Return the fields that the weights decide, nothing if these are new."""
         with failures_told():
             if self._weights.value:
-                folder = checkpoint.locate(self._desk.inside(self._weights.value))
+                folder = locate(self._desk.inside(self._weights.value))
                 return recipe.size_texts(model_files.load_config(folder / "config.json"))
         return {}
 
@@ -219,7 +219,7 @@ class ModelTab:
         if train.within_documents:
             separator(data, vocabulary(data))
         if self._weights.value:
-            folder = checkpoint.locate(self._desk.inside(self._weights.value))
+            folder = locate(self._desk.inside(self._weights.value))
             require_vocabulary(folder, vocabulary(folder), data, vocabulary(data))
 
     def _arguments(self, run_folder: str) -> list[str]:
