@@ -44,7 +44,9 @@ def command(*, stem: Path | None, vocab: Path | None, data: Path | None, out: Pa
     if vocab is not None:
         raise UsageError("--vocab is a model's; --rusted-data takes the vocab.json beside train.bin.")
     assert data is not None  # noqa: S101 - as the first lines have seen to
-    _import_data(data, out or Path("data") / data.resolve().name, force=force)
+    from scratchgpt.training.places import DATA
+
+    _import_data(data, out or DATA / data.resolve().name, force=force)
 
 
 def _import_model(stem: Path, vocab: Path | None, out: Path | None, *, force: bool) -> None:

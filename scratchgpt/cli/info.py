@@ -33,7 +33,7 @@ def command(*, path: Path | None, with_tensors: bool, is_json: bool) -> None:
     from scratchgpt.inspection.describe import describe
     from scratchgpt.training.places import newest_run
 
-    path = path or newest_run(Path("runs"))
+    path = path or newest_run()
     with stages("tensors" if with_tensors else path.name) as show:
         report = describe(path, with_tensors=with_tensors, progress=lambda n, total: show("Reading", n, total))
     if is_json:

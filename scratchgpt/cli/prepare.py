@@ -205,11 +205,12 @@ def _vocabulary(*, char: bool, bpe: bool, vocab_size: int | None, gpt2: bool, gi
 def _default_folder(sources: Sequence[Path]) -> Path:
     """Return a folder named after the only source. Raises UsageError if there are several."""
     from scratchgpt.data.mix import source_name
+    from scratchgpt.training.places import DATA
 
     if len(sources) > 1:
         raise UsageError("There are several texts; name the folder for their tokens with --out, as in --out data/mine.")
     source = sources[0]
-    folder = Path("data") / source_name(Path(_stream_name(source) or source))
+    folder = DATA / source_name(Path(_stream_name(source) or source))
     return folder.with_name(f"{folder.name}-tokens") if folder.resolve() == source.resolve() else folder
 
 

@@ -15,7 +15,7 @@ def locate(path: Path | None = None) -> Path:
     It is a checkpoint or a folder of `transformers`, then it is meant itself; a run, then its last checkpoint; or
     RUN/checkpoints/best, then what that names. Raises UsageError, and CheckpointError for a pickle.
     """
-    path = followed(newest_run(Path("runs")) if path is None else path)
+    path = followed(newest_run() if path is None else path)
     if path.is_file():
         model_files.refuse_pickles(path)
         has_model = (path.parent / "config.json").exists()

@@ -113,8 +113,9 @@ def is_run(folder: Path) -> bool:
 
 
 def all_runs(folder: Path) -> list[Path]:
-    """Return the runs in a folder, the one that was alive last at the end."""
-    return sorted((run for run in folder.iterdir() if is_run(run)), key=lambda run: (_last_sign(run), run.name))
+    """Return the runs in a folder, the one that was alive last at the end; no runs if there is no such folder."""
+    folders = folder.iterdir() if folder.is_dir() else []
+    return sorted((run for run in folders if is_run(run)), key=lambda run: (_last_sign(run), run.name))
 
 
 def summary(run: Path) -> Summary:

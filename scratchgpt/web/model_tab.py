@@ -1,7 +1,6 @@
 """Model and recipe: every field, checked as it is typed; what it costs; and the start of a training."""
 
 import asyncio
-import itertools
 import math
 import shlex
 from collections.abc import Callable
@@ -20,8 +19,9 @@ from scratchgpt.machine import amount
 from scratchgpt.model import files as model_files
 from scratchgpt.model.plan import default_lanes
 from scratchgpt.training.locate import locate
+from scratchgpt.training.places import DATA, RUNS, is_taken, unused_run
 from scratchgpt.web import recipe
-from scratchgpt.web.desk import DATA, RUNS, Desk, is_taken, taken, vocabulary
+from scratchgpt.web.desk import Desk, vocabulary
 from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import ModelChoice, card, explain, failures_told
 
@@ -252,9 +252,7 @@ class ModelTab:
         """Return the folder that is named, or the first one that is free."""
         if self._name.value:
             return RUNS / safe_name(self._name.value)
-        stem = safe_name(f"{self._data.value}-{self._preset.value}")
-        names = taken(RUNS)
-        return next(RUNS / name for n in itertools.count(1) if (name := f"{stem}-{n}").casefold() not in names)
+        return unused_run(safe_name(f"{self._data.value}-{self._preset.value}"))
 
 
 def passes(n: float) -> str:
