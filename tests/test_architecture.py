@@ -15,7 +15,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each may import what stands before it, and itself.
 LAYERS = [
-    {"errors", "kinds", "files", "download", "lock", "machine", "wording", "config", "chance", "tokenizer", "ops"},
+    {
+        "errors",
+        "kinds",
+        "files",
+        "download",
+        "lock",
+        "machine",
+        "wording",
+        "reports",
+        "config",
+        "chance",
+        "tokenizer",
+        "ops",
+    },
     {"data", "backend"},
     {"model"},
     {"training", "generation", "interchange", "bench", "inspection"},

@@ -1,9 +1,7 @@
 """How far a command is: bars in a terminal, lines of JSON for a program that asks for them."""
 
 import contextlib
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +17,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from scratchgpt.cli import PROGRESS
+from scratchgpt import reports
 from scratchgpt.cli.console import terminal
 from scratchgpt.wording import shown
 
-TOLD_INTERVAL = 0.2
-"""Seconds between two lines about it."""
+REPORT_INTERVAL = 0.2
+"""Seconds between two reports of one stage."""
 
 
 @contextlib.contextmanager
@@ -41,10 +39,10 @@ def byte_progress(description: str) -> Iterator[Callable[[int], None]]:
 def stages(title: str) -> Iterator[Callable[[str, int, int], None]]:
     """Show the stages of some work, in a terminal; yields what to call with a stage, an amount done and that of all.
 
-    For a program that has set SCRATCHGPT_PROGRESS=json, each is a line of JSON on standard error, now and then.
+    For a program that asks for reports, a line on standard error now and then.
     """
-    if os.environ.get(PROGRESS) == "json":
-        yield _Told()
+    if reports.are_asked_for():
+        yield _Reports()
         return
     console = terminal(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -59,19 +57,18 @@ def stages(title: str) -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-class _Told:
-    """Stages for a program that waits."""
+class _Reports:
+    """Stages as reports."""
 
     def __init__(self) -> None:
         self._done: dict[str, int] = {}
-        self._told_at = -math.inf
+        self._reported_at = -math.inf
 
     def __call__(self, stage: str, n_done: int, total: int) -> None:
         done = self._done[stage] = self._done.get(stage, 0) + n_done
-        if time.monotonic() - self._told_at >= TOLD_INTERVAL or done >= total:
-            self._told_at = time.monotonic()
-            line = {"stage": stage, "done": done, "total": total}
-            print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201 - this module is what prints
+        if time.monotonic() - self._reported_at >= REPORT_INTERVAL or done >= total:
+            self._reported_at = time.monotonic()
+            print(reports.progress(stage, done, total), file=sys.stderr, flush=True)  # noqa: T201 - so it is sent
 
 
 def waiting(description: str) -> contextlib.AbstractContextManager[object]:
