@@ -24,8 +24,8 @@ from scratchgpt.generation import Sampling, generate
 from scratchgpt.model import files
 from scratchgpt.model.gpt import GPT
 from scratchgpt.tokenizer import CharTokenizer, difference
-from scratchgpt.tokenizer.bpe import split
 from scratchgpt.tokenizer.bpe_training import train
+from scratchgpt.tokenizer.patterns import split
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 from scratchgpt.training import checkpoint as checkpoints
 from scratchgpt.training.locate import locate

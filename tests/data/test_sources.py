@@ -22,8 +22,8 @@ from scratchgpt.data.mix import source_name
 from scratchgpt.data.reading import Reading
 from scratchgpt.data.sources import TextFile, check_reading, text_files
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.tokenizer.bpe import split
 from scratchgpt.tokenizer.cutting import GPT4_PATTERNS, before_white_space, cut_of
+from scratchgpt.tokenizer.patterns import split
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 from tests.test_kinds import tar, zipped
 
