@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scratchgpt.data import reading
 from scratchgpt.data.dataset import token_dtype
 from scratchgpt.data.mix import Source, amounts, find_sources, looks_weighted
-from scratchgpt.data.prepare import Prepared, prepare
+from scratchgpt.data.prepare import prepare
+from scratchgpt.data.prepared import Prepared
 from scratchgpt.data.shards import PARTS, ShardReader
 from scratchgpt.data.vocabulary import Given
 from scratchgpt.errors import DataError, UsageError
