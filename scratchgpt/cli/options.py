@@ -204,7 +204,7 @@ def read_text(file: IO[bytes], name: str) -> str:
 
 def text_pieces(file: IO[bytes], name: str, *, may_have_nul: bool = False) -> Iterator[str]:
     """Yield the text of a file, which messages call `name`, without its byte order mark. Raises DataError."""
-    from scratchgpt.data.reading import text_of
+    from scratchgpt.data.plain import text_of
     from scratchgpt.data.unpacking import Contents
 
     return text_of(Contents(file, name, most=math.inf), "strict", may_have_nul=may_have_nul)

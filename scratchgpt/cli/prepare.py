@@ -249,7 +249,7 @@ def _read_twice(paths: Sequence[Path], folder: Path, *, is_json: bool) -> Iterat
 def _copy(path: Path, copy: Path) -> None:
     """Copy standard input or a pipe. Raises DataError for a device, which may have no end."""
     from scratchgpt.cli.progress import byte_progress
-    from scratchgpt.data.reading import CHUNK
+    from scratchgpt.data.plain import CHUNK
 
     is_standard = path in STANDARD_INPUT
     name = "standard input" if is_standard else str(path)

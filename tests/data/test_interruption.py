@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scratchgpt.data import reading, shards, unpacking, work
+from scratchgpt.data import plain, shards, unpacking, work
 from scratchgpt.data.mix import find_sources
 from scratchgpt.data.prepare import prepare
 from scratchgpt.data.prepared import Prepared
@@ -24,7 +24,7 @@ VOCAB_SIZE = 280
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let there be many blocks, records and shards in a small text."""
-    monkeypatch.setattr(reading, "CHUNK", 64)
+    monkeypatch.setattr(plain, "CHUNK", 64)
     monkeypatch.setattr(unpacking, "PIECE", 64)
     monkeypatch.setattr(unpacking, "START", 64)
     monkeypatch.setattr(work, "BLOCK", 128)
