@@ -9,11 +9,9 @@ With --attach, the run belongs to another program, and its log is followed. Then
 
 import collections
 import contextlib
-import itertools
-import math
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,8 +24,9 @@ from textual.geometry import Size
 from textual.widgets import Static
 
 from scratchgpt.cli.chart import Chart, Picture, Series
-from scratchgpt.cli.curve import Curve, heights
-from scratchgpt.errors import DataError
+from scratchgpt.cli.curve import heights
+from scratchgpt.cli.panels import HELP, HELP_ATTACHED, KEYS, LOW, LOWEST, TALL, TALL_WITH_PANEL, WIDE
+from scratchgpt.cli.seen import SMALL, Seen, before_start
 from scratchgpt.training import logs, runs
 from scratchgpt.training.attached import Anew, Attached, Logged
 from scratchgpt.training.child import OWN, Run
@@ -45,7 +44,6 @@ from scratchgpt.training.events import (
     StepDone,
 )
 from scratchgpt.training.journal import Journal
-from scratchgpt.training.pace import Pace
 
 INTERVAL = 0.25
 """Seconds between two looks at what the run has said."""
@@ -63,96 +61,6 @@ ANSWERS: dict[str, tuple[type[Event], ...]] = {
     "evaluating": (Evaluating, Evaluated),
 }
 """The events by which a run shows that it obeys a command."""
-SMALL = {"lr": "learning rate", "grad_norm": "gradient norm", "speed": "tokens/s"}
-WIDE, TALL, TALL_WITH_PANEL = 100, 30, 40
-"""Columns and rows from which on there are small charts; rows without and with another panel."""
-LOW, LOWEST = 18, 9
-"""Rows below which a panel takes the place of the chart, and below which there is no chart."""
-HELP = """\
-p  pause the run, or resume it
-g  generate text with the present weights
-s  save a checkpoint
-e  evaluate on the validation windows
-t  show the texts, or hide them
-l  logarithmic losses, or linear ones
-q  save, then quit; again and again: quit at once
-?  this help
-Esc  close a panel
-
-Dots are the loss of single steps, the line is their running mean, crosses are losses on the validation windows."""
-HELP_ATTACHED = """\
-This is only a view of the log of a run, which another program trains or has trained.
-
-t  show the texts, or hide them
-l  logarithmic losses, or linear ones
-q  quit; the run does not notice
-?  this help
-Esc  close a panel
-
-Dots are the loss of single steps, the line is their running mean, crosses are losses on the validation windows."""
-KEYS = (
-    ("p", "Pause", "pause"),
-    ("g", "Generate", "generate"),
-    ("s", "Save", "tell('save')"),
-    ("e", "Evaluate", "tell('evaluate')"),
-    ("t", "Texts", "texts"),
-    ("l", "Log", "log"),
-    ("q", "Quit", "quit"),
-    ("?", "Help", "help"),
-)
-
-
-class Seen:
-    """All that a run has said so far."""
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.started: Started | None = None
-        self.step: StepDone | None = None
-        self.losses = Curve()
-        self.validation: tuple[list[int], list[float]] = ([], [])
-        self.small = {name: Curve() for name in SMALL}
-        self.last_losses: collections.deque[float] = collections.deque(maxlen=10)
-        self.pace = Pace()
-        self.journal = Journal()
-
-    def learn(self, event: Event, now: float | None) -> None:
-        """Learn from an event, which came at `now` in seconds of any clock, None if that is not known."""
-        if now is not None:
-            self.pace.see(event, now)
-        self.journal.see(event)
-        match event:
-            case Started():
-                self.started = event
-            case StepDone():
-                self.step = event
-                self.last_losses.append(event.loss)
-                speed = event.n_tokens / event.seconds if event.seconds else math.nan
-                curves = {"lr": event.learning_rate, "grad_norm": event.grad_norm, "speed": speed}
-                for curve, value in ((self.losses, event.loss), *((self.small[name], curves[name]) for name in SMALL)):
-                    curve.add(event.step, value)
-            case Evaluated() if not event.is_whole and math.isfinite(event.loss):
-                self.validation[0].append(event.step)
-                self.validation[1].append(event.loss)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all steps are made."""
-        return self.step is not None and self.started is not None and self.step.step >= self.started.steps
-
-    def numbers(self) -> Iterator[str]:
-        """Yield what there is to say in numbers, the most important first."""
-        if self.started is None or self.step is None:
-            return
-        step = self.step
-        yield f"step {step.step:,} of {self.started.steps:,}"
-        yield f"loss {step.loss:.3f}"
-        yield f"last ten {sum(self.last_losses) / len(self.last_losses):.3f}"
-        yield f"lr {step.learning_rate:.2e}"
-        if step.seconds:
-            yield f"{step.n_tokens / step.seconds / 1e3:,.1f}k tokens/s"
-        if memory := step.device_bytes or step.resident_bytes:
-            yield f"{memory / 1e6:,.0f} MB"
 
 
 class Watch(App[None]):
@@ -450,17 +358,6 @@ class Watch(App[None]):
             self._asked_to_quit = True
             self._run.tell("stop")
             self._draw_status()
-
-
-def before_start(log: Path) -> Iterator[Logged]:
-    """Yield the events that a log holds from before its last start."""
-    try:
-        starts = [n for n, row in enumerate(logs.read(log)) if row and row.get("event") == "started"]
-        for row in itertools.islice(logs.read(log), max(starts, default=0)):
-            if row and (event := logs.event(row)):
-                yield Logged(event, row.get("time"))
-    except DataError:  # the log was removed; the run itself will fail
-        return
 
 
 def watch(arguments: Sequence[str]) -> int:
