@@ -40,3 +40,38 @@ KEYS = (
     ("q", "Quit", "quit"),
     ("?", "Help", "help"),
 )
+
+
+def visible(width: int, height: int, opened: set[str]) -> dict[str, bool]:
+    """Return which panels a screen of so many columns and rows shows, if these of help and samples are open."""
+    is_low = height < LOW
+    return {
+        "help": "help" in opened,
+        "samples": "samples" in opened and not (is_low and "help" in opened),
+        "charts": height >= LOWEST and not (is_low and opened),
+        "small": width >= WIDE and height >= (TALL_WITH_PANEL if opened else TALL),
+        "progress": height >= LOWEST,
+        "log": height >= LOWEST,
+        "keys": height >= 3,
+    }
+
+
+def log_rows(height: int) -> int:
+    """Return how many rows of a screen the notes get."""
+    return 6 if height >= 30 else 4 if height >= 24 else 1 if height < LOW else 2
+
+
+def key_line(width: int, *, is_commanded: bool) -> str:
+    """Return the keys that mean something, as fully as the width allows; each can be clicked.
+
+    A run that is not commanded from here has fewer.
+    """
+    keys = KEYS if is_commanded else [key for key in KEYS if key[0] in "tlq?"]
+    full, short = [f"{key} {label}" for key, label, _ in keys], [key for key, _, _ in keys[:-1]]
+    forms = (full, [*short, "? keys"])
+    chosen = next((form for form in forms if len("  ".join(form)) <= width), ["? keys"])
+    actions = [action for _, _, action in keys][-len(chosen) :]
+    return "  ".join(
+        f"[@click=app.{action}][b $accent]{text[0]}[/]{text[1:]}[/]"
+        for text, action in zip(chosen, actions, strict=True)
+    )

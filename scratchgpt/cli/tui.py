@@ -23,9 +23,9 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.geometry import Size
 from textual.widgets import Static
 
+from scratchgpt.cli import panels
 from scratchgpt.cli.chart import Chart, Picture, Series
 from scratchgpt.cli.curve import heights
-from scratchgpt.cli.panels import HELP, HELP_ATTACHED, KEYS, LOW, LOWEST, TALL, TALL_WITH_PANEL, WIDE
 from scratchgpt.cli.seen import SMALL, Seen, before_start
 from scratchgpt.training import logs, runs
 from scratchgpt.training.attached import Anew, Attached, Logged
@@ -82,7 +82,7 @@ class Watch(App[None]):
     #keys { dock: bottom; height: 1; padding: 0 1; background: $panel; link-style: none; link-color: $text; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding("question_mark" if key == "?" else key, action, label) for key, label, action in KEYS),
+        *(Binding("question_mark" if key == "?" else key, action, label) for key, label, action in panels.KEYS),
         Binding("escape", "close", "Close"),
         Binding("ctrl+c,ctrl+q", "quit", "Quit", priority=True),
     ]
@@ -113,7 +113,7 @@ class Watch(App[None]):
         yield Static(id="status", markup=False)
         yield Static(id="progress", markup=False)
         with VerticalScroll(id="help"):
-            yield Static(HELP if self._run else HELP_ATTACHED, id="about", markup=False)
+            yield Static(panels.HELP if self._run else panels.HELP_ATTACHED, id="about", markup=False)
         with Horizontal(id="charts"):
             yield Chart(id="plot")
             with Vertical(id="small"):
@@ -144,34 +144,13 @@ class Watch(App[None]):
     def _lay_out(self) -> None:
         """Show what there is room for."""
         width, height = self._room
-        is_low = height < LOW
-        visible = {
-            "help": "help" in self._open,
-            "samples": "samples" in self._open and not (is_low and "help" in self._open),
-            "charts": height >= LOWEST and not (is_low and self._open),
-            "small": width >= WIDE and height >= (TALL_WITH_PANEL if self._open else TALL),
-            "progress": height >= LOWEST,
-            "log": height >= LOWEST,
-            "keys": height >= 3,
-        }
-        for name, is_visible in visible.items():
+        for name, is_visible in panels.visible(width, height, self._open).items():
             self.query_one(f"#{name}").display = is_visible
-        self.query_one("#log").styles.height = 6 if height >= 30 else 4 if height >= 24 else 1 if is_low else 2
+        is_low = height < panels.LOW
+        self.query_one("#log").styles.height = panels.log_rows(height)
         self.query_one("#notes").set_class(is_low, "one-line")
         self.query_one("#help").styles.height = "1fr" if is_low else "auto"
-        self.query_one("#keys", Static).update(self._keys(width - 2))
-
-    def _keys(self, width: int) -> str:
-        """Return the keys that mean something here, as fully as the width allows; each can be clicked."""
-        keys = KEYS if self._run else [key for key in KEYS if key[0] in "tlq?"]
-        full, short = [f"{key} {label}" for key, label, _ in keys], [key for key, _, _ in keys[:-1]]
-        forms = (full, [*short, "? keys"])
-        chosen = next((form for form in forms if len("  ".join(form)) <= width), ["? keys"])
-        actions = [action for _, _, action in keys][-len(chosen) :]
-        return "  ".join(
-            f"[@click=app.{action}][b $accent]{text[0]}[/]{text[1:]}[/]"
-            for text, action in zip(chosen, actions, strict=True)
-        )
+        self.query_one("#keys", Static).update(panels.key_line(width - 2, is_commanded=self._run is not None))
 
     def _look(self) -> None:
         """Take in all that the run has said; draw it at once, but steps only as often as they may cost."""
@@ -226,7 +205,7 @@ class Watch(App[None]):
         texts = (f"── step {step:,} ──\n{text}\n" for step, text in journal.texts)
         self.query_one("#text", Static).update("\n".join(texts))
         self.query_one("#samples", VerticalScroll).scroll_end(animate=False)
-        if journal.n_texts > self._n_texts and (self._wants_text or self._room.height >= LOW):
+        if journal.n_texts > self._n_texts and (self._wants_text or self._room.height >= panels.LOW):
             self._open.add("samples")
             self._lay_out()
             self._draw_status()
@@ -246,9 +225,9 @@ class Watch(App[None]):
         self._seen.journal.add_note("The run has ended. q quits.")
 
     def _draw_status(self) -> None:
-        width = max(self._room.width - 2, 1)
+        width, height = max(self._room.width - 2, 1), self._room.height
         parts = [self._state(), *self._seen.numbers()]
-        if self._room.height < LOW and (self._open or self._room.height >= LOWEST):  # one line, for what fits
+        if height < panels.LOW and (self._open or height >= panels.LOWEST):  # one line, for what fits
             while len("  ".join(parts)) > width and len(parts) > 1:
                 parts.pop()
         self.query_one("#status", Static).update("  ".join(parts))
