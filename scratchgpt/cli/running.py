@@ -54,30 +54,17 @@ def train(
     A resumed run has no preset, and no kinds of logs unless they were typed: it has those it began with.
     """
     from scratchgpt.cli.progress import waiting
-    from scratchgpt.machine import amount
-    from scratchgpt.model.plan import needed_bytes
     from scratchgpt.model.solo import Solo
     from scratchgpt.training.events import Noted
     from scratchgpt.training.runs import Logs
 
-    config, model, run = trainer.config, trainer.model, trainer.run
+    config, run = trainer.config, trainer.run
     go_on = f"scratchgpt train --resume {shlex.quote(str(run))}"
     if trainer.is_finished:
         longer = "--patience N" if trainer.is_early else "--steps N"
         say(f"{run} is finished: it has made {trainer.step:,} steps. To train it longer: {go_on} {longer}")
         return
-    plan, tokens = trainer.engine.plan, config.batch_size * model.config.block_size
-    say(
-        f"{run}: {model.layout.size:,} parameters on {_device(plan)}, about "
-        f"{amount(needed_bytes(model.config, plan))} of memory, seed {config.seed}"
-    )
-    say(
-        f"{config.steps:,} steps of {tokens:,} tokens, {config.steps * tokens:,} in all: "
-        f"{trainer.n_epochs:,.3g} times as many as there are to train on"
-    )
-    if verbose:
-        attention = model.backend.attention
-        say(_engine(plan, attention and attention(model.config)))
+    _introduce(trainer, verbose=verbose)
     if isinstance(trainer.engine, Solo):
         with waiting("Compiling kernels, unless CuPy has kept them from an earlier run ..."):
             trainer.engine.warm_up()
@@ -103,6 +90,26 @@ def train(
             f"{trainer.checkpoints.pointed('best')}."
         )
     say(f"Done. Checkpoints are in {trainer.checkpoints.folder}. Now: scratchgpt generate {shlex.quote(str(run))}")
+
+
+def _introduce(trainer: "Trainer", *, verbose: bool) -> None:
+    """Say what is trained, where and on how much; with `verbose`, also how the run computes."""
+    from scratchgpt.machine import amount
+    from scratchgpt.model.plan import needed_bytes
+
+    config, model, plan = trainer.config, trainer.model, trainer.engine.plan
+    tokens = config.batch_size * model.config.block_size
+    say(
+        f"{trainer.run}: {model.layout.size:,} parameters on {_device(plan)}, about "
+        f"{amount(needed_bytes(model.config, plan))} of memory, seed {config.seed}"
+    )
+    say(
+        f"{config.steps:,} steps of {tokens:,} tokens, {config.steps * tokens:,} in all: "
+        f"{trainer.n_epochs:,.3g} times as many as there are to train on"
+    )
+    if verbose:
+        attention = model.backend.attention
+        say(_engine(plan, attention and attention(model.config)))
 
 
 def _show(trainer: "Trainer", renderer: "Renderer", logs: "Logs") -> None:
