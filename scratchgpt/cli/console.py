@@ -10,6 +10,13 @@ def terminal(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
+def table_terminal() -> Console:
+    """Return a console for tables; where there is no terminal, it has 120 columns."""
+    console = terminal()
+    console.width = console.width if console.is_terminal else 120
+    return console
+
+
 def has_unicode() -> bool:
     """Tell whether the terminal shows UTF-8, by what the locale says of it, if that says anything."""
     named = next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "utf")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scratchgpt.wording import shown
+from scratchgpt.wording import duration, shown
 
 if TYPE_CHECKING:  # imported when the command runs
     from rich.console import Console
@@ -46,10 +46,9 @@ def _show(report: Mapping[str, Any]) -> None:
     """Print a report for people."""
     from rich.text import Text
 
-    from scratchgpt.cli.console import terminal
+    from scratchgpt.cli.console import table_terminal
 
-    console = terminal()
-    console.width = console.width if console.is_terminal else 120
+    console = table_terminal()
     title = Text.assemble((_plain(report["path"]), "bold"), f": {_article(report['kind'])}, {_size(report['bytes'])}")
     console.print(title)
     sections: dict[str, Callable[[Console, Any], None]] = {
@@ -97,8 +96,6 @@ def _tokenizer(console: "Console", part: Mapping[str, Any]) -> None:
 
 def _training(console: "Console", part: Mapping[str, Any]) -> None:
     """Print how far a run is, and of its recipe what is not the default."""
-    from scratchgpt.cli.runs import duration
-
     told = {name: value for name, value in part.items() if value is not None}
     if "seconds" in told:
         told["seconds"] = duration(told["seconds"])

@@ -154,7 +154,7 @@ def _conclude(
     prepared: "Prepared", vocabulary: "Vocabulary", how: "Reading", *, n_files: int, unweighted: Sequence[Path]
 ) -> None:
     """Say what was prepared, and which options the texts look as if they need."""
-    from scratchgpt.cli.tables import show_sources
+    from scratchgpt.cli.sources import show_sources
     from scratchgpt.data.mix import looks_weighted
     from scratchgpt.data.reading import Reading
     from scratchgpt.data.sources import without_text

@@ -9,7 +9,7 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.errors import UsageError
-from scratchgpt.wording import shown
+from scratchgpt.wording import duration, shown
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.training.runs import Summary
@@ -41,7 +41,7 @@ def _show(summaries: list["Summary"]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from scratchgpt.cli.console import terminal
+    from scratchgpt.cli.console import table_terminal
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for title in ("run", "preset", "state", "steps", "best loss", "trained", "device", "when"):
@@ -60,19 +60,7 @@ def _show(summaries: list["Summary"]) -> None:
             duration(summary.seconds),
         )
         table.add_row(*map(Text, (*cells, summary.device or "", summary.when or "")))
-    console = terminal()
-    console.width = console.width if console.is_terminal else 120
-    console.print(table)
+    table_terminal().print(table)
     for summary in summaries:
         for problem in summary.problems:
             say(f"{summary.run}: {problem}")
-
-
-def duration(seconds: float | None) -> str:
-    """Return hours, minutes and seconds, the largest two that count."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -37,6 +37,7 @@ from scratchgpt.training.events import (
 from scratchgpt.training.schedule import learning_rate
 from scratchgpt.training.snapshot import Snapshot
 from scratchgpt.training.store import Checkpoints, step_of
+from scratchgpt.wording import time_left
 
 PACE_STEPS = 10
 """Steps after which a run says how long the others will take."""
@@ -293,7 +294,7 @@ class Trainer:
         speed = self.config.batch_size * self.model.config.block_size / pace
         return (
             f"step {self.step:,}: {speed:,.0f} tokens/s; the {left:,} steps that are left take about "
-            f"{_duration(left * pace)}, evaluations not counted"
+            f"{time_left(left * pace)}, evaluations not counted"
         )
 
     def _saved_before(self, error: MemoryError) -> Generator[Event, None, MemoryError]:
@@ -373,11 +374,3 @@ class Trainer:
             loss, n_correct, n_targets = loss + score.loss, n_correct + score.n_correct, n_targets + score.n_targets
             yield Evaluating(self.step, done, n_batches)
         return Evaluated(self.step, loss / max(n_targets, 1), n_correct / max(n_targets, 1), n_targets, is_whole)
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as people say it: 40 s, 12 min, 3 h 20 min."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{math.ceil(seconds)} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -24,13 +24,12 @@ from scratchgpt.web import recipe
 from scratchgpt.web.desk import Desk, vocabulary
 from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import ModelChoice, card, explain, failures_told
+from scratchgpt.wording import rough_duration
 
 MODEL = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_word_embeddings")
 TRAIN = ("steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "eval_every", "sample_every", "seed")
 TICK = 2.0
 NEW_WEIGHTS = "new random weights"
-MINUTE, HOUR, DAY, YEAR = 60, 3600, 86_400, 31_557_600
-"""Seconds."""
 
 
 class ModelTab:
@@ -202,7 +201,7 @@ class ModelTab:
             "passes over the data": passes(cost.n_tokens / meta["train_tokens"]),
         }
         if cost.seconds is not None:
-            figures["time, roughly"] = duration(cost.seconds) if self._rate else "..."
+            figures["time, roughly"] = rough_duration(cost.seconds) if self._rate else "..."
         with self._figures:
             for name, value in figures.items():
                 with ui.element("div").classes("figure"):
@@ -258,13 +257,3 @@ class ModelTab:
 def passes(n: float) -> str:
     """Return how often something is gone through, to two digits or three."""
     return f"{n:.2g}" if n < 10 else f"{round(n, 2 - math.floor(math.log10(n))):,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 100:
-        return f"{math.ceil(seconds)} s"
-    for limit, unit_seconds, unit in ((100, MINUTE, "min"), (72, HOUR, "h"), (600, DAY, "days"), (1000, YEAR, "years")):
-        if round(seconds / unit_seconds) < limit:
-            return f"{round(seconds / unit_seconds)} {unit}"
-    return "over 1,000 years"

@@ -16,7 +16,7 @@ from scratchgpt.errors import TrainingError, UsageError
 from scratchgpt.training import checkpoint
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
 from scratchgpt.training.locate import locate
-from scratchgpt.training.trainer import Trainer, _duration
+from scratchgpt.training.trainer import Trainer
 from tests.world import make_dataset, make_documents, make_snapshot, make_trainer
 
 
@@ -196,10 +196,3 @@ def test_after_ten_steps_a_run_says_how_long_the_others_take(tmp_path: Path) -> 
         notes = [event.message for event in events if isinstance(event, Noted)]
         assert [int(note.split()[1].rstrip(":")) for note in notes] == told
         snapshot = checkpoint.read(locate(tmp_path / "run"))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.01, "1 s"), (99.5, "100 s"), (101, "2 min"), (5990, "1 h 40 min"), (12_000, "3 h 20 min")]
-)
-def test_times_as_people_say_them(seconds: float, said: str) -> None:
-    assert _duration(seconds) == said

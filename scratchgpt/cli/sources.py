@@ -1,4 +1,4 @@
-"""Tables of what `prepare` found."""
+"""Tables of the sources that `prepare` has found."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from scratchgpt.cli.console import terminal
+from scratchgpt.cli.console import table_terminal
 from scratchgpt.wording import shown
 
 
@@ -64,6 +64,4 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(title, justify="left" if title == titles[0] else "right", overflow="fold")
     for name, *numbers in rows:
         table.add_row(Text(shown(name)), *numbers)
-    console = terminal()
-    console.width = console.width if console.is_terminal else 120
-    console.print(table)
+    table_terminal().print(table)
