@@ -1,4 +1,4 @@
-"""Open a run to train it: a new one, or one that goes on."""
+"""Open a run for training: a new run, or one to resume."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Train a run that is open, with its logs and its view, until it ends or somebody asks it to."""
+"""Train an open run, with its logs and its view, until it ends or a signal stops it."""
 
 import contextlib
 import io
