@@ -11,6 +11,7 @@ import click
 from scratchgpt.cli import say
 from scratchgpt.cli.options import device_option, model_option, resolved
 from scratchgpt.errors import UsageError
+from scratchgpt.extras import imports
 
 if TYPE_CHECKING:  # imported when the command runs
     from matplotlib.axes import Axes
@@ -105,12 +106,10 @@ def figure(maps: "Array", labels: list[str], layers: Sequence[int], heads: Seque
 
     One layer or one head of a model is drawn as near to a square as it goes, all as a table. Raises UsageError.
     """
-    try:
+    with imports("Drawing", "plot"):
         import matplotlib as mpl
         from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("Drawing needs one more package: `pip install 'scratchgpt[plot]'`.") from error
     L, H = maps.shape[:2]
     is_table = L > 1 and H > 1
     n_columns = H if is_table else math.ceil(math.sqrt(L * H))

@@ -7,6 +7,7 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.errors import UsageError
+from scratchgpt.extras import imports
 
 if TYPE_CHECKING:  # imported when the command runs
     from collections.abc import Sequence
@@ -64,10 +65,8 @@ def _write_gguf(
     """Write a GGUF file; return what is to be known of it. Raises UsageError and OSError."""
     from scratchgpt.cli.progress import stages
 
-    try:
+    with imports("Writing GGUF", "gguf"):
         from scratchgpt.interchange import gguf
-    except ImportError as error:
-        raise UsageError("Writing GGUF needs one more package: `pip install 'scratchgpt[gguf]'`.") from error
     with stages("GGUF") as show:
         has_vocabulary = gguf.write(
             path, config, params, tokenizer, ends=ends, progress=lambda n_bytes, of: show("Writing", n_bytes, of)
@@ -93,10 +92,8 @@ def _write_onnx(
     from scratchgpt.cli.progress import waiting
 
     del tokenizer
-    try:
+    with imports("Writing ONNX", "onnx"):
         from scratchgpt.interchange import onnx
-    except ImportError as error:
-        raise UsageError("Writing ONNX needs one more package: `pip install 'scratchgpt[onnx]'`.") from error
     with waiting("Writing ONNX ..."):
         onnx.write(path, config, params, ends)
     return (

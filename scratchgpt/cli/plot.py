@@ -10,6 +10,7 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.extras import imports
 from scratchgpt.files import require_free, written_whole
 from scratchgpt.wording import shown
 
@@ -89,13 +90,11 @@ def _label(run: Path, runs: Sequence[Path]) -> str:
 
 def figure(runs: dict[str, "Curves"], against: str, smooth: int | None) -> "Figure":
     """Draw the losses of named runs, at least one, each in a colour of its own. Raises UsageError."""
-    try:
+    with imports("Drawing", "plot"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
         from matplotlib.lines import Line2D
         from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
-    except ImportError as error:
-        raise UsageError("Drawing needs one more package. Install it: `pip install 'scratchgpt[plot]'`.") from error
     from scratchgpt.training.curves import outline, smoothed, sparse
 
     picture = Figure(figsize=(9, 5.5), layout="constrained")

@@ -6,7 +6,7 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.cli.options import device_option, resolved
-from scratchgpt.errors import UsageError
+from scratchgpt.extras import imports
 from scratchgpt.wording import shown
 
 
@@ -71,14 +71,12 @@ def command(
     client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
     client.completions.create(model="NAME", prompt="To be", max_tokens=100)
     """  # noqa: D301 - \b is click's mark for lines that are not to be wrapped
-    try:
+    with imports("Serving", "web"):
         from scratchgpt.serving import listening, server
         from scratchgpt.serving.app import guarded
         from scratchgpt.serving.completions import Limits
         from scratchgpt.serving.origins import allowed_origin
         from scratchgpt.serving.tokens import Login
-    except ImportError as error:
-        raise UsageError(f"Serving needs more packages ({error}): pip install 'scratchgpt[web]'.") from error
     from scratchgpt import backend
     from scratchgpt.model.files import end_tokens
     from scratchgpt.model.gpt import GPT

@@ -6,7 +6,7 @@ import sys
 import threading
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -21,9 +21,7 @@ from scratchgpt.cli.options import (
 )
 from scratchgpt.config import load_recipe
 from scratchgpt.errors import UsageError
-
-if TYPE_CHECKING:  # imported when the command runs
-    pass
+from scratchgpt.extras import imports
 
 ATTACHING = ("--attach", "--tui")
 FOLDER = click.Path(path_type=Path)
@@ -129,10 +127,8 @@ def command(
 
 def _interface() -> ModuleType:
     """Return the module of the terminal interface. Raises UsageError if its packages are missing."""
-    try:
+    with imports("--tui", "tui"):
         return importlib.import_module("scratchgpt.cli.tui")
-    except ImportError as error:
-        raise UsageError(f"--tui needs two more packages ({error}): pip install 'scratchgpt[tui]'.") from error
 
 
 def _attach(ctx: click.Context, name: str, view: str) -> None:

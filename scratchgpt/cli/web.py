@@ -5,7 +5,7 @@ import webbrowser
 import click
 
 from scratchgpt.cli import say
-from scratchgpt.errors import UsageError
+from scratchgpt.extras import imports
 
 PORT = 8070
 
@@ -31,13 +31,11 @@ def command(*, host: str, port: int, token: str | None, is_opened: bool) -> None
     Trainings are started as processes of their own. They go on when the page is closed; when this command ends, they
     save and end.
     """
-    try:
+    with imports("The page", "web"):
         from scratchgpt.serving import listening, server
         from scratchgpt.serving.tokens import Login
         from scratchgpt.web.app import build
         from scratchgpt.web.desk import Desk
-    except ImportError as error:
-        raise UsageError(f"The page needs another package ({error}): pip install 'scratchgpt[web]'.") from error
     host = host.strip("[]")  # as addresses of IPv6 are written in URLs
     listening.require_token(host, token)
     with listening.listen(host, port) as listener:

@@ -18,7 +18,7 @@ from scratchgpt.data.documents import Progress
 from scratchgpt.data.prepared import Prepared, is_prepared, publish, token_files
 from scratchgpt.data.shards import PARTS, ShardWriter
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.files import file_record, read_json, write_json
+from scratchgpt.files import TEMPORARY, file_record, read_json, write_json
 from scratchgpt.tokenizer import CharTokenizer, Tokenizer, gpt2
 
 VOCABULARY = "vocab.json"
@@ -91,7 +91,7 @@ def import_data(
         if is_new:
             place = folder.resolve()
             place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".import-", dir=place.parent) as temporary:
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=place.parent) as temporary:
                 written = Path(temporary) / place.name
                 written.mkdir()
                 _write(written, paths, vocabulary, asked, progress)

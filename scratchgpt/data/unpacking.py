@@ -21,7 +21,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, Protocol, Self
 
 from scratchgpt.data.documents import Count
-from scratchgpt.errors import DataError, UsageError
+from scratchgpt.errors import DataError
+from scratchgpt.extras import imports
 from scratchgpt.kinds import BZIP2, GZIP, OFFICE, START, XZ, ZSTD, Kind, kind_of
 
 PIECE = 2**20
@@ -298,15 +299,8 @@ def is_hidden(name: str) -> bool:
 
 def extra(module: str, name: str, place: Place) -> Any:
     """Import a module of the extra `name`. Raises UsageError if it is not installed."""
-    try:
+    with imports(f"Reading {place}", name):
         return importlib.import_module(module)
-    except ImportError as error:
-        install = f"`pip install 'scratchgpt[{name}]'`"
-        raise UsageError(
-            f"Reading {place} needs one more package.",
-            advice=f"Install it: {install}.",
-            page=f"The person who started this page can install it in a terminal: {install}.",
-        ) from error
 
 
 @contextlib.contextmanager

@@ -37,6 +37,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        host.encode("idna")  # create_server would not close its socket
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, "This cannot be the name of a host.") from error
     return socket.create_server((host, port), family=family, backlog=1024)
 
 

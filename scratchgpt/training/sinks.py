@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scratchgpt.errors import TrainingError, UsageError, did_you_mean
+from scratchgpt.extras import imports
 from scratchgpt.training.events import Noted, Sampled, Started
 from scratchgpt.training.logs import COLUMNS, EVALUATION_COLUMNS, STEP_COLUMNS, Row, event
 from scratchgpt.wording import shown
@@ -246,16 +247,9 @@ def clear(run: Path) -> None:
 
 
 def _module(extra: str, name: str) -> Any:
-    """Import a module of a package that one extra brings. Raises UsageError if it is not there."""
-    try:
+    """Import a module of the package that an extra brings. Raises UsageError if it is missing."""
+    with imports(f"Logging to {extra}", extra):
         return importlib.import_module(name)
-    except ImportError as error:
-        install = f"`pip install 'scratchgpt[{extra}]'`"
-        raise UsageError(
-            f"Logging to {extra} needs one more package.",
-            advice=f"Install it: {install}.",
-            page=f"The person who started this page can install it in a terminal: {install}.",
-        ) from error
 
 
 def _reason(error: Exception) -> str:

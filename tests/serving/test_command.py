@@ -145,10 +145,14 @@ def test_options_that_cannot_be_meant(folder: Path, tmp_path: Path) -> None:
         assert words in " ".join(result.stderr.split()), options
 
 
-def test_hosts_that_are_not_there() -> None:
-    for host in ("203.0.113.9", "nonsense.invalid"):
-        with pytest.raises(UsageError, match=f"This machine has no address {host}"):
-            listen(host, 0)
+NO_NAMES = ("\udced\udca0", "a" * 70 + ".com", "..", "ü" * 64, "[bold]", "::::")
+"""Of hosts: not UTF-8, too long, without a label, too long once encoded, with brackets, without a number."""
+
+
+@pytest.mark.parametrize("host", ["203.0.113.9", "nonsense.invalid", *NO_NAMES])
+def test_hosts_that_are_not_there(host: str) -> None:
+    with pytest.raises(UsageError, match=f"This machine has no address {re.escape(host)}"):
+        listen(host, 0)
 
 
 def test_who_asks_nothing_for_long_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
