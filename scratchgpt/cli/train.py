@@ -12,13 +12,7 @@ import click
 from click.core import ParameterSource
 
 from scratchgpt.cli import say
-from scratchgpt.cli.options import (
-    asked_for,
-    device_options,
-    lanes_option,
-    recipe_options,
-    view_options,
-)
+from scratchgpt.cli.options import asked_for, device_options, lanes_option, recipe_options, view_options
 from scratchgpt.config import load_recipe
 from scratchgpt.errors import UsageError
 from scratchgpt.extras import imports

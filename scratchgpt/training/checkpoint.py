@@ -20,15 +20,7 @@ from scratchgpt import __version__
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.errors import CheckpointError, UsageError
-from scratchgpt.files import (
-    TEMPORARY,
-    copy_mode,
-    file_record,
-    read_json,
-    sync_file,
-    sync_folder,
-    write_json,
-)
+from scratchgpt.files import TEMPORARY, copy_mode, file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
 from scratchgpt.model import tensors
 from scratchgpt.model.loss_scale import LARGEST, SMALLEST, LossScale
@@ -52,7 +44,7 @@ def save(checkpoints: Checkpoints, snapshot: Snapshot, tokenizer: tokenizers.Tok
 
     Raises CheckpointError. Whatever goes wrong, the checkpoints that were there before stay as they were.
     """
-    path = checkpoints.folder / f"step-{snapshot.step:06d}"
+    path = checkpoints.path_of(snapshot.step)
     if not np.isfinite(snapshot.params).all():
         raise CheckpointError(f"Cannot save {path}: the weights are not finite any more; go back to an earlier one.")
     if path.exists():

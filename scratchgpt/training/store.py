@@ -18,8 +18,12 @@ class Checkpoints:
         """Use RUN/checkpoints, which need not exist yet."""
         self.folder = run / "checkpoints"
 
+    def path_of(self, step: int) -> Path:
+        """Return the folder of this step's checkpoint, whether or not it is there."""
+        return self.folder / f"step-{step:06d}"
+
     def thin_out(self, train: TrainConfig) -> None:
-        """Remove the checkpoints that are not to be kept."""
+        """Remove the checkpoints that the recipe does not keep."""
         folders = self.all()
         kept = {*folders[-train.keep :], self.pointed("last"), self.pointed("best")}
         for folder in folders:
@@ -35,7 +39,7 @@ class Checkpoints:
     def mark_best(self, step: int) -> None:
         """Let `best` name the checkpoint of this step. Raises CheckpointError."""
         try:
-            self.point("best", self.folder / f"step-{step:06d}")
+            self.point("best", self.path_of(step))
         except OSError as error:
             raise CheckpointError(f"Cannot write {self.folder / 'best'}: {error.strerror}.") from error
 
