@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from scratchgpt.model.gpt import GPT as GPT
     from scratchgpt.tokenizer.bpe import BPETokenizer as BPETokenizer
     from scratchgpt.tokenizer.char import CharTokenizer as CharTokenizer
-    from scratchgpt.training.checkpoint import fresh as fresh
     from scratchgpt.training.checkpoint import read as read
     from scratchgpt.training.checkpoint import read_model as read_model
+    from scratchgpt.training.snapshot import fresh as fresh
     from scratchgpt.training.trainer import Trainer as Trainer
 
 _HOMES = {
@@ -49,7 +49,7 @@ _HOMES = {
     "ScratchGPTError": "errors",
     "TrainConfig": "config",
     "Trainer": "training.trainer",
-    "fresh": "training.checkpoint",
+    "fresh": "training.snapshot",
     "generate": "generation.sampler",
     "load_preset": "config",
     "prepare": "data.prepare",

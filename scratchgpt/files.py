@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import tempfile
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,13 +161,3 @@ def safe_name(name: str) -> str:
     name = re.split(r"[/\\]", name)[-1]
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:LONGEST_NAME].rstrip("-.") or "text"
     return f"text-{name}" if DEVICES.fullmatch(name) else name
-
-
-def shown(text: str) -> str:
-    """Return a text with names in it as a person can read it, on one line.
-
-    U+FFFD stands for bytes that are not UTF-8, and for what moves the cursor or turns text around.
-    """
-    return "".join(
-        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else "\ufffd" for letter in text
-    )

@@ -15,8 +15,22 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each may import what stands before it, and itself.
 LAYERS = [
-    {"errors", "extras", "kinds", "files", "download", "lock", "machine", "processes"} | {"config", "chance"},
-    {"tokenizer", "ops"},
+    {
+        "errors",
+        "extras",
+        "kinds",
+        "files",
+        "download",
+        "lock",
+        "machine",
+        "processes",
+        "wording",
+        "reports",
+        "config",
+        "chance",
+        "tokenizer",
+        "ops",
+    },
     {"data", "backend"},
     {"model"},
     {"engine"},
@@ -67,6 +81,18 @@ FOREIGN = {
     },
 }
 
+MOST_LINES = 400
+"""Of a module. Kernels are no modules."""
+LONGEST_FUNCTION = 60
+"""Lines, from `def` on."""
+CLEARER_WHOLE = {
+    "backend/cpu/attention.py:backward": "a derivation in the order of its steps",
+    "bench/jax_peer.py:build": "a whole GPT-2, as its framework would have it",
+    "bench/torch_peer.py:build": "a whole GPT-2, as its framework would have it",
+    "cli/bench.py:command": "two benchmarks, whose options exclude each other",
+}
+"""Longer functions, and why."""
+
 
 def place(path: Path) -> str:
     """Return the part of the package that a module belongs to."""
@@ -96,6 +122,33 @@ def test_imports_point_one_way(path: Path) -> None:
             assert top in sys.stdlib_module_names | {"scratchgpt"}, f"{name} is no dependency of the core"
 
 
+def test_the_page_and_the_command_line_share_what_is_below_both() -> None:
+    """The command `web` starts the page; else neither knows the other."""
+    crossings = [
+        (path.relative_to(PACKAGE).as_posix(), name)
+        for path in MODULES
+        for name in imports(path)
+        if {place(path), *name.split(".")[1:2]} == {"cli", "web"}
+    ]
+    assert {path for path, _ in crossings} == {"cli/web.py"}, crossings
+
+
+def test_a_file_is_one_sitting() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert not {path: n for path, n in lines.items() if n > MOST_LINES}, "split these by subject"
+
+
+def test_a_function_is_one_screen() -> None:
+    functions = [
+        (f"{path.relative_to(PACKAGE).as_posix()}:{node.name}", (node.end_lineno or 0) - node.lineno + 1)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    long = [(name, n) for name, n in functions if n > LONGEST_FUNCTION and name not in CLEARER_WHOLE]
+    assert not long, "divide these"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_unsafe_is_used(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -117,6 +170,18 @@ def test_starting_is_cheap() -> None:
     show_help = "from scratchgpt.cli import cli; cli(['--help'], standalone_mode=False)"
     assert not loaded_by(show_help) & {"numpy", "rich", "safetensors", "regex"}
     assert "rich" not in loaded_by("import scratchgpt; scratchgpt.Trainer; scratchgpt.generate")
+
+
+def test_the_page_computes_without_the_command_line() -> None:
+    """What draws is another matter: NiceGUI brings uvicorn, and that click."""
+    modules = ("address", "desk", "history", "jobs", "recipe")
+    program = "; ".join(f"import scratchgpt.web.{module}" for module in modules)
+    assert not loaded_by(program) & {"click", "rich", "nicegui"}
+
+
+def test_the_page_loads_no_rich() -> None:
+    pytest.importorskip("nicegui")
+    assert "rich" not in loaded_by("import scratchgpt.web.app")
 
 
 def test_public_names_are_all_there_and_typed() -> None:

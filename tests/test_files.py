@@ -24,11 +24,11 @@ from scratchgpt.files import (
     read_json,
     replace_json,
     safe_name,
-    shown,
     write_json,
     written_whole,
 )
 from scratchgpt.lock import FolderLock, is_locked
+from scratchgpt.wording import shown
 from tests.world import TEXT
 
 if sys.platform != "win32":

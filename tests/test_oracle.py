@@ -24,10 +24,13 @@ from scratchgpt.generation import Sampling, generate
 from scratchgpt.model import files
 from scratchgpt.model.gpt import GPT
 from scratchgpt.tokenizer import CharTokenizer, difference
-from scratchgpt.tokenizer.bpe import split
 from scratchgpt.tokenizer.bpe_training import train
+from scratchgpt.tokenizer.patterns import split
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
-from scratchgpt.training.checkpoint import Checkpoints, fresh, locate
+from scratchgpt.training import checkpoint as checkpoints
+from scratchgpt.training.locate import locate
+from scratchgpt.training.snapshot import fresh
+from scratchgpt.training.store import Checkpoints
 from tests.world import CPU, QUICK, TEXT, make_dataset, scratchgpt
 
 pytestmark = pytest.mark.oracle
@@ -80,7 +83,7 @@ def save(run: Path, **kind: Any) -> Checkpoint:
     snapshot = fresh(config, TrainConfig.from_mapping(QUICK), dataset)
     noise = np.random.default_rng(0).normal(scale=0.2, size=snapshot.params.shape)  # no bias is to be 0, no gain 1
     snapshot = snapshot._replace(params=(snapshot.params + noise).astype(np.float32))
-    folder = Checkpoints(run).save(snapshot, dataset.tokenizer)
+    folder = checkpoints.save(Checkpoints(run), snapshot, dataset.tokenizer)
     return Checkpoint(folder, GPT(config, CPU, snapshot.params))
 
 

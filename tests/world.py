@@ -16,7 +16,7 @@ from scratchgpt.data.dataset import Dataset
 from scratchgpt.data.prepare import prepare
 from scratchgpt.data.shards import PARTS, SHARD, ShardWriter
 from scratchgpt.tokenizer.bpe_training import train
-from scratchgpt.training.checkpoint import Snapshot, fresh
+from scratchgpt.training.snapshot import Snapshot, fresh
 from scratchgpt.training.trainer import Trainer
 
 TEXT = "the quick brown fox jumps over the lazy dog,\nand the dog sleeps on.\n\n" * 30

@@ -1,7 +1,6 @@
 """The command line: one module a command, imported when it is used."""
 
 import importlib
-import json
 import os
 import signal
 import sys
@@ -10,9 +9,9 @@ from typing import IO, Any
 
 import click
 
-from scratchgpt import __version__
+from scratchgpt import __version__, reports
 from scratchgpt.errors import ScratchGPTError, did_you_mean, for_page, reason
-from scratchgpt.files import shown
+from scratchgpt.wording import shown
 
 COMMANDS = (
     "prepare",
@@ -34,8 +33,6 @@ COMMANDS = (
     "import",
     "export",
 )
-PROGRESS = "SCRATCHGPT_PROGRESS"
-"""The environment variable by which a program asks for progress and errors of a command as JSON."""
 LONGEST_MESSAGE = 1000
 """Characters of a message: it may quote a file or a path."""
 GPU_LIBRARIES = ("cupy", "cupy_backends")
@@ -53,11 +50,6 @@ def _readable(message: str) -> str:
     return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE // 2]} ... {message[-200:]}"
 
 
-def counted(n: int, noun: str) -> str:
-    """Return a number with its noun, as in `1 line` and `2 lines`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
 class _Failure(click.ClickException):
     """A failure as click shows it: one sentence on standard error, and an exit code."""
 
@@ -67,10 +59,9 @@ class _Failure(click.ClickException):
         self._page = page or message
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the sentence; for a program that has asked for progress as JSON, the one for a page as well."""
-        if os.environ.get(PROGRESS) == "json":
-            line = json.dumps({"error": self.message, "page": self._page})
-            click.echo(line, file or sys.stderr)
+        """Print the sentence; for a program that asks for reports, the one for a page as well."""
+        if reports.are_asked_for():
+            click.echo(reports.failure(self.message, self._page), file or sys.stderr)
         else:
             super().show(file)
 

@@ -67,15 +67,16 @@ def command(
     """
     from scratchgpt import backend
     from scratchgpt.cli.plot import require_picture, save
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.inspection.inside import attention_maps, without_future
     from scratchgpt.inspection.labels import label
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
+    from scratchgpt.training.locate import locate
 
     out = out or Path("-".join(["attention", *re.findall(r"\w+", prompt)])[:LONGEST_NAME] + ".png")
     require_picture(out, force=force)
-    folder = checkpoint.locate(model)
+    folder = locate(model)
     with waiting("Drawing ..."):
         config, params, vocabulary = checkpoint.open_model(folder)
         layers = _chosen(layer, config.n_layer, "layer")

@@ -158,7 +158,7 @@ def _show(records: list[dict[str, Any]]) -> None:
     from rich.bar import Bar
     from rich.table import Table
 
-    from scratchgpt.cli.render import terminal
+    from scratchgpt.cli.console import terminal
 
     console = terminal()
     ours = records[-1]

@@ -10,6 +10,7 @@ from scratchgpt.bench.generation import Workload, measure
 from scratchgpt.bench.measure import check_peers, machine
 from scratchgpt.config import ModelConfig
 from scratchgpt.training import checkpoint
+from scratchgpt.training.locate import locate
 
 
 def run(
@@ -30,7 +31,7 @@ def run(
             progress("drawing a model")
             folder, config = stack.enter_context(measure.random_model(model, seed)), model
         else:
-            folder = checkpoint.locate(model)
+            folder = locate(model)
             config, _, _ = checkpoint.open_model(folder)
         workload = Workload(
             folder=str(folder.resolve()),
@@ -50,7 +51,7 @@ def show(records: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.table import Table
 
-    from scratchgpt.cli.render import terminal
+    from scratchgpt.cli.console import terminal
 
     console = terminal()
     ours = records[-1]

@@ -31,18 +31,20 @@ def command(*, model: Path | None, data: Path | None, split: str, is_json: bool,
     often the likeliest token was the right one.
     """
     from scratchgpt import backend
-    from scratchgpt.cli.render import stages, waiting
+    from scratchgpt.cli.progress import stages, waiting
     from scratchgpt.config import TrainConfig
     from scratchgpt.data.dataset import Dataset, require_vocabulary
     from scratchgpt.engine.plan import default_plan
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
     from scratchgpt.training.evaluation import Measured, measure
+    from scratchgpt.training.locate import locate
+    from scratchgpt.training.origin import open_data
 
-    folder = checkpoint.locate(model)
+    folder = locate(model)
     device = resolved(device or "auto")
     with waiting("Checking model and data ..."):
-        dataset = Dataset.open(data) if data else checkpoint.open_data(folder)
+        dataset = Dataset.open(data) if data else open_data(folder)
         config, params, tokenizer = checkpoint.open_model(folder)
     require_vocabulary(folder, tokenizer, dataset.folder, dataset.tokenizer)
     part = dataset.val if split == "val" else dataset.train

@@ -31,16 +31,17 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
 
     `transformers` needs none of this: it opens a checkpoint's folder as it is.
     """
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.files import require_free, written_whole
     from scratchgpt.model.files import end_tokens
     from scratchgpt.training import checkpoint
+    from scratchgpt.training.locate import locate
 
     if not (gguf or onnx):
         raise UsageError("Say what to write: --gguf FILE, or --onnx FILE.")
     for asked in filter(None, (gguf, onnx)):
         require_free(asked, force=force)  # before any is written
-    folder = checkpoint.locate(model)
+    folder = locate(model)
     with waiting(f"Reading {folder} ..."):
         config, params, tokenizer = checkpoint.read_model(folder)
         ends = end_tokens(folder, config.vocab_size)
@@ -62,7 +63,7 @@ def _write_gguf(
     path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer", ends: "Sequence[int]"
 ) -> str:
     """Write a GGUF file; return what is to be known of it. Raises UsageError and OSError."""
-    from scratchgpt.cli.render import stages
+    from scratchgpt.cli.progress import stages
 
     with imports("Writing GGUF", "gguf"):
         from scratchgpt.interchange import gguf
@@ -88,7 +89,7 @@ def _write_onnx(
     path: Path, config: "ModelConfig", params: "Array", tokenizer: "Tokenizer", ends: "Sequence[int]"
 ) -> str:
     """Write an ONNX file; return what is to be known of it. Raises UsageError and OSError."""
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
 
     del tokenizer
     with imports("Writing ONNX", "onnx"):

@@ -16,7 +16,9 @@ from scratchgpt.cli.options import device_option, encoded, read_text, resolved
 from scratchgpt.errors import UsageError
 
 if TYPE_CHECKING:  # imported when the command runs
-    from scratchgpt.generation import Text
+    from scratchgpt.generation import Stop, Text
+    from scratchgpt.model.gpt import GPT
+    from scratchgpt.tokenizer import Tokenizer
 
 AT_ONCE = 16
 """Texts that are made together: more would need more memory and not be faster."""
@@ -79,31 +81,19 @@ def command(
 
     RUN is a run, a checkpoint, or a folder of a GPT-2 that `transformers` has saved.
     """
-    from scratchgpt import backend
-    from scratchgpt.generation import Sampling, Stop, Text, default_prompt, draws, grow, suitable_threads, token_named
-    from scratchgpt.model.files import end_tokens
-    from scratchgpt.model.gpt import GPT
-    from scratchgpt.training import checkpoint
+    from scratchgpt.generation import Sampling, Text, default_prompt, draws, grow, suitable_threads
 
     sampling = Sampling(**how)
     if (prompt is not None) + (prompt_file is not None) + interactive > 1:
         raise UsageError("Give the prompt one way: --prompt, --prompt-file or --interactive.")
-    if "" in stop_strings:
-        raise UsageError("--stop is empty; give at least one character.")
-    folder = checkpoint.locate(model)
-    config, params, vocabulary = checkpoint.open_model(folder)
-    ends = set() if ignore_eos else set(end_tokens(folder, config.vocab_size))
-    if stop_token is not None:
-        ends.add(token_named(stop_token, vocabulary))
-    stop = Stop(stop_strings, ends)
-    gpt = GPT(config, backend.select(resolved(device or "auto")), *params)
+    gpt, vocabulary, stop = _opened(model, device, stop_strings, stop_token, ignore_eos=ignore_eos)
     write = partial(_write_json, logprobs=logprobs) if is_json else _write_tokens if logprobs else _write_text
 
     def answer(prompt: str, first: int) -> None:
         """Write the texts that go on from a prompt: the samples of the seed from number `first` on."""
         prompt, ids = encoded(prompt, vocabulary, skip_unknown=skip_unknown, special=special)
-        if len(ids) > config.block_size:
-            seen = f"the model sees the last {config.block_size:,} of them"
+        if len(ids) > gpt.config.block_size:
+            seen = f"the model sees the last {gpt.config.block_size:,} of them"
             say(f"The prompt has {len(ids):,} tokens; {seen}.", err=True)
         for start in range(0, n_samples, AT_ONCE):
             numbers = range(start, min(start + AT_ONCE, n_samples))
@@ -129,6 +119,27 @@ def command(
             answer(default_prompt(vocabulary) if prompt is None else prompt, 0)
     except BrokenPipeError:  # the reader has all that it wanted: `| head` is no failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+
+
+def _opened(
+    model: Path | None, device: str | None, stop_strings: tuple[str, ...], stop_token: str | None, *, ignore_eos: bool
+) -> tuple["GPT", "Tokenizer", "Stop"]:
+    """Return the model that was named, its vocabulary, and what ends its texts."""
+    from scratchgpt import backend
+    from scratchgpt.generation import Stop, token_named
+    from scratchgpt.model.files import end_tokens
+    from scratchgpt.model.gpt import GPT
+    from scratchgpt.training import checkpoint
+    from scratchgpt.training.locate import locate
+
+    if "" in stop_strings:
+        raise UsageError("--stop is empty; give at least one character.")
+    folder = locate(model)
+    config, params, vocabulary = checkpoint.open_model(folder)
+    ends = set() if ignore_eos else set(end_tokens(folder, config.vocab_size))
+    if stop_token is not None:
+        ends.add(token_named(stop_token, vocabulary))
+    return GPT(config, backend.select(resolved(device or "auto")), *params), vocabulary, Stop(stop_strings, ends)
 
 
 def _has_ended(texts: "Sequence[Text]", place: int) -> bool:

@@ -44,13 +44,15 @@ def command(*, stem: Path | None, vocab: Path | None, data: Path | None, out: Pa
     if vocab is not None:
         raise UsageError("--vocab is a model's; --rusted-data takes the vocab.json beside train.bin.")
     assert data is not None  # noqa: S101 - as the first lines have seen to
-    _import_data(data, out or Path("data") / data.resolve().name, force=force)
+    from scratchgpt.training.places import DATA
+
+    _import_data(data, out or DATA / data.resolve().name, force=force)
 
 
 def _import_model(stem: Path, vocab: Path | None, out: Path | None, *, force: bool) -> None:
     """Write the folder of a model. Raises CheckpointError, DataError, UsageError and OSError."""
     from scratchgpt import tokenizer as tokenizers
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.data.rusted import VOCABULARY, read_vocabulary
     from scratchgpt.files import copy_mode, folder_written_whole
     from scratchgpt.interchange.rusted import read_model
@@ -78,7 +80,7 @@ def _import_model(stem: Path, vocab: Path | None, out: Path | None, *, force: bo
 
 def _import_data(source: Path, out: Path, *, force: bool) -> None:
     """Write a prepared folder. Raises DataError and UsageError."""
-    from scratchgpt.cli.render import stages
+    from scratchgpt.cli.progress import stages
     from scratchgpt.data.rusted import import_data
 
     with stages(str(source)) as progress:

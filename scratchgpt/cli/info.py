@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scratchgpt.files import shown
+from scratchgpt.wording import duration, shown
 
 if TYPE_CHECKING:  # imported when the command runs
     from rich.console import Console
@@ -29,11 +29,11 @@ def command(*, path: Path | None, with_tensors: bool, is_json: bool) -> None:
     PATH is a run, a checkpoint, a folder of Hugging Face's, prepared data, or a .safetensors, tokenizer.json or .bin
     file. Nothing that it holds is run, and what is damaged is named.
     """
-    from scratchgpt.cli.render import stages
+    from scratchgpt.cli.progress import stages
     from scratchgpt.inspection.describe import describe
-    from scratchgpt.training import checkpoint
+    from scratchgpt.training.places import newest_run
 
-    path = path or checkpoint.newest_run(Path("runs"))
+    path = path or newest_run()
     with stages("tensors" if with_tensors else path.name) as show:
         report = describe(path, with_tensors=with_tensors, progress=lambda n, total: show("Reading", n, total))
     if is_json:
@@ -46,10 +46,9 @@ def _show(report: Mapping[str, Any]) -> None:
     """Print a report for people."""
     from rich.text import Text
 
-    from scratchgpt.cli.render import terminal
+    from scratchgpt.cli.console import table_terminal
 
-    console = terminal()
-    console.width = console.width if console.is_terminal else 120
+    console = table_terminal()
     title = Text.assemble((_plain(report["path"]), "bold"), f": {_article(report['kind'])}, {_size(report['bytes'])}")
     console.print(title)
     sections: dict[str, Callable[[Console, Any], None]] = {
@@ -97,8 +96,6 @@ def _tokenizer(console: "Console", part: Mapping[str, Any]) -> None:
 
 def _training(console: "Console", part: Mapping[str, Any]) -> None:
     """Print how far a run is, and of its recipe what is not the default."""
-    from scratchgpt.cli.runs import duration
-
     told = {name: value for name, value in part.items() if value is not None}
     if "seconds" in told:
         told["seconds"] = duration(told["seconds"])
@@ -189,7 +186,7 @@ def _value(value: Any) -> str:
 
 def _plain(text: str) -> str:
     """Return a text that does nothing to a terminal, in ASCII where that is all it shows."""
-    from scratchgpt.cli.render import has_unicode
+    from scratchgpt.cli.console import has_unicode
 
     return shown(text) if has_unicode() else shown(text).encode("ascii", "backslashreplace").decode("ascii")
 

@@ -7,8 +7,9 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.errors import DataError
-from scratchgpt.files import shown, written_whole
+from scratchgpt.files import written_whole
 from scratchgpt.training.sinks import KINDS
+from scratchgpt.wording import shown
 
 
 @click.group("logs", short_help="Turn the log of a run into what other programs read.")
@@ -29,7 +30,7 @@ def command() -> None:
 @click.option("--force", is_flag=True, help="Replace what is there.")
 def export(*, run: Path, kind: str, out: Path | None, force: bool) -> None:
     """Write the log of RUN, which may still be going on, as `train --log` would have written it."""
-    from scratchgpt.cli.render import stages
+    from scratchgpt.cli.progress import stages
     from scratchgpt.training import logs, runs, sinks
 
     rows = [row for row in logs.read(run / logs.NAME) if row]

@@ -187,7 +187,8 @@ def vocabulary_of(*, gpt2: bool, given: Path | None) -> "Tokenizer":
         raise UsageError("Name one vocabulary: --gpt2 or --tokenizer FILE.")
     if given is None:
         return openai.load(tell=lambda what: say(what, err=True))
-    from scratchgpt.training.checkpoint import TRAINER, is_in_checkpoints, locate, verify
+    from scratchgpt.training.checkpoint import TRAINER, verify
+    from scratchgpt.training.locate import is_in_checkpoints, locate
 
     if (given / "checkpoints").is_dir() or is_in_checkpoints(given):
         given = locate(given)
@@ -203,7 +204,7 @@ def read_text(file: IO[bytes], name: str) -> str:
 
 def text_pieces(file: IO[bytes], name: str, *, may_have_nul: bool = False) -> Iterator[str]:
     """Yield the text of a file, which messages call `name`, without its byte order mark. Raises DataError."""
-    from scratchgpt.data.reading import text_of
+    from scratchgpt.data.plain import text_of
     from scratchgpt.data.unpacking import Contents
 
     return text_of(Contents(file, name, most=math.inf), "strict", may_have_nul=may_have_nul)

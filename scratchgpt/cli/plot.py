@@ -11,7 +11,8 @@ import click
 from scratchgpt.cli import say
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.extras import imports
-from scratchgpt.files import require_free, shown, written_whole
+from scratchgpt.files import require_free, written_whole
+from scratchgpt.wording import shown
 
 if TYPE_CHECKING:  # imported when the command runs
     from matplotlib.axes import Axes
@@ -49,7 +50,7 @@ def command(*, runs: tuple[Path, ...], out: Path, against: str, smooth: int | No
 
     Time is that of training steps alone, without evaluations and pauses.
     """
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.training import curves
 
     require_picture(out, force=force)

@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from scratchgpt.cli import counted, say
+from scratchgpt.cli import say
 from scratchgpt.cli.options import vocabulary_of, vocabulary_options
 from scratchgpt.errors import DataError, UsageError
+from scratchgpt.wording import counted
 
 if TYPE_CHECKING:  # imported when the command runs
+    from scratchgpt.data.mix import Source
+    from scratchgpt.data.prepared import Prepared
+    from scratchgpt.data.reading import Reading
+    from scratchgpt.data.sources import TextFile
     from scratchgpt.data.vocabulary import Vocabulary
 
 STANDARD_INPUT = (Path("-"), Path("/dev/stdin"))
@@ -74,13 +79,10 @@ def command(
     mix: tuple[str, ...],
     mix_folders: bool,
     field: str | None,
-    errors: str,
-    separator: str | None,
-    strict: bool,
-    strip_gutenberg: bool,
     force: bool,
     check: bool,
     longest: int | None,
+    **settings: Any,
 ) -> None:
     """Turn texts into a folder of tokens to train on.
 
@@ -89,12 +91,10 @@ def command(
     JSON lines or a JSON array if --field is given. With --mix-folders, a folder with sub-folders like 25_lovecraft and
     75_shakespeare is a mixture with that ratio of tokens.
     """
-    from scratchgpt.cli.render import show_sources, stages
-    from scratchgpt.data.mix import Source, find_sources, looks_weighted, source_name
+    from scratchgpt.cli.progress import stages
     from scratchgpt.data.prepare import prepare
     from scratchgpt.data.reading import Reading
-    from scratchgpt.data.sources import check_reading, measure, text_files, without_text
-    from scratchgpt.data.vocabulary import Characters, Pieces
+    from scratchgpt.data.sources import check_reading
 
     if longest is not None and not check:
         raise UsageError("--longest is for --check; leave it out.")
@@ -102,46 +102,72 @@ def command(
     if val and val_fraction is not None:
         raise UsageError("--val is the whole of the validation text; leave out --val-fraction.")
     folder = out or _default_folder(sources)
-    how = Reading(field or "text", errors, strip_gutenberg, separator, strict)
-    with _read_twice([*sources, *([val] if val else ())], folder.parent, is_json=field is not None) as paths:
-        found = find_sources(paths[: len(sources)], mix, mix_folders=mix_folders)
-        held_out = Source(source_name(paths[-1]), text_files(paths[-1])) if val else None
-        files = [file for source in (*found, *([held_out] if held_out else ())) for file in source.files]
+    how = Reading(field or "text", **settings)
+    named = [*sources, *([val] if val else ())]
+    with _read_twice(named, folder.parent, is_json=field is not None) as paths:
+        found, held_out = _found(paths, len(sources), mix, mix_folders=mix_folders)
+        files = [file for source in (*found, *held_out) for file in source.files]
         check_reading(files, how)
         if check:
-            n_bytes = sum(file.path.stat().st_size for file in files)
-            with stages(_shown(sources)) as progress:
-                n_documents, n_characters, n_skipped = measure(
-                    files, how, longest=longest or math.inf, read=lambda n: progress("Checking", n, n_bytes)
-                )
-            counts = (
-                f"{counted(n_documents, 'document')}, {counted(n_characters, 'character')}{without_text(n_skipped)}"
-            )
-            say(f"{_shown(sources)}: {counts}.")
+            _check(_shown(sources), files, how, longest or math.inf)
             return
-        with (
-            _interruptible(is_kept=not any(map(_stream_name, [*sources, *([val] if val else ())]))),
-            stages(_shown(sources)) as progress,
-        ):
+        with _interruptible(is_kept=not any(map(_stream_name, named))), stages(_shown(sources)) as progress:
             prepared = prepare(
                 found,
                 folder,
                 vocabulary=vocabulary,
                 how=how,
-                val=held_out,
+                val=next(iter(held_out), None),
                 val_fraction=0.1 if val_fraction is None else val_fraction,
                 force=force,
                 progress=progress,
                 tell=lambda what: say(what, err=True),
             )
+    _conclude(prepared, vocabulary, how, n_files=len(files), unweighted=() if mix or mix_folders else sources)
+
+
+def _found(
+    paths: Sequence[Path], n_sources: int, mix: Sequence[str], *, mix_folders: bool
+) -> tuple[list["Source"], list["Source"]]:
+    """Return the sources to train on, the first of the paths, and the one for validation if there is another path."""
+    from scratchgpt.data.mix import Source, find_sources, source_name
+    from scratchgpt.data.sources import text_files
+
+    found = find_sources(paths[:n_sources], mix, mix_folders=mix_folders)
+    return found, [Source(source_name(path), text_files(path)) for path in paths[n_sources:]]
+
+
+def _check(name: str, files: "Sequence[TextFile]", how: "Reading", longest: float) -> None:
+    """Read the texts and say what is in them. Raises DataError if there are more than `longest` characters."""
+    from scratchgpt.cli.progress import stages
+    from scratchgpt.data.sources import measure, without_text
+
+    n_bytes = sum(file.path.stat().st_size for file in files)
+    with stages(name) as progress:
+        n_documents, n_characters, n_skipped = measure(
+            files, how, longest=longest, read=lambda n: progress("Checking", n, n_bytes)
+        )
+    say(f"{name}: {counted(n_documents, 'document')}, {counted(n_characters, 'character')}{without_text(n_skipped)}.")
+
+
+def _conclude(
+    prepared: "Prepared", vocabulary: "Vocabulary", how: "Reading", *, n_files: int, unweighted: Sequence[Path]
+) -> None:
+    """Say what was prepared, and which options the texts look as if they need."""
+    from scratchgpt.cli.sources import show_sources
+    from scratchgpt.data.mix import looks_weighted
+    from scratchgpt.data.reading import Reading
+    from scratchgpt.data.sources import without_text
+    from scratchgpt.data.vocabulary import Characters, Pieces
+
     meta = prepared.meta
     n_skipped = sum(part.get("skipped_rows", 0) for part in meta["parts"])
     if prepared.was_interrupted:
         say("This went on where it had been interrupted.")
-    if len(files) > 1 or meta["parts"][0]["documents"] > 1 or how != Reading():
+    if n_files > 1 or meta["parts"][0]["documents"] > 1 or how != Reading():
         show_sources(meta)
-    _show_separators(meta, separator)
-    if not (mix or mix_folders) and looks_weighted(sources):
+    _show_separators(meta, how.separator)
+    if looks_weighted(unweighted):
         say("All text is kept. To take the numbers in the folders' names as weights, use --mix-folders.")
     if isinstance(vocabulary, Pieces) and meta["vocab_size"] < vocabulary.vocab_size:
         say(f"This text gives {meta['vocab_size']:,} tokens, fewer than {vocabulary.vocab_size:,}.")
@@ -203,11 +229,12 @@ def _vocabulary(*, char: bool, bpe: bool, vocab_size: int | None, gpt2: bool, gi
 def _default_folder(sources: Sequence[Path]) -> Path:
     """Return a folder named after the only source. Raises UsageError if there are several."""
     from scratchgpt.data.mix import source_name
+    from scratchgpt.training.places import DATA
 
     if len(sources) > 1:
         raise UsageError("There are several texts; name the folder for their tokens with --out, as in --out data/mine.")
     source = sources[0]
-    folder = Path("data") / source_name(Path(_stream_name(source) or source))
+    folder = DATA / source_name(Path(_stream_name(source) or source))
     return folder.with_name(f"{folder.name}-tokens") if folder.resolve() == source.resolve() else folder
 
 
@@ -245,8 +272,8 @@ def _read_twice(paths: Sequence[Path], folder: Path, *, is_json: bool) -> Iterat
 
 def _copy(path: Path, copy: Path) -> None:
     """Copy standard input or a pipe. Raises DataError for a device, which may have no end."""
-    from scratchgpt.cli.render import byte_progress
-    from scratchgpt.data.reading import CHUNK
+    from scratchgpt.cli.progress import byte_progress
+    from scratchgpt.data.plain import CHUNK
 
     is_standard = path in STANDARD_INPUT
     name = "standard input" if is_standard else str(path)

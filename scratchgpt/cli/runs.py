@@ -9,7 +9,7 @@ import click
 
 from scratchgpt.cli import say
 from scratchgpt.errors import UsageError
-from scratchgpt.files import shown
+from scratchgpt.wording import duration, shown
 
 if TYPE_CHECKING:  # imported when the command runs
     from scratchgpt.training.runs import Summary
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imported when the command runs
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object a line for each run.")
 def command(*, folder: Path, is_json: bool) -> None:
     """List the runs in FOLDER, by default runs/, the one that was alive last at the end."""
-    from scratchgpt.cli.render import waiting
+    from scratchgpt.cli.progress import waiting
     from scratchgpt.training import runs
 
     if not folder.is_dir():
@@ -41,7 +41,7 @@ def _show(summaries: list["Summary"]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from scratchgpt.cli.render import terminal
+    from scratchgpt.cli.console import table_terminal
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for title in ("run", "preset", "state", "steps", "best loss", "trained", "device", "when"):
@@ -60,19 +60,7 @@ def _show(summaries: list["Summary"]) -> None:
             duration(summary.seconds),
         )
         table.add_row(*map(Text, (*cells, summary.device or "", summary.when or "")))
-    console = terminal()
-    console.width = console.width if console.is_terminal else 120
-    console.print(table)
+    table_terminal().print(table)
     for summary in summaries:
         for problem in summary.problems:
             say(f"{summary.run}: {problem}")
-
-
-def duration(seconds: float | None) -> str:
-    """Return hours, minutes and seconds, the largest two that count."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -7,7 +7,7 @@ import click
 from scratchgpt.cli import say
 from scratchgpt.cli.options import device_option, resolved
 from scratchgpt.extras import imports
-from scratchgpt.files import shown
+from scratchgpt.wording import shown
 
 
 @click.command("serve", short_help="Answer OpenAI's clients with a trained model.")
@@ -82,12 +82,13 @@ def command(
     from scratchgpt.model.gpt import GPT
     from scratchgpt.serving.engine import Engine
     from scratchgpt.training import checkpoint
+    from scratchgpt.training.locate import locate
 
     host = host.strip("[]")  # as addresses of IPv6 are written in URLs
     listening.require_token(host, token)
     login = None if token is None else Login(token)
     allowed = [allowed_origin(origin) for origin in origins]
-    folder = checkpoint.locate(model)
+    folder = locate(model)
     name = _name(folder, is_run=model is None or folder != model)
     place = backend.select(resolved(device or "auto"))  # before the model, which may take a while to read
     config, params, vocabulary = checkpoint.read_model(folder)  # a copy: the file may change while we serve

@@ -48,16 +48,17 @@ def command(
     which tokens were the likeliest.
     """
     from scratchgpt import backend
-    from scratchgpt.cli.render import stages
+    from scratchgpt.cli.progress import stages
     from scratchgpt.inspection.inside import joined, predictions
     from scratchgpt.inspection.page import page, summary
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
+    from scratchgpt.training.locate import locate
 
     is_piped = str(file) == "-"
     out = out or Path("surprise.html" if is_piped else f"{file}.surprise.html")
     require_free(out, force=force)
-    folder = checkpoint.locate(model)
+    folder = locate(model)
     config, params, vocabulary = checkpoint.open_model(folder)
     with click.open_file(str(file), "rb") as opened:
         _, ids = encoded(read_text(opened, "text"), vocabulary, skip_unknown=skip_unknown)

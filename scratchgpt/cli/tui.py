@@ -9,11 +9,9 @@ With --attach, the run belongs to another program, and its log is followed. Then
 
 import collections
 import contextlib
-import itertools
-import math
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,10 +23,10 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.geometry import Size
 from textual.widgets import Static
 
+from scratchgpt.cli import panels
 from scratchgpt.cli.chart import Chart, Picture, Series
-from scratchgpt.cli.curve import Curve, heights
-from scratchgpt.cli.render import Pace
-from scratchgpt.errors import DataError
+from scratchgpt.cli.curve import heights
+from scratchgpt.cli.seen import SMALL, Seen, before_start
 from scratchgpt.training import logs, runs
 from scratchgpt.training.attached import Anew, Attached, Logged
 from scratchgpt.training.child import OWN, Run
@@ -63,96 +61,6 @@ ANSWERS: dict[str, tuple[type[Event], ...]] = {
     "evaluating": (Evaluating, Evaluated),
 }
 """The events by which a run shows that it obeys a command."""
-SMALL = {"lr": "learning rate", "grad_norm": "gradient norm", "speed": "tokens/s"}
-WIDE, TALL, TALL_WITH_PANEL = 100, 30, 40
-"""Columns and rows from which on there are small charts; rows without and with another panel."""
-LOW, LOWEST = 18, 9
-"""Rows below which a panel takes the place of the chart, and below which there is no chart."""
-HELP = """\
-p  pause the run, or resume it
-g  generate text with the present weights
-s  save a checkpoint
-e  evaluate on the validation windows
-t  show the texts, or hide them
-l  logarithmic losses, or linear ones
-q  save, then quit; again and again: quit at once
-?  this help
-Esc  close a panel
-
-Dots are the loss of single steps, the line is their running mean, crosses are losses on the validation windows."""
-HELP_ATTACHED = """\
-This is only a view of the log of a run, which another program trains or has trained.
-
-t  show the texts, or hide them
-l  logarithmic losses, or linear ones
-q  quit; the run does not notice
-?  this help
-Esc  close a panel
-
-Dots are the loss of single steps, the line is their running mean, crosses are losses on the validation windows."""
-KEYS = (
-    ("p", "Pause", "pause"),
-    ("g", "Generate", "generate"),
-    ("s", "Save", "tell('save')"),
-    ("e", "Evaluate", "tell('evaluate')"),
-    ("t", "Texts", "texts"),
-    ("l", "Log", "log"),
-    ("q", "Quit", "quit"),
-    ("?", "Help", "help"),
-)
-
-
-class Seen:
-    """All that a run has said so far."""
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.started: Started | None = None
-        self.step: StepDone | None = None
-        self.losses = Curve()
-        self.validation: tuple[list[int], list[float]] = ([], [])
-        self.small = {name: Curve() for name in SMALL}
-        self.last_losses: collections.deque[float] = collections.deque(maxlen=10)
-        self.pace = Pace()
-        self.journal = Journal()
-
-    def learn(self, event: Event, now: float | None) -> None:
-        """Learn from an event, which came at `now` in seconds of any clock, None if that is not known."""
-        if now is not None:
-            self.pace.see(event, now)
-        self.journal.see(event)
-        match event:
-            case Started():
-                self.started = event
-            case StepDone():
-                self.step = event
-                self.last_losses.append(event.loss)
-                speed = event.n_tokens / event.seconds if event.seconds else math.nan
-                curves = {"lr": event.learning_rate, "grad_norm": event.grad_norm, "speed": speed}
-                for curve, value in ((self.losses, event.loss), *((self.small[name], curves[name]) for name in SMALL)):
-                    curve.add(event.step, value)
-            case Evaluated() if not event.is_whole and math.isfinite(event.loss):
-                self.validation[0].append(event.step)
-                self.validation[1].append(event.loss)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all steps are made."""
-        return self.step is not None and self.started is not None and self.step.step >= self.started.steps
-
-    def numbers(self) -> Iterator[str]:
-        """Yield what there is to say in numbers, the most important first."""
-        if self.started is None or self.step is None:
-            return
-        step = self.step
-        yield f"step {step.step:,} of {self.started.steps:,}"
-        yield f"loss {step.loss:.3f}"
-        yield f"last ten {sum(self.last_losses) / len(self.last_losses):.3f}"
-        yield f"lr {step.learning_rate:.2e}"
-        if step.seconds:
-            yield f"{step.n_tokens / step.seconds / 1e3:,.1f}k tokens/s"
-        if memory := step.device_bytes or step.resident_bytes:
-            yield f"{memory / 1e6:,.0f} MB"
 
 
 class Watch(App[None]):
@@ -174,7 +82,7 @@ class Watch(App[None]):
     #keys { dock: bottom; height: 1; padding: 0 1; background: $panel; link-style: none; link-color: $text; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding("question_mark" if key == "?" else key, action, label) for key, label, action in KEYS),
+        *(Binding("question_mark" if key == "?" else key, action, label) for key, label, action in panels.KEYS),
         Binding("escape", "close", "Close"),
         Binding("ctrl+c,ctrl+q", "quit", "Quit", priority=True),
     ]
@@ -205,7 +113,7 @@ class Watch(App[None]):
         yield Static(id="status", markup=False)
         yield Static(id="progress", markup=False)
         with VerticalScroll(id="help"):
-            yield Static(HELP if self._run else HELP_ATTACHED, id="about", markup=False)
+            yield Static(panels.HELP if self._run else panels.HELP_ATTACHED, id="about", markup=False)
         with Horizontal(id="charts"):
             yield Chart(id="plot")
             with Vertical(id="small"):
@@ -236,34 +144,13 @@ class Watch(App[None]):
     def _lay_out(self) -> None:
         """Show what there is room for."""
         width, height = self._room
-        is_low = height < LOW
-        visible = {
-            "help": "help" in self._open,
-            "samples": "samples" in self._open and not (is_low and "help" in self._open),
-            "charts": height >= LOWEST and not (is_low and self._open),
-            "small": width >= WIDE and height >= (TALL_WITH_PANEL if self._open else TALL),
-            "progress": height >= LOWEST,
-            "log": height >= LOWEST,
-            "keys": height >= 3,
-        }
-        for name, is_visible in visible.items():
+        for name, is_visible in panels.visible(width, height, self._open).items():
             self.query_one(f"#{name}").display = is_visible
-        self.query_one("#log").styles.height = 6 if height >= 30 else 4 if height >= 24 else 1 if is_low else 2
+        is_low = height < panels.LOW
+        self.query_one("#log").styles.height = panels.log_rows(height)
         self.query_one("#notes").set_class(is_low, "one-line")
         self.query_one("#help").styles.height = "1fr" if is_low else "auto"
-        self.query_one("#keys", Static).update(self._keys(width - 2))
-
-    def _keys(self, width: int) -> str:
-        """Return the keys that mean something here, as fully as the width allows; each can be clicked."""
-        keys = KEYS if self._run else [key for key in KEYS if key[0] in "tlq?"]
-        full, short = [f"{key} {label}" for key, label, _ in keys], [key for key, _, _ in keys[:-1]]
-        forms = (full, [*short, "? keys"])
-        chosen = next((form for form in forms if len("  ".join(form)) <= width), ["? keys"])
-        actions = [action for _, _, action in keys][-len(chosen) :]
-        return "  ".join(
-            f"[@click=app.{action}][b $accent]{text[0]}[/]{text[1:]}[/]"
-            for text, action in zip(chosen, actions, strict=True)
-        )
+        self.query_one("#keys", Static).update(panels.key_line(width - 2, is_commanded=self._run is not None))
 
     def _look(self) -> None:
         """Take in all that the run has said; draw it at once, but steps only as often as they may cost."""
@@ -318,7 +205,7 @@ class Watch(App[None]):
         texts = (f"── step {step:,} ──\n{text}\n" for step, text in journal.texts)
         self.query_one("#text", Static).update("\n".join(texts))
         self.query_one("#samples", VerticalScroll).scroll_end(animate=False)
-        if journal.n_texts > self._n_texts and (self._wants_text or self._room.height >= LOW):
+        if journal.n_texts > self._n_texts and (self._wants_text or self._room.height >= panels.LOW):
             self._open.add("samples")
             self._lay_out()
             self._draw_status()
@@ -338,9 +225,9 @@ class Watch(App[None]):
         self._seen.journal.add_note("The run has ended. q quits.")
 
     def _draw_status(self) -> None:
-        width = max(self._room.width - 2, 1)
+        width, height = max(self._room.width - 2, 1), self._room.height
         parts = [self._state(), *self._seen.numbers()]
-        if self._room.height < LOW and (self._open or self._room.height >= LOWEST):  # one line, for what fits
+        if height < panels.LOW and (self._open or height >= panels.LOWEST):  # one line, for what fits
             while len("  ".join(parts)) > width and len(parts) > 1:
                 parts.pop()
         self.query_one("#status", Static).update("  ".join(parts))
@@ -450,17 +337,6 @@ class Watch(App[None]):
             self._asked_to_quit = True
             self._run.tell("stop")
             self._draw_status()
-
-
-def before_start(log: Path) -> Iterator[Logged]:
-    """Yield the events that a log holds from before its last start."""
-    try:
-        starts = [n for n, row in enumerate(logs.read(log)) if row and row.get("event") == "started"]
-        for row in itertools.islice(logs.read(log), max(starts, default=0)):
-            if row and (event := logs.event(row)):
-                yield Logged(event, row.get("time"))
-    except DataError:  # the log was removed; the run itself will fail
-        return
 
 
 def watch(arguments: Sequence[str]) -> int:

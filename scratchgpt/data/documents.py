@@ -28,6 +28,9 @@ Document = Iterator[str]
 Count = Callable[[int], None]
 """Receives amounts that sum to the whole."""
 
+Progress = Callable[[str, int, int], None]
+"""Receives a stage, how much of it was done since the last call, and how much there is of it in all."""
+
 
 @dataclass
 class Tally:

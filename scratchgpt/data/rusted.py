@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.dataset import FORMAT, META, read_meta, token_dtype
-from scratchgpt.data.prepare import Prepared, Progress, is_prepared, publish, token_files
+from scratchgpt.data.documents import Progress
+from scratchgpt.data.prepared import Prepared, is_prepared, publish, token_files
 from scratchgpt.data.shards import PARTS, ShardWriter
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import TEMPORARY, file_record, read_json, write_json

@@ -8,7 +8,6 @@ import dataclasses
 import math
 import operator
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,12 +23,16 @@ from scratchgpt.data.shards import PARTS, ShardReader, shard_paths
 from scratchgpt.errors import CheckpointError, DataError, ScratchGPTError, UsageError
 from scratchgpt.files import read_json
 from scratchgpt.inspection.labels import label
+from scratchgpt.inspection.parts import parameters
 from scratchgpt.inspection.statistics import statistics
 from scratchgpt.model import files as model_files
 from scratchgpt.model import tensors
 from scratchgpt.model.tensors import Tensor
 from scratchgpt.training import checkpoint, runs
-from scratchgpt.training.checkpoint import OPTIMIZER, TRAINER, Checkpoints
+from scratchgpt.training.checkpoint import OPTIMIZER, TRAINER
+from scratchgpt.training.locate import followed
+from scratchgpt.training.origin import find_data
+from scratchgpt.training.store import Checkpoints
 
 Report = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -48,17 +51,6 @@ CHUNK = 2**20
 LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 """How PyTorch's files of before 2020 begin; those of today are zip archives."""
 
-LAYER = re.compile(r"(?:^|\.)(?:h|layers?|blocks?)\.(\d+)\.")
-BUFFER = re.compile(r"\.attn\.(?:masked_)?bias$")
-"""Old files of GPT-2 hold causal masks, which are no parameters."""
-IN_A_LAYER = {"norms": r"\.(?:ln_\d|\w*norm)\.", "attention": "attn|attention", "MLP": "mlp|ffn|feed_forward"}
-OUTSIDE = {
-    "token embedding": "wte|embed_tokens|tok_emb|word_embeddings",
-    "position embedding": "wpe|pos_emb|position_embeddings",
-    "final norm": "ln_f|norm",
-    "head": "head",
-}
-ORDER = ("token embedding", "position embedding", "attention", "MLP", "norms", "final norm", "head", "other")
 
 SIZES = (
     *("model_type", "vocab_size", "n_positions", "max_position_embeddings", "n_layer", "num_hidden_layers"),
@@ -71,7 +63,7 @@ def describe(path: Path, *, with_tensors: bool = False, progress: Progress = lam
     """Return what is at `path`. Raises UsageError, DataError and CheckpointError if that is nothing known."""
     if not path.exists():
         raise UsageError(f"There is no file or folder {path}.")
-    named, path = path, checkpoint.followed(path)
+    named, path = path, followed(path)
     report: Report = {"path": named.as_posix(), "kind": "", "bytes": _bytes(path), "problems": []}
     found = _of_folder(path, report) if path.is_dir() else _of_file(path, report)
     if with_tensors:
@@ -115,7 +107,7 @@ def _of_file(path: Path, report: Report) -> list[Tensor]:
         case ".safetensors":
             report["kind"] = "safetensors file"
             found = [*tensors.load(path).values()]
-            report["parameters"] = _parameters(found, {})
+            report["parameters"] = parameters(found, {})
             return found
         case ".json" if path.name == "config.json":
             report["kind"] = "configuration"
@@ -164,7 +156,7 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
     if index.exists():
         _try(report, None, lambda: _compare_with_index(index, found))
     if found:
-        report["parameters"] = _parameters(found, content)
+        report["parameters"] = parameters(found, content)
     else:
         report["problems"].append(f"{folder} has no weights that can be read: no .safetensors file.")
         _try(report, None, lambda: model_files.refuse_pickles(folder))
@@ -236,7 +228,7 @@ def _compare_with_index(path: Path, found: list[Tensor]) -> None:
 def _compare_with_data(folder: Path) -> None:
     """Raise DataError if other data are now where those of a checkpoint were, by what is recorded of both."""
     with contextlib.suppress(UsageError, CheckpointError):  # they are not here, or that is a problem of its own
-        place, digest = checkpoint.find_data(folder)
+        place, digest = find_data(folder)
         if (place / META).exists() and recorded_digest(place) != digest:
             raise DataError(f"{place} is no longer the data that this was trained on.")
 
@@ -249,39 +241,6 @@ def _architecture(path: Path, report: Report) -> Report:
         content = read_json(path, CheckpointError)
         report["problems"].append(str(error))
         return {name: content[name] for name in SIZES if isinstance(content.get(name), int | str)}
-
-
-def _parameters(found: list[Tensor], architecture: Report) -> Report:
-    """Return how many parameters there are, and in which parts of the model."""
-    counts: dict[str, int] = {}
-    layers: dict[str, set[str]] = {}
-    for tensor in found:
-        is_zero = architecture.get("bias") is False and tensor.name.endswith(".bias")
-        if BUFFER.search(tensor.name) or is_zero:
-            continue
-        layer = LAYER.search(tensor.name)
-        part = _part(tensor.name, is_in_layer=layer is not None)
-        counts[part] = counts.get(part, 0) + tensor.size
-        if layer:
-            layers.setdefault(part, set()).add(layer[1])
-    total = sum(counts.values())
-    parts = [
-        {
-            "part": part,
-            "layers": len(layers.get(part, ())),
-            "count": counts[part],
-            "share": counts[part] / max(total, 1),
-        }
-        for part in ORDER
-        if part in counts
-    ]
-    return {"total": total, "tied_head": bool(architecture.get("tie_word_embeddings")), "parts": parts}
-
-
-def _part(name: str, *, is_in_layer: bool) -> str:
-    """Return to which part of a model a tensor belongs, by its name."""
-    known = IN_A_LAYER if is_in_layer else OUTSIDE
-    return next((part for part, pattern in known.items() if re.search(pattern, name)), "other")
 
 
 def _tokenizer(tokenizer: tokenizers.Tokenizer) -> Report:

@@ -4,22 +4,21 @@ One thread computes, a small piece of work at a time: a move of a text, a chunk 
 piece it looks at closing, cancellations and deadlines, so none of these waits for a long prompt or a long text.
 """
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
-from scratchgpt.chance import Place, philox
 from scratchgpt.errors import ScratchGPTError
 from scratchgpt.generation import suitable_threads
 from scratchgpt.generation.ragged_cache import RaggedCache
-from scratchgpt.generation.sampler import Penalties, choose, log_probabilities, without
+from scratchgpt.generation.sampler import choose, log_probabilities, without
 from scratchgpt.model.gpt import GPT
 from scratchgpt.ops.array import Array
 from scratchgpt.serving.job import Job, Scored, Wish
-from scratchgpt.serving.schedule import QUANTUM, Entry, Request, Schedule
+from scratchgpt.serving.live_text import Echo, LiveText
+from scratchgpt.serving.schedule import QUANTUM, Request, Schedule
 from scratchgpt.tokenizer import Tokenizer
 
 CHUNK_WORK = 2**30
@@ -55,43 +54,6 @@ class LateError(ScratchGPTError):
     """A text was not done in its time."""
 
 
-class _Echo:
-    """The log-probabilities of a prompt, computed once for all texts of a request that want them."""
-
-    def __init__(self, scored: Scored) -> None:
-        self.scored = scored
-        self.n_done = 0  # positions of which the logits are known
-
-
-class _Text(Entry):
-    """A text between its first and its last token: what the engine keeps of it."""
-
-    def __init__(self, request: Request, job: Job, echo: _Echo | None, block_size: int) -> None:
-        super().__init__(request)
-        wish = job.wish
-        self.job, self.echo = job, echo
-        self.slot = -1
-        self.turn = 0  # of its last chunk
-        self.kept: Array | None = None  # keys and values of a suspended text
-        self.recent = list(wish.prompt[-block_size:])  # tokens that the model sees; the last one goes through a step
-        self.penalties: Penalties | None = None  # while it has a slot
-        self._generator = np.random.Generator(philox(Place.SAMPLE, seed=wish.sampling.seed, sequence=wish.number))
-        # Texts of one kind are drawn together; penalties are each text's own.
-        self.kind: Hashable = self
-        if not wish.sampling.has_penalties:
-            self.kind = dataclasses.astuple(dataclasses.replace(wish.sampling, seed=0))
-
-    def enter(self, vocab_size: int) -> None:
-        """Prepare for a slot, for the first time or again."""
-        wish = self.job.wish
-        if wish.sampling.has_penalties:
-            self.penalties = Penalties(wish.sampling, [*wish.prompt, *self.job.tokens], (1, vocab_size))
-
-    def uniform(self) -> float:
-        """Return the text's next random number."""
-        return self._generator.random()
-
-
 class Engine:
     """A model, slots for a ragged batch of texts, a queue of those that wait, and the thread that computes."""
 
@@ -107,14 +69,14 @@ class Engine:
         self.n_prompt_tokens, self.n_tokens_made, self.n_steps = 0, 0, 0
         self._model, self.config, self.block_size = model, model.config, model.config.block_size
         self._cache = RaggedCache(model, n_places)
-        self._slots: list[_Text] = []
+        self._slots: list[LiveText] = []
         self._n_turns = 0
         self._most_positions = max(1, CHUNK_WORK // model.layout.size)  # of chunks, before a step
         self._n_positions = self._most_positions  # that are left before the next step
         self._next_scan = 0.0
         self._changed = threading.Condition()  # guards what follows
-        self._texts: dict[Job, _Text] = {}  # all that are not over
-        self._schedule: Schedule[_Text] = Schedule(n_places)
+        self._texts: dict[Job, LiveText] = {}  # all that are not over
+        self._schedule: Schedule[LiveText] = Schedule(n_places)
         self.n_kept_bytes, self._most_kept_bytes = 0, max(KEPT_BYTES, self._cache.nbytes)  # of suspended texts
         self.is_closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -137,9 +99,9 @@ class Engine:
         a small one.
         """
         request = Request()
-        echoes: dict[int, _Echo] = {}
+        echoes: dict[int, Echo] = {}
         texts = [
-            _Text(request, Job(wish, self.vocabulary, tell), self._echo(wish, echoes), self.block_size)
+            LiveText(request, Job(wish, self.vocabulary, tell), self._echo(wish, echoes), self.block_size)
             for wish in wishes
         ]
         with self._changed:
@@ -156,14 +118,14 @@ class Engine:
             self._changed.notify()
         return [text.job for text in texts]
 
-    def _echo(self, wish: Wish, echoes: dict[int, _Echo]) -> _Echo | None:
+    def _echo(self, wish: Wish, echoes: dict[int, Echo]) -> Echo | None:
         """Return the place for the log-probabilities of a prompt: one for all texts of a prompt, or None."""
         if not wish.has_echo or wish.n_top is None:
             return None
         if id(wish.prompt) not in echoes:
             scored = Scored(self.vocabulary, wish.n_top, 0)
             scored.add(wish.prompt[-self.block_size :][0], None)
-            echoes[id(wish.prompt)] = _Echo(scored)
+            echoes[id(wish.prompt)] = Echo(scored)
         return echoes[id(wish.prompt)]
 
     def cancel(self, jobs: Iterable[Job]) -> None:
@@ -253,11 +215,11 @@ class Engine:
         self._begin_if_ready(entering)
         return True
 
-    def _suspend(self, text: _Text) -> None:
+    def _suspend(self, text: LiveText) -> None:
         text.penalties = None
         self._keep(text.slot, text)
 
-    def _keep(self, slot: int, text: _Text) -> None:
+    def _keep(self, slot: int, text: LiveText) -> None:
         """Keep a slot's keys and values for a text that waits, if there is room."""
         n_bytes = self._cache.n_bytes(slot)
         if not n_bytes or self.n_kept_bytes + n_bytes > self._most_kept_bytes:
@@ -278,7 +240,7 @@ class Engine:
             self._n_positions = self._most_positions
             self._step(unready)
 
-    def _extend(self, unready: list[_Text]) -> None:
+    def _extend(self, unready: list[LiveText]) -> None:
         """Compute a chunk of the prompt that has waited longest, at once for all texts that have the same.
 
         A text's last half, from which it goes on where it has filled block_size, is such a prompt.
@@ -305,7 +267,7 @@ class Engine:
             text.turn = self._next_turn()
             self._begin_if_ready(text)
 
-    def _score(self, x: Array, following: Sequence[int], echoes: Iterable[_Echo]) -> None:
+    def _score(self, x: Array, following: Sequence[int], echoes: Iterable[Echo]) -> None:
         """Add the log-probabilities of the tokens that follow positions, given their residual stream x (T, C)."""
         for start in range(0, len(following), SCORED_ROWS):
             logits = self._model.backend.to_numpy(self._model.logits(x[start : start + SCORED_ROWS]))
@@ -315,7 +277,7 @@ class Engine:
         for echo in echoes:
             echo.n_done += len(following)
 
-    def _begin_if_ready(self, text: _Text) -> None:
+    def _begin_if_ready(self, text: LiveText) -> None:
         """Give a text the log-probabilities of its prompt once they are known; end one that wants no tokens."""
         if self._n_missing(text):
             return
@@ -328,19 +290,19 @@ class Engine:
             self._leave(text)
             text.job.tell()
 
-    def _pass_on(self, text: _Text) -> None:
+    def _pass_on(self, text: LiveText) -> None:
         """Keep the prompt's keys and values for the next text of the same request and prompt, which may begin later."""
         with self._changed:
             following = next(self._schedule.waiting_of(text), None)
         if following and following.kept is None and following.recent == text.recent:
             self._keep(text.slot, following)
 
-    def _step(self, unready: Sequence[_Text]) -> None:
+    def _step(self, unready: Sequence[LiveText]) -> None:
         """Add a token to each text whose prompt has been computed; those that end leave."""
         is_unready = set(unready)
         ready = [text for text in self._slots if text not in is_unready]
         logits = self._cache.step([text.recent[-1] for text in self._slots], idle=[text.slot for text in unready])
-        kinds: dict[Hashable, list[_Text]] = {}
+        kinds: dict[Hashable, list[LiveText]] = {}
         for text in ready:
             kinds.setdefault(text.kind, []).append(text)
         for texts in kinds.values():
@@ -357,7 +319,7 @@ class Engine:
         for text in ready:
             text.job.tell()
 
-    def _draw(self, texts: list[_Text], logits: Array) -> None:
+    def _draw(self, texts: list[LiveText], logits: Array) -> None:
         """Add a token to texts of one kind, given the logits (B, V) of what follows."""
         penalties, sampling = texts[0].penalties, texts[0].job.wish.sampling
         penalised = penalties.applied(logits) if penalties else logits
@@ -373,7 +335,7 @@ class Engine:
                 self._cache.lengths[text.slot] = 0
         self.n_tokens_made += len(texts)
 
-    def _n_missing(self, text: _Text) -> int:
+    def _n_missing(self, text: LiveText) -> int:
         """Return how many positions of a running text must be computed before its next step."""
         return len(text.recent) - 1 - int(self._cache.lengths[text.slot])
 
@@ -381,7 +343,7 @@ class Engine:
         self._n_turns += 1
         return self._n_turns
 
-    def _leave(self, text: _Text) -> None:
+    def _leave(self, text: LiveText) -> None:
         """Free a text's slot for the text in the last one."""
         with self._changed:
             self._forget(text)
@@ -403,13 +365,13 @@ class Engine:
 
     # ------------------------------------------------------------------------------------------ in any thread
 
-    def _forget(self, text: _Text) -> None:
+    def _forget(self, text: LiveText) -> None:
         """Remove a text that is over or was cancelled; the caller holds the lock."""
         if self._texts.pop(text.job, None):
             self._schedule.remove(text)
             self._drop_kept(text)
 
-    def _drop_kept(self, text: _Text) -> None:
+    def _drop_kept(self, text: LiveText) -> None:
         """Free a suspended text's keys and values; the caller holds the lock."""
         if text.kept is not None:
             self.n_kept_bytes -= text.kept.nbytes

@@ -16,7 +16,8 @@ from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, write_json
 from scratchgpt.kinds import decoded
 from scratchgpt.tokenizer.added import Added
-from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer, read_added
+from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer
+from scratchgpt.tokenizer.bpe_json import read_added
 from scratchgpt.tokenizer.char import CharTokenizer
 from scratchgpt.tokenizer.cutting import Cut
 

@@ -4,7 +4,6 @@ The derivation and the cost are in bpe.md; `bpe_training` learns the order from 
 """
 
 import itertools
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
@@ -12,58 +11,25 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import regex
 
-from scratchgpt.errors import DataError, UsageError
-from scratchgpt.tokenizer.added import FLAGS, NORMAL_FORMS, Added, AddedTokens, NormalForm
+from scratchgpt.errors import UsageError
+from scratchgpt.tokenizer.added import FLAGS, Added, AddedTokens, NormalForm
 from scratchgpt.tokenizer.bpe_arrays import ArrayEncoder
-from scratchgpt.tokenizer.cutting import GPT4_PATTERNS, Cut, cut_of
+from scratchgpt.tokenizer.bpe_json import byte_level, parts
+from scratchgpt.tokenizer.byte_characters import BYTE_OF_CHARACTER, to_bytes, to_characters
+from scratchgpt.tokenizer.cutting import Cut, cut_of
+from scratchgpt.tokenizer.patterns import split
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 
 END_OF_TEXT = "<|endoftext|>"
 
-PATIENCE = 10.0
-"""Seconds that a file's patterns may take to cut a text, and 10 µs a character more: patterns can be without end."""
 LARGEST_ID = 2**22
 """Of a token in a file: there is a row in some tables for each id, whether or not it has a token."""
-LONGEST_PATTERN = 10_000
-"""Characters; a pattern of a megabyte takes `regex` minutes to understand."""
 
-_ESCAPE = r"\\(?:[^\p{L}\p{N}]|[rntfvsSdDwWbB]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[pP]\{\^?[\w ]+\})"
-COMMON = (
-    rf"(?:[^\\\[\](){{}}^$]|{_ESCAPE}"
-    rf"|\[\^?\]?(?:[^\\\[\]&]|&(?!&)|{_ESCAPE})*\]"  # a class without classes in it
-    r"|\((?!\?)|\)|\(\?(?::|=|!|>|<=|<!)"
-    r"|\(\?i:(?:'s\|'t\|'re\|'ve\|'m\|'ll\|'d|\[sdmt\]\|ll\|ve\|re)\)"  # where no ß could stand for ss
-    r"|\{[0-9]+(?:,[0-9]*)?\}(?![+*?{]))*+"
-)
-"""Patterns that mean the same to `regex` and to Oniguruma, which the `tokenizers` library uses.
-
-To Oniguruma, `^` and `$` are at each line, `[a[b]]` and `&&` are sets of sets, `{1,3}+` repeats `{1,3}`, and `\\h` is a
-hexadecimal digit.
-"""
 
 NO_ID = -1
 NEVER = 2**62
 """The rank of a pair that no merge joins."""
-
-
-def _byte_characters() -> str:
-    """Return the 256 characters that stand for the bytes in files: printable ASCII and Latin-1 for themselves.
-
-    The others (control characters, spaces, the soft hyphen) get the characters from U+0100 on, in their order.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    substitutes = itertools.count(0x100)
-    return "".join(chr(byte if byte in printable else next(substitutes)) for byte in range(256))
-
-
-BYTE_CHARACTERS = _byte_characters()
-BYTE_OF_CHARACTER = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
-_LATIN_1 = {point: chr(BYTE_OF_CHARACTER.get(chr(point), 0xFFFF)) for point in range(ord(max(BYTE_CHARACTERS)) + 1)}
-"""For `str.translate`: to the character whose Latin-1 is the byte, or to one that Latin-1 does not have."""
-ALPHABET = [bytes([byte]) for byte in sorted(range(256), key=BYTE_CHARACTERS.__getitem__)]
-"""The single bytes in the order of their characters: the first tokens of every vocabulary."""
 
 
 def utf8(text: str) -> bytes:
@@ -75,37 +41,6 @@ def utf8(text: str) -> bytes:
             f"The text has half a character (the lone surrogate U+{ord(text[error.start]):04X}) at position "
             f"{error.start}; UTF-8 cannot hold it, so remove it."
         ) from error
-
-
-def split(text: str, patterns: Iterable[str]) -> list[str]:
-    """Cut a text into pieces: a pattern's matches and what lies between them, each cut again by the next pattern.
-
-    Raises DataError if a pattern takes too long.
-    """
-    pieces = [text]
-    deadline = time.monotonic() + PATIENCE + len(text) / 100_000
-    for pattern in patterns:
-        compiled = regex.compile(pattern)
-        try:
-            pieces = [part for piece in pieces for part in _cut(piece, compiled, deadline - time.monotonic())]
-        except (TimeoutError, MemoryError) as error:
-            raise DataError(
-                f"The vocabulary's split pattern {pattern!r} is too slow or too large for this text; use another "
-                "tokenizer."
-            ) from error
-    return pieces
-
-
-def _cut(text: str, pattern: regex.Pattern[str], seconds: float) -> list[str]:
-    """Return the matches of one pattern and what lies between them, in order, without empty ones.
-
-    Raises TimeoutError if there are no `seconds` left, or not enough.
-    """
-    if seconds <= 0:
-        raise TimeoutError
-    matches = pattern.finditer(text, timeout=seconds)
-    edges = [0, *itertools.chain.from_iterable(match.span() for match in matches), len(text)]
-    return [text[start:end] for start, end in itertools.pairwise(edges) if start < end]
 
 
 def encode_piece(
@@ -302,10 +237,10 @@ class BPETokenizer:
             "normalizer": {"type": "Sequence", "normalizers": forms} if len(forms) > 1 else forms[0] if forms else None,
             "pre_tokenizer": {
                 "type": "Sequence",
-                "pretokenizers": [*splits, _byte_level(use_regex=is_gpt2, add_prefix_space=adds_space)],
+                "pretokenizers": [*splits, byte_level(use_regex=is_gpt2, add_prefix_space=adds_space)],
             },
             "post_processor": None,
-            "decoder": _byte_level(),
+            "decoder": byte_level(),
             "model": {
                 "type": "BPE",
                 "dropout": None,
@@ -328,27 +263,7 @@ class BPETokenizer:
         asks for when it encodes, the post-processor, which adds special tokens, and what the model does with bytes that
         it does not know: `encode` refuses these.
         """
-        model = _part(content, "model", dict)
-        for part in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-            _refuse(f"its model's {part}", model.get(part))
-        if [_kind(step) for step in _steps(content.get("decoder"), "decoder", "decoders")] != ["ByteLevel"]:
-            raise ValueError("its decoder is not ByteLevel")
-        for step in _steps(content.get("post_processor"), "post_processor", "processors"):
-            _check_post_processor(step)
-        forms = [_kind(step) for step in _steps(content.get("normalizer"), "normalizer", "normalizers")]
-        for form in forms:
-            _refuse(f"its normalizer {form}", form not in NORMAL_FORMS)
-        patterns, space_at = _read_patterns(_steps(content.get("pre_tokenizer"), "pre_tokenizer", "pretokenizers"))
-        added = [read_added(token) for token in _part({"added_tokens": [], **content}, "added_tokens", list)]
-        return cls.from_words(
-            _part(model, "vocab", dict, "model's "),
-            _part(model, "merges", list, "model's "),
-            added=added,
-            patterns=patterns,
-            forms=forms,
-            space_at=space_at,
-            ignore_merges=bool(model.get("ignore_merges")),
-        )
+        return cls.from_words(**parts(content))
 
     @classmethod
     def from_words(
@@ -393,122 +308,6 @@ class BPETokenizer:
         return cls(tokens, list(pairs), added=added, **how)
 
 
-def to_characters(token: bytes) -> str:
-    """Return how files write a token: one printable character for each byte."""
-    return token.decode("latin-1").translate(BYTE_CHARACTERS)
-
-
-def to_bytes(word: str) -> bytes:
-    """Return the bytes that a word in a file stands for. Raises ValueError if it has other characters."""
-    try:
-        return word.translate(_LATIN_1).encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"its token {word!r} is not written in the characters that stand for bytes") from error
-
-
 def _after_space(text: str) -> str:
     """Return a text that begins with a space: with its own, or else with one more."""
     return text if text.startswith(" ") else f" {text}"
-
-
-def _byte_level(*, use_regex: bool = False, add_prefix_space: bool = False) -> dict[str, Any]:
-    """Return the part of tokenizer.json that turns bytes into characters; with its regex it cuts as GPT-2 does."""
-    return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True, "use_regex": use_regex}
-
-
-_KINDS = {dict: "object", list: "list", str: "text", int: "number"}
-
-
-def _part(whole: Any, name: str, kind: type, of: str = "") -> Any:
-    """Return a part of a file. Raises ValueError if it is missing or of another kind."""
-    part = whole.get(name) if isinstance(whole, dict) else None
-    if isinstance(part, kind):
-        return part
-    raise ValueError(f"its {of}{name} is missing or no {_KINDS[kind]}")
-
-
-def _kind(step: Any) -> Any:
-    """Return the type that a step of a file names; of what is no step, how Python writes it."""
-    return step.get("type") if isinstance(step, dict) else step and repr(step)
-
-
-def _refuse(part: str, value: Any) -> None:
-    """Raise ValueError if a part of the file asks for something."""
-    if value:
-        raise ValueError(f"{part} is not supported")
-
-
-def _steps(part: Any, name: str, plural: str) -> list[Any]:
-    """Return the steps of a part of a file in order: of a Sequence its own, else the part itself if there is one."""
-    if _kind(part) == "Sequence":
-        steps = _part(part, plural, list, f"{name}'s ")
-        return [inner for step in steps for inner in _steps(step, name, plural)]
-    return [] if part is None else [part]
-
-
-def _check_post_processor(step: Any) -> None:
-    """Raise ValueError if a post-processor is none that leaves a text's own ids as they are."""
-    match step:
-        case {"type": "ByteLevel" | "RobertaProcessing" | "BertProcessing"}:
-            return
-        case {"type": "TemplateProcessing", "single": [*parts]}:
-            texts = [part for part in parts if not (isinstance(part, dict) and "SpecialToken" in part)]
-            match texts:
-                case [{"Sequence": {"id": "A"}}]:
-                    return
-    raise ValueError(f"its post_processor {_kind(step)} is not supported")
-
-
-def read_added(content: Any) -> Added:
-    """Return an added token of a file. Raises ValueError."""
-    name = _part(content, "content", str, "added token's ")
-    flags = {flag: bool(content.get(flag)) for flag in FLAGS}
-    return Added(name, _part(content, "id", int, "added token's "), **flags)
-
-
-def _read_patterns(steps: Sequence[Any]) -> tuple[tuple[str, ...], int | None]:
-    """Return the patterns that cut as a file's pre_tokenizer does, and before which a space is added, if so.
-
-    Raises ValueError.
-    """
-    if not steps or _kind(steps[-1]) != "ByteLevel":
-        raise ValueError("its pre_tokenizer does not end in ByteLevel")
-    *others, last = steps
-    patterns = []
-    for step in others:
-        match step:
-            case {"type": "Digits", "individual_digits": individual}:
-                patterns.append(r"\p{N}" if individual else r"\p{N}+")
-            case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated"}:
-                patterns.append(_checked(pattern))
-            case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True} if pattern in {
-                GPT2_PATTERN,
-                *GPT4_PATTERNS,
-            }:
-                patterns.append(pattern)  # between its matches there is nothing that could be removed
-            case {"type": "Split", "pattern": {"String": str(string)}, "behavior": "Isolated"} if string:
-                patterns.append(_checked(regex.escape(string)))
-            case {"type": "Split"}:
-                raise ValueError("a Split of its pre_tokenizer other than Isolated is not supported")
-            case _:
-                raise ValueError(f"the step {_kind(step)} of its pre_tokenizer is not supported")
-    space_at = len(patterns) if last.get("add_prefix_space", True) else None
-    return (*patterns, *([GPT2_PATTERN] if last.get("use_regex", True) else [])), space_at
-
-
-def _checked(pattern: str) -> str:
-    """Return a pattern that `regex` understands. Raises ValueError."""
-    if len(pattern) > LONGEST_PATTERN:
-        raise ValueError(f"a split pattern of its pre_tokenizer has more than {LONGEST_PATTERN:,} characters")
-    try:
-        compiled = regex.compile(pattern)
-    except (regex.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"its split pattern {pattern!r} cannot be used: {error}") from error
-    if compiled.flags & regex.REVERSE:
-        raise ValueError(f"its split pattern {pattern!r} cannot be used: it searches backwards")
-    if (same := regex.match(COMMON, pattern)) and same.end() < len(pattern):
-        raise ValueError(
-            f"its split pattern {pattern!r} cannot be used: from {pattern[same.end() :]!r} on, it may mean something "
-            "else here than in the tokenizers library"
-        )
-    return pattern

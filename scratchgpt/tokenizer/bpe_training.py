@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.errors import UsageError
-from scratchgpt.tokenizer.bpe import ALPHABET, END_OF_TEXT, BPETokenizer, utf8
+from scratchgpt.tokenizer.bpe import END_OF_TEXT, BPETokenizer, utf8
+from scratchgpt.tokenizer.byte_characters import ALPHABET
 
 N_BEFORE_MERGES = len(ALPHABET) + 1
 """Tokens that a vocabulary has before any merge, with one special token."""

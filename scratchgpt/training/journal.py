@@ -15,6 +15,7 @@ from scratchgpt.training.events import (
     Started,
     StepDone,
 )
+from scratchgpt.wording import printable
 
 MOST_NOTES = 200
 MOST_TEXTS = 20
@@ -115,10 +116,3 @@ def note(event: Event) -> str | None:
         case _:
             return None
     return f"step {event.step:,}: {said}"
-
-
-def printable(text: str) -> str:
-    """Return the text with U+FFFD for invisible characters: a model may write what moves the cursor."""
-    if text.replace("\n", "").isprintable():  # as nearly all is; a long one is looked at again and again
-        return text
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)

@@ -12,10 +12,11 @@ from scratchgpt.errors import CheckpointError, ScratchGPTError
 from scratchgpt.files import read_json, replace_json
 from scratchgpt.lock import is_locked
 from scratchgpt.training import logs
-from scratchgpt.training.checkpoint import TRAINER, Checkpoints
+from scratchgpt.training.checkpoint import TRAINER
 from scratchgpt.training.events import Event, Noted
 from scratchgpt.training.journal import Condition
 from scratchgpt.training.sinks import KINDS, Sinks
+from scratchgpt.training.store import Checkpoints
 from scratchgpt.training.trainer import Trainer
 
 NAME = "run.json"
@@ -112,8 +113,9 @@ def is_run(folder: Path) -> bool:
 
 
 def all_runs(folder: Path) -> list[Path]:
-    """Return the runs in a folder, the one that was alive last at the end."""
-    return sorted((run for run in folder.iterdir() if is_run(run)), key=lambda run: (_last_sign(run), run.name))
+    """Return the runs in a folder, the one that was alive last at the end; no runs if there is no such folder."""
+    folders = folder.iterdir() if folder.is_dir() else []
+    return sorted((run for run in folders if is_run(run)), key=lambda run: (_last_sign(run), run.name))
 
 
 def summary(run: Path) -> Summary:

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from scratchgpt.errors import TrainingError, UsageError, did_you_mean
 from scratchgpt.extras import imports
-from scratchgpt.files import shown
 from scratchgpt.training.events import Noted, Sampled, Started
 from scratchgpt.training.logs import COLUMNS, EVALUATION_COLUMNS, STEP_COLUMNS, Row, event
+from scratchgpt.wording import shown
 
 FLUSH_INTERVAL = 5.0
 """Seconds after which TensorBoard sees what was written."""

@@ -18,8 +18,8 @@ from scratchgpt.errors import DataError, LaneError, MemoryShortageError, Trainin
 from scratchgpt.generation import default_prompt, write
 from scratchgpt.machine import resident_memory
 from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import MOST_SKIPPED, RECOVERY, Backoff
-from scratchgpt.training.checkpoint import Checkpoints, Snapshot, step_of
 from scratchgpt.training.commands import Command, Evaluate, Pause, Resume, Sample, Save, Stop
 from scratchgpt.training.events import (
     Ended,
@@ -35,6 +35,9 @@ from scratchgpt.training.events import (
     StepDone,
 )
 from scratchgpt.training.schedule import learning_rate
+from scratchgpt.training.snapshot import Snapshot
+from scratchgpt.training.store import Checkpoints, step_of
+from scratchgpt.wording import time_left
 
 PACE_STEPS = 10
 """Steps after which a run says how long the others will take."""
@@ -201,7 +204,7 @@ class Trainer:
             moments=Moments(*map(to_numpy, state.moments)),
             loss_scale=self.engine.loss_scale or state.loss_scale,
         )
-        folder = self.checkpoints.save(snapshot, self._dataset.tokenizer)
+        folder = checkpoint.save(self.checkpoints, snapshot, self._dataset.tokenizer)
         self._saved_at = time.monotonic()
         yield Saved(self.step, folder)
 
@@ -291,7 +294,7 @@ class Trainer:
         speed = self.config.batch_size * self.model.config.block_size / pace
         return (
             f"step {self.step:,}: {speed:,.0f} tokens/s; the {left:,} steps that are left take about "
-            f"{_duration(left * pace)}, evaluations not counted"
+            f"{time_left(left * pace)}, evaluations not counted"
         )
 
     def _saved_before(self, error: MemoryError) -> Generator[Event, None, MemoryError]:
@@ -371,11 +374,3 @@ class Trainer:
             loss, n_correct, n_targets = loss + score.loss, n_correct + score.n_correct, n_targets + score.n_targets
             yield Evaluating(self.step, done, n_batches)
         return Evaluated(self.step, loss / max(n_targets, 1), n_correct / max(n_targets, 1), n_targets, is_whole)
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as people say it: 40 s, 12 min, 3 h 20 min."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{math.ceil(seconds)} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

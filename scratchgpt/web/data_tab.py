@@ -15,7 +15,8 @@ from scratchgpt.files import safe_name
 from scratchgpt.inspection.labels import label
 from scratchgpt.machine import amount
 from scratchgpt.tokenizer import gpt2
-from scratchgpt.web.desk import DATA, Desk, is_taken, new_text
+from scratchgpt.training.places import DATA, is_taken
+from scratchgpt.web.desk import Desk, new_text
 from scratchgpt.web.jobs import Task
 from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import Progress, card, failures_told, number_field, number_in, scrolling, tell_failure

@@ -17,12 +17,12 @@ from scratchgpt.data.dataset import META, read_meta
 from scratchgpt.errors import DataError, UsageError
 from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
-from scratchgpt.training.checkpoint import Checkpoints
+from scratchgpt.training.places import DATA, RUNS, is_taken, prepared_data, written_at
 from scratchgpt.training.runs import all_runs
+from scratchgpt.training.store import Checkpoints
 from scratchgpt.web.history import History
 from scratchgpt.web.jobs import Generation, Task, Training
 
-DATA, RUNS = Path("data"), Path("runs")
 PLAIN = (".txt", ".md", ".csv", ".tsv", ".json", ".xml", ".tex", ".rst", ".py", ".log", ".srt")
 TEXTS = (*PLAIN, ".jsonl", ".ndjson", ".parquet", ".gz", ".zst", ".xz", ".bz2", ".tar", ".tgz", ".zip")
 """What a text's name ends in, if its kind is known; any other name gets .txt."""
@@ -143,8 +143,7 @@ class Desk:
         """Return the names of all runs, the one that was alive last at the beginning."""
 
         def look() -> list[str]:
-            runs = [run.name for run in reversed(all_runs(RUNS))] if RUNS.is_dir() else []
-            return [*filter(_can_be_sent, runs)]
+            return [run.name for run in reversed(all_runs(RUNS)) if _can_be_sent(run.name)]
 
         return self._listed("runs", look)
 
@@ -152,15 +151,14 @@ class Desk:
         """Return the names of all prepared data, the newest at the beginning."""
 
         def look() -> list[str]:
-            metas = sorted(DATA.glob(f"*/{META}"), key=_written_at, reverse=True)
-            return [meta.parent.name for meta in metas if _can_be_sent(meta.parent.name)]
+            return [folder.name for folder in prepared_data() if _can_be_sent(folder.name)]
 
         return self._listed("data", look)
 
     def meta(self, name: str) -> dict[str, Any]:
         """Return what is recorded of prepared data. Raises DataError."""
         folder = self.inside(DATA / name)
-        return _meta(folder, _written_at(folder / META))
+        return _meta(folder, written_at(folder / META))
 
     def models(self) -> dict[str, str]:
         """Return the models that runs have, by path, and what they are called."""
@@ -229,7 +227,7 @@ def _meta(folder: Path, _written_at: int) -> dict[str, Any]:
 
 def vocabulary(folder: Path) -> tokenizers.Tokenizer:
     """Return the vocabulary of prepared data or a checkpoint, which is read once. Raises DataError."""
-    return _vocabulary(folder, _written_at(folder / tokenizers.FILES[0]))
+    return _vocabulary(folder, written_at(folder / tokenizers.FILES[0]))
 
 
 @functools.lru_cache(maxsize=8)
@@ -240,14 +238,6 @@ def _vocabulary(folder: Path, _written_at: int) -> tokenizers.Tokenizer:
 def _can_be_sent(name: str) -> bool:
     """Whether a browser can be sent a name of the file system: one that is not UTF-8 has lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def _written_at(path: Path) -> int:
-    """Return when a file was written, in nanoseconds since 1970; 0 if it has just been removed."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def new_text(folder: Path, name: str) -> Path:
@@ -262,15 +252,3 @@ def new_text(folder: Path, name: str) -> Path:
                 path.touch(exist_ok=False)
                 break
     return path
-
-
-def is_taken(path: Path) -> bool:
-    """Whether there is something of this name in its folder; to some systems A and a are one name."""
-    return path.name.casefold() in taken(path.parent)
-
-
-def taken(folder: Path) -> set[str]:
-    """Return the names in a folder, in lower case; none if there is no such folder."""
-    with contextlib.suppress(OSError):
-        return {each.name.casefold() for each in folder.iterdir()}
-    return set()

@@ -13,11 +13,11 @@ from nicegui import ui
 
 from scratchgpt.errors import UsageError
 from scratchgpt.generation import Sampling
-from scratchgpt.training.journal import printable
 from scratchgpt.web.desk import Desk
 from scratchgpt.web.jobs import LONGEST_OUTPUT, Generation
 from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import ModelChoice, card, explain, failures_told, number_field, number_in, scrolling
+from scratchgpt.wording import printable
 
 TICK = 0.15
 LONGEST_PROMPT = 100_000

@@ -20,6 +20,7 @@ from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.tokenizer import Tokenizer
 from scratchgpt.training import checkpoint
+from scratchgpt.training.locate import locate
 from scratchgpt.web import charts
 from scratchgpt.web.desk import Desk
 from scratchgpt.web.memory import Memory
@@ -62,7 +63,7 @@ def loaded(folder: Path, _written_at: int) -> tuple[GPT, Tokenizer]:
 
 def look(model: Path, text: str) -> Seen:
     """Return what a model makes of a text; one at a time. Raises OSError and ScratchGPTError."""
-    folder = checkpoint.locate(model)
+    folder = locate(model)
     gpt, vocabulary = loaded(folder, folder.stat().st_mtime_ns)
     ids = vocabulary.encode(text).tolist()
     following = zip(*next_tokens(gpt, ids, N_NEXT, vocabulary.unused), strict=True)

@@ -4,7 +4,6 @@ import codecs
 import collections
 import contextlib
 import io
-import json
 import os
 import subprocess
 import threading
@@ -12,13 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from scratchgpt.cli import PROGRESS
-from scratchgpt.cli.render import Pace
+from scratchgpt import reports
 from scratchgpt.errors import ScratchGPTError, reason
+from scratchgpt.reports import reported
 from scratchgpt.training.child import OWN, Run
 from scratchgpt.training.events import Evaluating, Event, Started, StepDone
-from scratchgpt.training.journal import Condition, printable
+from scratchgpt.training.journal import Condition
+from scratchgpt.training.pace import Pace
+from scratchgpt.wording import printable
 
+REPORTS = {reports.VARIABLE: reports.FORMAT}
+"""The environment of a command whose reports are read."""
 BLOCK = 2**16
 MOST_COMPLAINTS = 200
 LONGEST_OUTPUT = 2 * 10**5
@@ -43,7 +46,7 @@ class Training:
         self.n_changes = 0  # of what its log or `complaints` holds, except numbers of steps
         self._condition = Condition()
         self._pace = Pace()
-        self._child = Run([*OWN, "train", *arguments, "--json", "--control"], os.environ | {PROGRESS: "json"})
+        self._child = Run([*OWN, "train", *arguments, "--json", "--control"], os.environ | REPORTS)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -81,9 +84,9 @@ class Training:
         """Learn from all that it says."""
         while (said := self._child.heard.get()) is not None:
             if isinstance(said, str):
-                told = _told(said)
-                if "stage" not in told:
-                    self.complaints.append(_for_people(said, told))
+                report = reported(said)
+                if "stage" not in report:
+                    self.complaints.append(_for_people(said, report))
             else:
                 self._take_in(said)
             self.n_changes += not isinstance(said, StepDone | Evaluating)
@@ -122,7 +125,7 @@ class Task:
         self._complaints: collections.deque[str] = collections.deque(maxlen=MOST_COMPLAINTS)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
-            [*OWN, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=os.environ | {PROGRESS: "json"}
+            [*OWN, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=os.environ | REPORTS
         )
         self._thread = threading.Thread(target=self._attend, args=[standard_input], daemon=True)
         self._thread.start()
@@ -165,11 +168,11 @@ class Task:
         stream = io.BufferedReader(self._stream(self._process.stderr))  # type: ignore[type-var]
         with io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                told = _told(line)
-                if "stage" in told:
-                    self.stage, self.done = str(told["stage"]), told["done"] / max(told["total"], 1)
+                report = reported(line)
+                if "stage" in report:
+                    self.stage, self.done = str(report["stage"]), report["done"] / max(report["total"], 1)
                 else:
-                    self._complaints.append(_for_people(line, told))
+                    self._complaints.append(_for_people(line, report))
 
     @staticmethod
     def _stream(stream: IO[bytes] | None) -> IO[bytes]:
@@ -186,18 +189,9 @@ class Generation(Task):
         self.prompt = prompt
 
 
-def _told(line: str) -> dict[str, Any]:
-    """Return what a line of a command's standard error says to programs; nothing if it is for people."""
-    try:
-        told = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) and ("page" in told or {"stage", "done", "total"} <= told.keys()) else {}
-
-
-def _for_people(line: str, told: dict[str, Any]) -> str:
+def _for_people(line: str, report: dict[str, Any]) -> str:
     """Return a line as the page shows it: an error in the words of the page."""
-    return printable(f"{ERROR}{told['page']}" if told else line.rstrip("\n"))
+    return printable(f"{ERROR}{report['page']}" if report else line.rstrip("\n"))
 
 
 def _reason(said: collections.deque[str], exit_code: int) -> str:

@@ -13,8 +13,9 @@ from nicegui import ui
 
 from scratchgpt.errors import DataError, UsageError, reason
 from scratchgpt.training import logs, runs
+from scratchgpt.training.places import RUNS
 from scratchgpt.training.sinks import KINDS
-from scratchgpt.web.desk import RUNS, Desk
+from scratchgpt.web.desk import Desk
 from scratchgpt.web.jobs import Task
 from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import Progress, card, failures_told, scrolling

@@ -1,7 +1,6 @@
 """Model and recipe: every field, checked as it is typed; what it costs; and the start of a training."""
 
 import asyncio
-import itertools
 import math
 import shlex
 from collections.abc import Callable
@@ -19,18 +18,18 @@ from scratchgpt.errors import ScratchGPTError, UsageError, for_page
 from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
 from scratchgpt.model import files as model_files
-from scratchgpt.training import checkpoint
+from scratchgpt.training.locate import locate
+from scratchgpt.training.places import DATA, RUNS, is_taken, unused_run
 from scratchgpt.web import recipe
-from scratchgpt.web.desk import DATA, RUNS, Desk, is_taken, taken, vocabulary
+from scratchgpt.web.desk import Desk, vocabulary
 from scratchgpt.web.memory import Memory
 from scratchgpt.web.parts import ModelChoice, card, explain, failures_told
+from scratchgpt.wording import rough_duration
 
 MODEL = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_word_embeddings")
 TRAIN = ("steps", "batch_size", "learning_rate", "warmup_steps", "min_lr_ratio", "eval_every", "sample_every", "seed")
 TICK = 2.0
 NEW_WEIGHTS = "new random weights"
-MINUTE, HOUR, DAY, YEAR = 60, 3600, 86_400, 31_557_600
-"""Seconds."""
 
 
 class ModelTab:
@@ -137,7 +136,7 @@ class ModelTab:
         """Return the fields that the weights decide, nothing if these are new."""
         with failures_told():
             if self._weights.value:
-                folder = checkpoint.locate(self._desk.inside(self._weights.value))
+                folder = locate(self._desk.inside(self._weights.value))
                 return recipe.size_texts(model_files.load_config(folder / "config.json"))
         return {}
 
@@ -202,7 +201,7 @@ class ModelTab:
             "passes over the data": passes(cost.n_tokens / meta["train_tokens"]),
         }
         if cost.seconds is not None:
-            figures["time, roughly"] = duration(cost.seconds) if self._rate else "..."
+            figures["time, roughly"] = rough_duration(cost.seconds) if self._rate else "..."
         with self._figures:
             for name, value in figures.items():
                 with ui.element("div").classes("figure"):
@@ -219,7 +218,7 @@ class ModelTab:
         if train.within_documents:
             separator(data, vocabulary(data))
         if self._weights.value:
-            folder = checkpoint.locate(self._desk.inside(self._weights.value))
+            folder = locate(self._desk.inside(self._weights.value))
             require_vocabulary(folder, vocabulary(folder), data, vocabulary(data))
 
     def _arguments(self, run_folder: str) -> list[str]:
@@ -252,21 +251,9 @@ class ModelTab:
         """Return the folder that is named, or the first one that is free."""
         if self._name.value:
             return RUNS / safe_name(self._name.value)
-        stem = safe_name(f"{self._data.value}-{self._preset.value}")
-        names = taken(RUNS)
-        return next(RUNS / name for n in itertools.count(1) if (name := f"{stem}-{n}").casefold() not in names)
+        return unused_run(safe_name(f"{self._data.value}-{self._preset.value}"))
 
 
 def passes(n: float) -> str:
     """Return how often something is gone through, to two digits or three."""
     return f"{n:.2g}" if n < 10 else f"{round(n, 2 - math.floor(math.log10(n))):,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 100:
-        return f"{math.ceil(seconds)} s"
-    for limit, unit_seconds, unit in ((100, MINUTE, "min"), (72, HOUR, "h"), (600, DAY, "days"), (1000, YEAR, "years")):
-        if round(seconds / unit_seconds) < limit:
-            return f"{round(seconds / unit_seconds)} {unit}"
-    return "over 1,000 years"

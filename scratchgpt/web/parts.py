@@ -8,10 +8,10 @@ from typing import Any
 from nicegui import ui
 
 from scratchgpt.errors import ScratchGPTError, UsageError, for_page
-from scratchgpt.files import shown
 from scratchgpt.web.desk import Desk
 from scratchgpt.web.jobs import Task
 from scratchgpt.web.memory import Memory
+from scratchgpt.wording import shown
 
 
 @contextlib.contextmanager

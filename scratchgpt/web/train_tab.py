@@ -10,9 +10,10 @@ from typing import Any
 from nicegui import ui
 
 from scratchgpt.errors import ScratchGPTError, UsageError, for_page
+from scratchgpt.training.places import RUNS
 from scratchgpt.web.address import MOST_COMPARED
 from scratchgpt.web.curves import Curves
-from scratchgpt.web.desk import RUNS, Desk
+from scratchgpt.web.desk import Desk
 from scratchgpt.web.history import History
 from scratchgpt.web.jobs import Training
 from scratchgpt.web.memory import Memory

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from scratchgpt import tokenizer
 from scratchgpt.cli import decode, encode, options
-from scratchgpt.data import reading
+from scratchgpt.data import plain
 from tests.cli.test_bad_input import FAILURE, USAGE, refused
 from tests.world import TEXT, scratchgpt
 
@@ -84,7 +84,7 @@ def test_json_lines_there_and_back(world: Path) -> None:
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 100, 2**20])
 def test_pipes_do_not_care_for_blocks(world: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "BLOCK", block)
-    monkeypatch.setattr(reading, "CHUNK", block)
+    monkeypatch.setattr(plain, "CHUNK", block)
     vocabulary = ("--tokenizer", str(world / "data" / "own"))
     text = "Grüße , the  quick\r\n\r\n\ufeff日本語 🙂 dog's\n \t end  \n"
     ids = CliRunner().invoke(encode.command, vocabulary, input=f"\ufeff{text}".encode())  # a mark is no text

@@ -14,7 +14,7 @@ import pytest
 
 from scratchgpt import machine
 from scratchgpt.backend.cpu import blas
-from scratchgpt.cli.train import _engine
+from scratchgpt.cli.running import _engine
 from scratchgpt.engine.plan import Plan
 from tests.world import TEXT, scratchgpt
 

@@ -22,6 +22,7 @@ from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
 from scratchgpt.tokenizer.added import Added
 from scratchgpt.tokenizer.bpe_training import train as learn
 from scratchgpt.training import checkpoint
+from scratchgpt.training.locate import locate
 
 BYTES = learn({}, 257)
 NAMES = ["</s>", "[PAD]", "<|im_end|>", "<eos>", "<｜end▁of▁sentence｜>"]
@@ -120,7 +121,7 @@ def trained(folder: Path, texts: list[str], *options: Any) -> Path:
 
 
 def said(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    return dict(json.loads((checkpoint.locate(folder) / name).read_text(encoding="utf-8")))
+    return dict(json.loads((locate(folder) / name).read_text(encoding="utf-8")))
 
 
 def test_a_run_on_documents_knows_their_end(tmp_path: Path) -> None:

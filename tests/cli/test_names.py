@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import scratchgpt as package
 from scratchgpt.cli import cli
 from scratchgpt.cli.serve import _name
-from scratchgpt.files import shown
+from scratchgpt.wording import shown
 from tests.world import TEXT, scratchgpt
 
 SMALL = ("--n-layer", "1", "--n-head", "1", "--n-embd", "8", "--block-size", "8", "--batch-size", "2")
@@ -108,4 +108,4 @@ def test_one_function_makes_consoles() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Console"
     ]
-    assert [name for name, _ in made] == ["render.py"]
+    assert [name for name, _ in made] == ["console.py"]

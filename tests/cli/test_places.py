@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from scratchgpt.cli import cli
-from scratchgpt.cli.train import _claimed_run
 from scratchgpt.files import write_json
 from scratchgpt.training.checkpoint import own_digest
+from scratchgpt.training.places import claimed_run
 from tests.world import TEXT
 
 SMALL = ("--n-layer", "1", "--n-head", "1", "--n-embd", "8", "--block-size", "8", "--batch-size", "2")
@@ -49,7 +49,7 @@ def test_each_training_claims_a_name_of_its_own(tmp_path: Path, there: list[str]
 
     def claim(_: int) -> str:
         start.wait()
-        with _claimed_run("x") as run:
+        with claimed_run("x") as run:
             (run / "log.jsonl").touch()
             return run.name
 
@@ -57,7 +57,7 @@ def test_each_training_claims_a_name_of_its_own(tmp_path: Path, there: list[str]
         names = {*threads.map(claim, range(n))}
         assert len(names) == n
         assert not names.intersection(there)
-        with _claimed_run("x") as unused:
+        with claimed_run("x") as unused:
             pass
         assert not unused.exists()
 

@@ -25,6 +25,7 @@ from scratchgpt.tokenizer.added import Added
 from scratchgpt.tokenizer.bpe_training import train as learn
 from scratchgpt.tokenizer.counting import count_pieces
 from scratchgpt.training import checkpoint
+from scratchgpt.training.locate import locate
 from tests.world import TEXT
 
 OWN = learn(count_pieces([TEXT]), 280)
@@ -133,7 +134,7 @@ def test_such_a_model_is_measured_and_trained(write: Callable[[Path], int], tmp_
     options = ("--steps", 1, "--lanes", 1, "--no-tune", "--quiet", "--eval-windows", 1, "--sample-every", 1)
     run(train.command, "--init", tmp_path / "m", "--data", tmp_path / "data", "--run", tmp_path / "run", *options)
     run(train.command, "--resume", tmp_path / "run", "--steps", 2, "--quiet")
-    config, _, vocabulary = checkpoint.open_model(checkpoint.locate(tmp_path / "run"))
+    config, _, vocabulary = checkpoint.open_model(locate(tmp_path / "run"))
     assert config == checkpoint.open_model(tmp_path / "m")[0]
     assert vocabulary.to_json() == tokenizers.load(tmp_path / "m").to_json()
 

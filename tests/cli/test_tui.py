@@ -46,8 +46,9 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from scratchgpt.cli.chart import Chart, Picture
-from scratchgpt.cli.tui import HELP, HELP_ATTACHED, Watch
-from scratchgpt.cli.tui import SMALL as SMALL_CHARTS
+from scratchgpt.cli.panels import HELP, HELP_ATTACHED
+from scratchgpt.cli.seen import SMALL as SMALL_CHARTS
+from scratchgpt.cli.tui import Watch
 
 Act = Callable[[Watch, "StandIn", Pilot[None]], Awaitable[None]]
 

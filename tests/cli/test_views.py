@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from scratchgpt.cli import render
+from scratchgpt.cli import views
 from scratchgpt.cli.curve import MOST_POINTS, Curve, heights, sparkline
 from scratchgpt.training import logs
 from scratchgpt.training.events import Ended, Evaluating, Event, Paused, Resumed, Sampled, Started, StepDone, from_json
-from scratchgpt.training.journal import Journal, printable
+from scratchgpt.training.journal import Journal
+from scratchgpt.training.pace import Pace
+from scratchgpt.wording import printable
 from tests.cli.test_commands import SMALL, log_rows, wait_until
 from tests.world import TEXT, scratchgpt
 
@@ -88,7 +90,7 @@ def test_sparklines(values: list[float], width: int, line: str) -> None:
 @pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
 def test_the_live_line_fits_any_width(width: int, locale: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", locale)
-    live = render.Live(Console(quiet=True, width=width))
+    live = views.Live(Console(quiet=True, width=width))
     live.show(Started(Path("run"), 0, 1_000_000, 1, "cpu"))
     for step in range(1, 100):
         live.show(StepDone(step, 4 / step, 1e-3, 1.0, 0.1, 123_456))
@@ -104,7 +106,7 @@ def test_the_live_line_fits_any_width(width: int, locale: str, monkeypatch: pyte
 def test_the_time_left_knows_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 7.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    pace = render.Pace()
+    pace = Pace()
     assert pace.left(0, 100) == ""
     for step in range(1, 11):
         now += 2
@@ -141,7 +143,7 @@ def test_short_steps_wake_a_reader_only_now_and_then() -> None:
             self.n_flushes += 1
 
     pipe = Pipe()
-    with render.JSONLines(pipe) as lines:
+    with views.JSONLines(pipe) as lines:
         for step in range(40):
             lines.show(Ended(step, is_finished=False))
             time.sleep(0.005)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from scratchgpt.backend import has_fused_attention
 from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
-from scratchgpt.cli import render
+from scratchgpt.cli import views
 from scratchgpt.config import ModelConfig, load_preset
 from scratchgpt.engine.base import Engine, open_engine
 from scratchgpt.engine.loss_scale import LARGEST, PATIENCE, LossScale
@@ -23,6 +23,7 @@ from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import Backoff
 from scratchgpt.training.events import Event, Noted, Started, StepDone
+from scratchgpt.training.locate import locate
 from scratchgpt.training.trainer import Trainer
 from tests.cuda.checks import needs_emulator
 from tests.world import make_dataset, make_snapshot, make_trainer
@@ -58,7 +59,7 @@ def gpu_trainer(folder: Path, *, precision: str = "fp32", scale: float = 2.0**16
 
 def resumed(folder: Path, plan: Plan | None = None) -> Trainer:
     """Return the trainer that goes on with the run in `folder`."""
-    snapshot = checkpoint.read(checkpoint.locate(folder / "run"))
+    snapshot = checkpoint.read(locate(folder / "run"))
     return Trainer(snapshot._replace(plan=plan or snapshot.plan), make_dataset(folder), folder / "run")
 
 
@@ -109,7 +110,7 @@ def test_twenty_steps_are_ten_resumed_and_ten(precision: str, tmp_path: Path) ->
     parts = until(gpu_trainer(tmp_path / "parts", precision=precision), 10)
     parts += resumed(tmp_path / "parts").events()
     assert losses(parts) == losses(whole)
-    one, other = (checkpoint.locate(tmp_path / name / "run") for name in ("whole", "parts"))
+    one, other = (locate(tmp_path / name / "run") for name in ("whole", "parts"))
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
@@ -179,7 +180,7 @@ def test_a_run_in_half_precision_skips_once_no_scale_helps(tmp_path: Path) -> No
     assert "the learning rate is 0.125 of the schedule's" in notes[-1]
     assert seen == list(range(8))
     assert trainer.engine.loss_scale == LossScale(0.5, 4)
-    snapshot = checkpoint.read(checkpoint.locate(tmp_path / "run"))
+    snapshot = checkpoint.read(locate(tmp_path / "run"))
     assert (snapshot.loss_scale, snapshot.backoff) == (LossScale(0.5, 4), Backoff(0.125, 4))
 
 
@@ -197,7 +198,7 @@ def test_the_scale_of_the_loss() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_shown_and_forgotten() -> None:
-    live = render.Live(Console(quiet=True, width=80))
+    live = views.Live(Console(quiet=True, width=80))
     live.show(Started(Path("run"), 0, 10, 1, "cpu"))
     for step, (loss, shown) in enumerate([(math.nan, "?"), (2.0, "2.000"), (math.inf, "2.000"), (3.0, "2.667")]):
         live.show(StepDone(step, loss, 1e-3, loss, 1.0, 10))
@@ -321,7 +322,7 @@ def test_too_little_memory_for_a_step(cupy: Any, counters: Any, tmp_path: Path) 
             MemoryError, match=r"cannot compute 3 sequences at once .* Use --micro-batch 1\..* saved in"
         ):
             list(events)
-        assert checkpoint.locate(tmp_path / "run").name == "step-000003"
+        assert locate(tmp_path / "run").name == "step-000003"
     finally:
         pool.set_limit(0)
     assert len(losses(list(resumed(tmp_path, GPU).events()))) == 17
@@ -336,7 +337,7 @@ def test_too_little_memory_for_an_evaluation(cupy: Any, tmp_path: Path) -> None:
     try:
         with pytest.raises(MemoryError, match=r"Out of memory .* The run is saved in .*step-000004; go on"):
             list(events)
-        assert checkpoint.locate(tmp_path / "run").name == "step-000004"
+        assert locate(tmp_path / "run").name == "step-000004"
     finally:
         pool.set_limit(0)
 

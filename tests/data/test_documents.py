@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from scratchgpt.data import documents
 from scratchgpt.data.documents import Tally, divided
-from scratchgpt.data.prepare import Prepared, prepare
+from scratchgpt.data.prepare import prepare
+from scratchgpt.data.prepared import Prepared
 from scratchgpt.data.reading import Reading
 from scratchgpt.data.shards import PARTS, ShardReader
 from scratchgpt.data.vocabulary import Pieces

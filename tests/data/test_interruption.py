@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from scratchgpt.data import prepare as module
-from scratchgpt.data import reading, shards, unpacking
+from scratchgpt.data import plain, shards, unpacking, work
 from scratchgpt.data.mix import find_sources
-from scratchgpt.data.prepare import Prepared, prepare
+from scratchgpt.data.prepare import prepare
+from scratchgpt.data.prepared import Prepared
 from scratchgpt.data.vocabulary import Pieces, Vocabulary
 from scratchgpt.errors import DataError
 from scratchgpt.files import replace_json
@@ -24,11 +24,11 @@ VOCAB_SIZE = 280
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let there be many blocks, records and shards in a small text."""
-    monkeypatch.setattr(reading, "CHUNK", 64)
+    monkeypatch.setattr(plain, "CHUNK", 64)
     monkeypatch.setattr(unpacking, "PIECE", 64)
     monkeypatch.setattr(unpacking, "START", 64)
-    monkeypatch.setattr(module, "BLOCK", 128)
-    monkeypatch.setattr(module, "SAVE_EVERY", 3)
+    monkeypatch.setattr(work, "BLOCK", 128)
+    monkeypatch.setattr(work, "SAVE_EVERY", 3)
     monkeypatch.setattr(shards.ShardWriter.__init__, "__kwdefaults__", {"shard_size": 200})
 
 
@@ -132,7 +132,7 @@ def test_what_a_record_counts_on_is_on_the_disk(mixture: Path, tmp_path: Path, m
         assert not lacking(path.parent)
 
     monkeypatch.setattr(os, "fsync", remember)
-    monkeypatch.setattr(module, "replace_json", record)
+    monkeypatch.setattr(work, "replace_json", record)
     assert not lacking(run(mixture, tmp_path / "out").folder)
 
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchgpt.data import reading
+from scratchgpt.data import plain
 from scratchgpt.data.dataset import token_dtype
 from scratchgpt.data.mix import Source, amounts, find_sources, looks_weighted
-from scratchgpt.data.prepare import Prepared, prepare
+from scratchgpt.data.prepare import prepare
+from scratchgpt.data.prepared import Prepared
 from scratchgpt.data.shards import PARTS, ShardReader
 from scratchgpt.data.vocabulary import Given
 from scratchgpt.errors import DataError, UsageError
@@ -93,7 +94,7 @@ def tokens(prepared: Prepared) -> list[list[int]]:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "CHUNK", 100)
+    monkeypatch.setattr(plain, "CHUNK", 100)
 
 
 def test_the_ratio_is_the_one_asked_for(mixture: Path, tmp_path: Path) -> None:
@@ -278,7 +279,7 @@ def test_pieces_do_not_change_the_tokens(
         path.write_text(text, encoding="utf-8")
     out = folder.with_name(f"{folder.name}-out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "CHUNK", chunk)
+        patch.setattr(plain, "CHUNK", chunk)
         prepared = prepare(folder, out, vocabulary=Given(Words()), val=find_sources([held_out])[0])
     ids = Words().encode(text).tolist()
     assert tokens(prepared) == [[*ids, END, *ids], ids]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchgpt.data import reading
+from scratchgpt.data import plain
 from scratchgpt.data.dataset import Dataset, token_dtype
 from scratchgpt.data.mix import find_sources
 from scratchgpt.data.prepare import prepare
@@ -31,7 +31,7 @@ def test_every_character_arrives_whatever_the_chunks(
 ) -> None:
     folder = tmp_path_factory.mktemp("prepare")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "CHUNK", chunk)  # cuts characters of several bytes in two
+        patch.setattr(plain, "CHUNK", chunk)  # cuts characters of several bytes in two
         prepared = prepare(write(folder, text.encode("utf-8")), folder / "out")
     dataset = Dataset.open(prepared.folder)
     parts = [dataset.tokenizer.decode(part.read(0, part.size)) for part in (dataset.train, dataset.val)]
@@ -111,7 +111,7 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
 def test_what_is_not_utf8_is_named_with_its_offset(
     content: bytes, offset: int, byte: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "CHUNK", chunk)
+    monkeypatch.setattr(plain, "CHUNK", chunk)
     with pytest.raises(DataError, match=f"0x{byte} at offset {offset} "):
         prepare(write(tmp_path, content), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -217,4 +217,4 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert done == dict.fromkeys(("Reading", "Encoding"), source.stat().st_size)
-    assert peak <= 64 * reading.CHUNK  # the text has 86
+    assert peak <= 64 * plain.CHUNK  # the text has 86

@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchgpt.data import documents as documents_module
-from scratchgpt.data import reading, unpacking
+from scratchgpt.data import plain, unpacking
 from scratchgpt.data.documents import Tally
 from scratchgpt.data.mix import source_name
 from scratchgpt.data.reading import Reading
 from scratchgpt.data.sources import TextFile, check_reading, text_files
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.tokenizer.bpe import split
 from scratchgpt.tokenizer.cutting import GPT4_PATTERNS, before_white_space, cut_of
+from scratchgpt.tokenizer.patterns import split
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 from tests.test_kinds import tar, zipped
 
@@ -55,7 +55,7 @@ def test_packed_lines_that_are_cut(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 5, 2**20])
 def test_packed_text(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "CHUNK", chunk)
+    monkeypatch.setattr(plain, "CHUNK", chunk)
     text = "\n".join(TEXTS) * 9
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text.encode("utf-8")))
     assert documents(tmp_path / "a.txt.gz") == [text]
@@ -113,7 +113,7 @@ def test_json_lines(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_that_is_wrong(line: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "LONGEST_ROW", 200_000 if line.startswith(b"[") else 300)
+    monkeypatch.setattr(plain, "LONGEST_ROW", 200_000 if line.startswith(b"[") else 300)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "one", "more": {"a": 2}}\r\n\n' + line + b"\n")
     with pytest.raises(DataError, match=message):
         documents(tmp_path / "a.jsonl")
@@ -220,7 +220,7 @@ def test_a_file_that_changes_between_readings(tmp_path: Path) -> None:
 
 def test_a_file_that_grows_while_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_bytes(b"to be or not\n" * reading.CHUNK)
+    path.write_bytes(b"to be or not\n" * plain.CHUNK)
     file = TextFile(path, path)
     for document in read(file):
         next(document)
@@ -245,7 +245,7 @@ def test_gutenbergs_header_and_footer(text: str, at: int, tmp_path_factory: pyte
     path.write_text(HEADER + text + FOOTER, encoding="utf-8", newline="")
     tally = Tally()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "CHUNK", len(HEADER) + at)
+        patch.setattr(plain, "CHUNK", len(HEADER) + at)
         file = TextFile(path, path)
         how = Reading(strip_gutenberg=True)
         found = file.documents(how, cut=before_white_space, read=lambda _: None, tally=tally)
@@ -372,7 +372,7 @@ def test_packed_files_that_are_damaged(packed: str, damage: str, tmp_path: Path)
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv"])
 @pytest.mark.parametrize("chunk", [1, 2**20])
 def test_encodings(encoding: str, name: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "CHUNK", chunk)
+    monkeypatch.setattr(plain, "CHUNK", chunk)
     content = {
         "txt": PLAIN,
         "jsonl": LINES.decode("ascii"),
@@ -556,8 +556,8 @@ def test_a_file_that_is_packed_again_and_again(tmp_path: Path) -> None:
 def test_json(
     content: str, expected: list[str] | str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "CHUNK", chunk)
-    monkeypatch.setattr(reading, "LONGEST_ROW", 20_000 if content.startswith("[[") else 300)
+    monkeypatch.setattr(plain, "CHUNK", chunk)
+    monkeypatch.setattr(plain, "LONGEST_ROW", 20_000 if content.startswith("[[") else 300)
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
     if isinstance(expected, list):
         assert documents(tmp_path / "a.json") == expected
@@ -595,7 +595,7 @@ def test_json(
 def test_tables(
     content: str, expected: list[str] | str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "CHUNK", chunk if len(content) < 999 else 2**16)
+    monkeypatch.setattr(plain, "CHUNK", chunk if len(content) < 999 else 2**16)
     (tmp_path / "a.csv").write_text(content, encoding="utf-8", newline="")
     if isinstance(expected, list):
         assert documents(tmp_path / "a.csv") == expected

@@ -15,8 +15,8 @@ from scratchgpt.model import files
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.tokenizer import CharTokenizer, Tokenizer
-from scratchgpt.tokenizer.bpe import split
 from scratchgpt.tokenizer.bpe_training import train
+from scratchgpt.tokenizer.patterns import split
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 from tests.world import CPU, TEXT, scratchgpt
 

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer, bpe
-from scratchgpt.tokenizer.bpe import ALPHABET, encode_piece, split
+from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer, patterns
+from scratchgpt.tokenizer.bpe import encode_piece
 from scratchgpt.tokenizer.bpe_training import train
+from scratchgpt.tokenizer.byte_characters import ALPHABET
 from scratchgpt.tokenizer.counting import count_pieces
+from scratchgpt.tokenizer.patterns import split
 from scratchgpt.tokenizer.splitting import GPT2_PATTERN
 from tests.strategies import settled_texts
 
@@ -255,7 +257,7 @@ def test_a_special_token_written_as_another_one() -> None:
 
 @pytest.mark.parametrize("pattern", ["(a|aa)+b", "(?R)"])
 def test_a_pattern_without_end(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe, "PATIENCE", 0.2)
+    monkeypatch.setattr(patterns, "PATIENCE", 0.2)
     hostile = BPETokenizer(BPE.tokens, BPE.merges, special=BPE.special, patterns=(r"\n", pattern))
     assert hostile.decode(hostile.encode("")) == ""
     with pytest.raises(DataError, match=rf"split pattern {re.escape(repr(pattern))} is too slow or too large for this"):

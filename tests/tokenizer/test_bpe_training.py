@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from scratchgpt.errors import UsageError
 from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer
-from scratchgpt.tokenizer.bpe import ALPHABET
 from scratchgpt.tokenizer.bpe_training import train
+from scratchgpt.tokenizer.byte_characters import ALPHABET
 from scratchgpt.tokenizer.counting import count_pieces
 from tests.strategies import settled_texts
 

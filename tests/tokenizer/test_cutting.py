@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.cli import encode, options
-from scratchgpt.data import documents, reading, unpacking
-from scratchgpt.data import prepare as preparation
+from scratchgpt.data import documents, plain, unpacking, work
 from scratchgpt.data.mix import find_sources
 from scratchgpt.data.prepare import prepare
 from scratchgpt.data.vocabulary import Given
@@ -69,7 +68,7 @@ def test_pieces_give_the_ids_of_the_whole(name: str, lines: list[str]) -> None:
 @pytest.mark.parametrize("name", STEPS)
 def test_files_and_pipes_give_the_ids_of_the_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = pytest.importorskip("tokenizers")
-    for module, block in ((reading, "CHUNK"), (unpacking, "PIECE"), (preparation, "BLOCK"), (options, "BLOCK")):
+    for module, block in ((plain, "CHUNK"), (unpacking, "PIECE"), (work, "BLOCK"), (options, "BLOCK")):
         monkeypatch.setattr(module, block, 50)
     (tmp_path / "tokenizer.json").write_text(json.dumps(content(name)), encoding="utf-8")
     theirs = library.Tokenizer.from_str(json.dumps(content(name)))

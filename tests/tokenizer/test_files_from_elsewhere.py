@@ -18,10 +18,10 @@ from scratchgpt import tokenizer as tokenizers
 from scratchgpt.data.documents import whole_words
 from scratchgpt.errors import DataError
 from scratchgpt.tokenizer import BPETokenizer
-from scratchgpt.tokenizer.bpe import split as cut
 from scratchgpt.tokenizer.bpe_training import train
 from scratchgpt.tokenizer.counting import count_pieces
 from scratchgpt.tokenizer.cutting import GPT4_PATTERNS
+from scratchgpt.tokenizer.patterns import split as cut
 from tests.strategies import settled_texts
 
 TEXT = "the cat's hat: 1234 the café, the cafe\u0301 — the  end.\n\nthat hat\n"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from scratchgpt.errors import CheckpointError
 from scratchgpt.training import checkpoint
-from scratchgpt.training.checkpoint import Snapshot
+from scratchgpt.training.locate import locate
+from scratchgpt.training.snapshot import Snapshot
 from scratchgpt.training.trainer import Trainer
 from tests.world import make_dataset, make_snapshot
 
@@ -27,7 +28,7 @@ def make_checkpoint(folder: Path) -> Path:
     snapshot = make_snapshot(dataset, steps=4, eval_every=2, patience=3, on_nan="skip")
     snapshot = snapshot._replace(plan=snapshot.plan._replace(lanes=1))
     list(Trainer(snapshot, dataset, folder / "run").events())
-    return checkpoint.locate(folder / "run")
+    return locate(folder / "run")
 
 
 def everything(folder: Path) -> tuple[object, ...]:

@@ -17,7 +17,11 @@ from scratchgpt.engine import plan
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.training import checkpoint
-from scratchgpt.training.checkpoint import FILES, TRAINER, Checkpoints, Snapshot, own_digest
+from scratchgpt.training.checkpoint import FILES, TRAINER, own_digest
+from scratchgpt.training.locate import locate
+from scratchgpt.training.places import newest_run
+from scratchgpt.training.snapshot import Snapshot, fresh
+from scratchgpt.training.store import Checkpoints
 from tests.world import make_dataset, make_snapshot
 
 
@@ -31,7 +35,7 @@ def snapshot(tmp_path: Path) -> Snapshot:
 
 def save(tmp_path: Path, snapshot: Snapshot) -> Path:
     dataset = make_dataset(tmp_path)
-    return Checkpoints(tmp_path / "run").save(snapshot, dataset.tokenizer)
+    return checkpoint.save(Checkpoints(tmp_path / "run"), snapshot, dataset.tokenizer)
 
 
 def keep_all(snapshot: Snapshot) -> TrainConfig:
@@ -73,8 +77,8 @@ def test_pointers_and_what_is_kept(tmp_path: Path, snapshot: Snapshot) -> None:
     assert names(tmp_path) == ["best", "last", "step-000005", "step-000010", "step-000015"]
     assert checkpoints.pointed("last") == folder
     assert checkpoints.pointed("best") == tmp_path / "run" / "checkpoints" / "step-000005"
-    assert checkpoint.locate(tmp_path / "run") == folder
-    assert checkpoint.locate(folder) == folder
+    assert locate(tmp_path / "run") == folder
+    assert locate(folder) == folder
 
 
 def test_steps_beyond_a_million_are_in_order(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -93,7 +97,7 @@ def test_milestones_are_never_removed(tmp_path: Path, snapshot: Snapshot) -> Non
 def test_a_run_killed_before_it_could_point_at_its_first_checkpoint(tmp_path: Path, snapshot: Snapshot) -> None:
     folder = save(tmp_path, snapshot)
     (folder.parent / "last").unlink()
-    assert checkpoint.locate(tmp_path / "run") == folder
+    assert locate(tmp_path / "run") == folder
 
 
 def test_a_checkpoint_is_never_replaced(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -109,7 +113,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, snapshot: Sna
     params[7] = np.inf
     with pytest.raises(CheckpointError, match="not finite"):
         save(tmp_path, snapshot._replace(params=params, step=20))
-    assert checkpoint.locate(tmp_path / "run") == folder
+    assert locate(tmp_path / "run") == folder
 
 
 def test_going_back_drops_what_came_after(tmp_path: Path, snapshot: Snapshot) -> None:
@@ -227,7 +231,7 @@ def test_biases_where_there_should_be_none(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     made = make_snapshot(dataset)
     model = type(made.model)(**(vars(made.model) | {"bias": False}))
-    folder = save(tmp_path, checkpoint.fresh(model, made.train, dataset))
+    folder = save(tmp_path, fresh(model, made.train, dataset))
     assert checkpoint.read(folder).model == model
     (folder / TRAINER).unlink()
     tensors = load_file(folder / "model.safetensors")
@@ -259,7 +263,7 @@ def test_a_failed_save_harms_nothing(tmp_path: Path, snapshot: Snapshot, request
     with pytest.raises(CheckpointError, match=r"step-000020: No space left.*untouched.*--resume"):
         save(tmp_path, snapshot._replace(step=20))
     assert names(tmp_path) == before
-    assert checkpoint.locate(tmp_path / "run") == folder
+    assert locate(tmp_path / "run") == folder
     assert checkpoint.read(folder).step == 10
 
 
@@ -278,26 +282,26 @@ def test_a_pointer_to_nowhere(content: str, tmp_path: Path, snapshot: Snapshot) 
     save(tmp_path, snapshot)
     (tmp_path / "run" / "checkpoints" / "last").write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError, match=r"no last checkpoint; name one of .*step-000010"):
-        checkpoint.locate(tmp_path / "run")
+        locate(tmp_path / "run")
     save(tmp_path, snapshot._replace(step=20))  # and a save mends it
-    assert checkpoint.locate(tmp_path / "run").name == "step-000020"
+    assert locate(tmp_path / "run").name == "step-000020"
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run or checkpoint"):
-        checkpoint.locate(tmp_path / "nothing")
+        locate(tmp_path / "nothing")
     with pytest.raises(UsageError, match="has no last checkpoint"):
-        checkpoint.locate(tmp_path)
+        locate(tmp_path)
     with pytest.raises(UsageError, match="scratchgpt train"):
-        checkpoint.newest_run(tmp_path)
+        newest_run(tmp_path)
 
 
 def test_the_newest_run_is_the_one_saved_last(tmp_path: Path, snapshot: Snapshot) -> None:
     dataset = make_dataset(tmp_path)
     for at, run in enumerate(("b", "a", "c")):
-        Checkpoints(tmp_path / run).save(snapshot, dataset.tokenizer)
+        checkpoint.save(Checkpoints(tmp_path / run), snapshot, dataset.tokenizer)
         os.utime(tmp_path / run / "checkpoints" / "last", ns=(0, at if run != "c" else 0))
-    assert checkpoint.newest_run(tmp_path) == tmp_path / "a"
+    assert newest_run(tmp_path) == tmp_path / "a"
 
 
 def test_a_run_that_memory_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

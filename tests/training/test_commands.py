@@ -11,6 +11,7 @@ from scratchgpt.errors import UsageError
 from scratchgpt.training import checkpoint
 from scratchgpt.training.commands import NAMES, Command, Evaluate, Pause, Resume, Sample, Save, Stop, parse
 from scratchgpt.training.events import Ended, Evaluated, Event, Noted, Paused, Resumed, Sampled, Saved, StepDone
+from scratchgpt.training.locate import locate
 from scratchgpt.training.trainer import Trainer
 from tests.training.test_trainer import assert_same_state, losses
 from tests.world import make_dataset, make_snapshot, make_trainer
@@ -39,7 +40,7 @@ def test_commands_change_no_number(lanes: int, tmp_path: Path) -> None:
     }
     got = list(told(Trainer(snapshot, dataset, tmp_path / "told" / "run"), commands))
     assert losses(got) == expected
-    one, other = (checkpoint.locate(tmp_path / name / "run") for name in ("undisturbed", "told"))
+    one, other = (locate(tmp_path / name / "run") for name in ("undisturbed", "told"))
     assert_same_state(one, other)
     assert checkpoint.read(one).best_loss == checkpoint.read(other).best_loss
     assert [event.step for event in got if isinstance(event, Sampled) and event.is_last] == [1, 7, 20]

@@ -10,9 +10,10 @@ import pytest
 
 from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import Backoff
-from scratchgpt.training.checkpoint import Checkpoints
 from scratchgpt.training.events import Ended, Evaluated
 from scratchgpt.training.formats import FORMAT
+from scratchgpt.training.locate import locate
+from scratchgpt.training.store import Checkpoints
 from scratchgpt.training.trainer import Trainer
 from tests.world import make_dataset
 
@@ -29,7 +30,7 @@ def test_there_is_a_run_of_every_older_format() -> None:
 @pytest.mark.parametrize("version", BEFORE_0_1)
 def test_a_run_of_an_older_version_goes_on(version: int, tmp_path: Path) -> None:
     run = Path(shutil.copytree(OLD / f"format-{version}", tmp_path / "run"))
-    folder = checkpoint.locate(run)
+    folder = locate(run)
     assert json.loads((folder / "trainer.json").read_text(encoding="utf-8"))["format"] == version
 
     snapshot = checkpoint.read(folder)
@@ -48,7 +49,7 @@ def test_a_run_of_an_older_version_goes_on(version: int, tmp_path: Path) -> None
     first = next(event for event in events if isinstance(event, Evaluated))
     assert snapshot.best_loss is not None
     assert abs(first.loss - snapshot.best_loss) <= 0.01  # an update or two later
-    again = checkpoint.read(checkpoint.locate(run))
+    again = checkpoint.read(locate(run))
     assert again.step == 6
     assert np.abs(again.params - snapshot.params).max() <= 0.02
 
@@ -56,7 +57,7 @@ def test_a_run_of_an_older_version_goes_on(version: int, tmp_path: Path) -> None
 def test_the_best_checkpoint_of_an_older_run_may_be_gone(tmp_path: Path) -> None:
     run = Path(shutil.copytree(OLD / f"format-{BEFORE_0_1[-1]}", tmp_path / "run"))
     (run / "checkpoints" / "best").unlink()
-    snapshot = checkpoint.read(checkpoint.locate(run))
+    snapshot = checkpoint.read(locate(run))
     assert (snapshot.best_loss, snapshot.best_step) == (None, None)
-    Checkpoints(run).rewind(checkpoint.locate(run), snapshot.best_step)
+    Checkpoints(run).rewind(locate(run), snapshot.best_step)
     assert Checkpoints(run).pointed("best") is None

@@ -16,8 +16,9 @@ from scratchgpt.engine.workers import Workers
 from scratchgpt.errors import TrainingError
 from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import MOST_SKIPPED
-from scratchgpt.training.checkpoint import Checkpoints
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
+from scratchgpt.training.locate import locate
+from scratchgpt.training.store import Checkpoints
 from scratchgpt.training.trainer import Trainer
 from tests.world import make_dataset, make_snapshot
 
@@ -35,7 +36,7 @@ def assert_same_state(one: Path, other: Path) -> None:
 
 def resumed(run: Path, dataset: Dataset) -> Trainer:
     """Return what `--resume` would make of a run."""
-    folder = checkpoint.locate(run)
+    folder = locate(run)
     snapshot = checkpoint.read(folder)
     Checkpoints(run).rewind(folder, snapshot.best_step)
     return Trainer(snapshot, dataset, run)
@@ -209,7 +210,7 @@ def test_a_run_that_skips_is_resumed_to_the_bit(tmp_path: Path) -> None:
     assert found[0] == found[1]
     assert len(found[0]) == 20
     assert found[0][-1][1] == 1e-2 / 16
-    assert_same_state(*(checkpoint.locate(tmp_path / name) for name in ("whole", "parts")))
+    assert_same_state(*(locate(tmp_path / name) for name in ("whole", "parts")))
 
 
 def test_a_run_that_only_skips_ends(tmp_path: Path) -> None:

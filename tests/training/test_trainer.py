@@ -15,7 +15,8 @@ import pytest
 from scratchgpt.errors import TrainingError, UsageError
 from scratchgpt.training import checkpoint
 from scratchgpt.training.events import Ended, Evaluated, Evaluating, Event, Noted, Saved, StepDone
-from scratchgpt.training.trainer import Trainer, _duration
+from scratchgpt.training.locate import locate
+from scratchgpt.training.trainer import Trainer
 from tests.world import make_dataset, make_documents, make_snapshot, make_trainer
 
 
@@ -53,7 +54,7 @@ def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, Any], tmp_path:
     assert isinstance(got[-1], Ended)
     assert not got[-1].is_finished
 
-    snapshot = checkpoint.read(checkpoint.locate(tmp_path / "parts" / "run"))
+    snapshot = checkpoint.read(locate(tmp_path / "parts" / "run"))
     assert snapshot.step == 10
     second = Trainer(snapshot, dataset, tmp_path / "parts" / "run")
     got += list(second.events())
@@ -61,8 +62,8 @@ def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, Any], tmp_path:
     assert len(expected) == 20
     assert losses(got) == expected
     assert_same_state(
-        checkpoint.locate(tmp_path / "whole" / "run"),
-        checkpoint.locate(tmp_path / "parts" / "run"),
+        locate(tmp_path / "whole" / "run"),
+        locate(tmp_path / "parts" / "run"),
     )
 
 
@@ -151,20 +152,20 @@ def test_a_loss_that_explodes_ends_the_run_and_keeps_the_last_checkpoint(tmp_pat
     trainer.model.params[5] = math.nan
     with pytest.raises(TrainingError, match=r"At step 4 .* nan and nan.*diverged.*step-000003.*--learning-rate"):
         next(events)
-    assert checkpoint.read(checkpoint.locate(tmp_path / "run")).step == 3
+    assert checkpoint.read(locate(tmp_path / "run")).step == 3
 
 
 def test_weights_that_explode_are_not_saved(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, steps=1, learning_rate=1e38)
     with pytest.raises(TrainingError, match=r"At step 1 .*diverged.*step-000000"):
         list(trainer.events())
-    assert checkpoint.read(checkpoint.locate(tmp_path / "run")).step == 0
+    assert checkpoint.read(locate(tmp_path / "run")).step == 0
 
 
 def test_a_run_killed_before_its_first_evaluation_goes_on(tmp_path: Path) -> None:
     assert isinstance(next(make_trainer(tmp_path).events()), Saved)
     dataset = make_dataset(tmp_path)
-    again = Trainer(checkpoint.read(checkpoint.locate(tmp_path / "run")), dataset, tmp_path / "run")
+    again = Trainer(checkpoint.read(locate(tmp_path / "run")), dataset, tmp_path / "run")
     assert losses(list(again.events())) == losses(list(make_trainer(tmp_path / "undisturbed").events()))
 
 
@@ -194,11 +195,4 @@ def test_after_ten_steps_a_run_says_how_long_the_others_take(tmp_path: Path) -> 
         events = list(Trainer(snapshot._replace(train=train), dataset, tmp_path / "run").events())
         notes = [event.message for event in events if isinstance(event, Noted)]
         assert [int(note.split()[1].rstrip(":")) for note in notes] == told
-        snapshot = checkpoint.read(checkpoint.locate(tmp_path / "run"))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.01, "1 s"), (99.5, "100 s"), (101, "2 min"), (5990, "1 h 40 min"), (12_000, "3 h 20 min")]
-)
-def test_times_as_people_say_them(seconds: float, said: str) -> None:
-    assert _duration(seconds) == said
+        snapshot = checkpoint.read(locate(tmp_path / "run"))

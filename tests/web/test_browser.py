@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scratchgpt.training.checkpoint import Checkpoints, step_of
+from scratchgpt.training.store import Checkpoints, step_of
 from tests.web.browser import Browser
 from tests.web.server import Server, chromium, served, wait_until
 from tests.world import TEXT, make_dataset, scratchgpt

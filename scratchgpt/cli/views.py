@@ -1,160 +1,31 @@
-"""What a person sees while something runs: a live line in a terminal, plain lines anywhere else."""
+"""Views of a run: a live line in a terminal, plain lines anywhere else, lines of JSON for programs."""
 
 import contextlib
 import io
 import json
-import math
-import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
-from typing import Any, Protocol, Self, TextIO
+from collections.abc import Iterator
+from typing import Protocol, Self, TextIO
 
 import click
 import rich.live
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 from rich.text import Text
 
-from scratchgpt.cli import PROGRESS
+from scratchgpt.cli.console import has_unicode, terminal
 from scratchgpt.cli.curve import ASCII_BLOCKS, BLOCKS, Curve, sparkline
-from scratchgpt.files import shown
-from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Resumed, Sampled, Started, StepDone, to_json
-from scratchgpt.training.journal import note, printable
+from scratchgpt.training.events import Evaluated, Evaluating, Event, Noted, Sampled, Started, StepDone, to_json
+from scratchgpt.training.journal import note
+from scratchgpt.training.pace import Pace
+from scratchgpt.wording import printable, shown
 
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines about single steps."""
 TOGETHER = 0.1
 """Seconds in which all lines of JSON are written at once."""
-TOLD_INTERVAL = 0.2
-"""Seconds between two lines about it."""
-
-
-def terminal(*, stderr: bool = False) -> Console:
-    """Return a console that shows text as it is: a name may hold what rich takes for markup or for an emoji."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-
-
-@contextlib.contextmanager
-def byte_progress(description: str) -> Iterator[Callable[[int], None]]:
-    """Show how many bytes there were, in a terminal; yields what to call with each amount."""
-    console = terminal(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=None)
-        yield lambda n_bytes: progress.advance(task, n_bytes)
-
-
-@contextlib.contextmanager
-def stages(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show the stages of some work, in a terminal; yields what to call with a stage, an amount done and that of all.
-
-    For a program that has set SCRATCHGPT_PROGRESS=json, each is a line of JSON on standard error, now and then.
-    """
-    if os.environ.get(PROGRESS) == "json":
-        yield _Told()
-        return
-    console = terminal(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, n_done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(shown(f"{stage} {title}"), total=total)
-            progress.advance(tasks[stage], n_done)
-
-        yield show
-
-
-class _Told:
-    """Stages for a program that waits."""
-
-    def __init__(self) -> None:
-        self._done: dict[str, int] = {}
-        self._told_at = -math.inf
-
-    def __call__(self, stage: str, n_done: int, total: int) -> None:
-        done = self._done[stage] = self._done.get(stage, 0) + n_done
-        if time.monotonic() - self._told_at >= TOLD_INTERVAL or done >= total:
-            self._told_at = time.monotonic()
-            line = {"stage": stage, "done": done, "total": total}
-            print(json.dumps(line), file=sys.stderr, flush=True)  # noqa: T201 - this module is what prints
-
-
-def waiting(description: str) -> contextlib.AbstractContextManager[object]:
-    """Show in a terminal what is being waited for."""
-    return terminal(stderr=True).status(Text(shown(description)))
-
-
-def show_sources(meta: dict[str, Any]) -> None:
-    """Print what `prepare` found in each source, what it kept and dropped, and a mixture's ratio."""
-    parts = meta["parts"]
-    _print_table(
-        ("source", "documents", "characters", "tokens", "characters per token", "kept", "dropped"),
-        [
-            (
-                part["name"],
-                f"{part['documents']:,}",
-                f"{part['characters']:,}",
-                f"{part['tokens']:,}",
-                f"{part['characters'] / part['tokens']:.2f}",
-                f"{part['kept_tokens']:,}",
-                f"{part['tokens'] - part['kept_tokens']:,}",
-            )
-            for part in parts
-        ],
-    )
-    if n_dropped := sum(part["dropped_characters"] for part in parts):
-        print(f"Left out as Project Gutenberg's: {n_dropped:,} characters.")  # noqa: T201 - this module is what prints
-    weights = [source["weight"] for source in meta["asked"]["sources"]]
-    if None not in weights:
-        _show_mixture(parts[: len(weights)], weights)
-
-
-def _show_mixture(parts: Sequence[dict[str, Any]], weights: Sequence[float]) -> None:
-    """Print the ratio that was asked for and the one that there is."""
-    kept = sum(part["kept_tokens"] for part in parts)
-    _print_table(
-        ("mixture", "asked", "taken", "tokens available", "tokens taken", "tokens dropped"),
-        [
-            (
-                part["name"],
-                f"{weight / sum(weights):.2%}",
-                f"{part['kept_tokens'] / kept:.2%}",
-                f"{part['tokens']:,}",
-                f"{part['kept_tokens']:,}",
-                f"{part['tokens'] - part['kept_tokens']:,}",
-            )
-            for part, weight in zip(parts, weights, strict=True)
-        ],
-    )
-    if not math.isclose(sum(weights), 100):
-        print(f"The weights sum to {sum(weights):g}, not 100: each is taken as its part of that.")  # noqa: T201
-
-
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print names and numbers; where the terminal is too narrow, numbers go on in the next line."""
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="left" if title == titles[0] else "right", overflow="fold")
-    for name, *numbers in rows:
-        table.add_row(Text(shown(name)), *numbers)
-    console = terminal()
-    console.width = console.width if console.is_terminal else 120
-    console.print(table)
 
 
 class Renderer(Protocol):
@@ -302,12 +173,6 @@ class Plain:
             print(line, flush=True)  # noqa: T201 - this is what a renderer is for
 
 
-def has_unicode() -> bool:
-    """Tell whether the terminal shows UTF-8, by what the locale says of it, if that says anything."""
-    named = next((os.environ[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "utf")
-    return "utf" in named.lower()
-
-
 class Live:
     """One line that is always up to date, evaluations and samples above it."""
 
@@ -367,30 +232,3 @@ class Live:
         line = Text.assemble(left, bar, "  ", "  ".join(right), no_wrap=True, overflow="crop")
         line.truncate(width)
         return line
-
-
-class Pace:
-    """How fast a run goes on, all that it does included."""
-
-    def __init__(self) -> None:
-        """Know nothing."""
-        self._last: float | None = None
-        self._seconds = 0.0
-        self._n = 0
-
-    def see(self, event: Event, now: float | None = None) -> None:
-        """Learn from an event that came at `now`, in seconds of any clock; from a pause, only that it is over."""
-        now = time.monotonic() if now is None else now
-        if isinstance(event, StepDone):
-            if self._last is not None:
-                self._n += 1
-                self._seconds += max(0.02, 1 / self._n) * (now - self._last - self._seconds)
-            self._last = now
-        elif isinstance(event, Resumed):
-            self._last = now
-        elif isinstance(event, Started):  # what was before it took no time of this program
-            self._last = None
-
-    def left(self, step: int, steps: int) -> str:
-        """Return the time that is left for the steps, or nothing while nobody knows."""
-        return str(timedelta(seconds=round((steps - step) * self._seconds))) if self._n else ""
