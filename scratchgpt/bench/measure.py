@@ -20,7 +20,7 @@ from statistics import mean, median
 from typing import IO, Any, cast
 
 from scratchgpt.bench import LIMIT, OURS, PEERS, SOURCES, Source, Workload, parsed, processes, settings_of
-from scratchgpt.bench.rounds import Turn, cpu_ratios, length, play, ratios
+from scratchgpt.bench.rounds import Rounds, Turn, cpu_ratios, joined, length, play, ratios
 from scratchgpt.errors import BenchmarkError, UsageError, did_you_mean
 from scratchgpt.machine import processor_name
 
@@ -112,7 +112,7 @@ class Worker:
     def take_turn(self, steps: int) -> Turn:
         """Time some steps, after one whose time does not count."""
         seconds = self.ask({"steps": 1 + steps})["seconds"]
-        return Turn(seconds[1:], self.cpu)
+        return Turn(seconds[1:], self.cpu / (1 + steps))
 
     def warm_up(self) -> tuple[float, Answer]:
         """Make some steps; return how long the quickest took, and the most memory held after the first."""
@@ -175,41 +175,51 @@ def started(name: str, workload: Any, module: str = WORKER) -> Iterator[tuple[Wo
 
 
 def compare(
-    workload: Workload, peers: Sequence[str], *, steps: int | None, rounds: int, progress: Callable[[str], None]
+    workload: Workload,
+    peers: Sequence[str],
+    *,
+    steps: int | None,
+    rounds: int,
+    starts: int,
+    progress: Callable[[str], None],
 ) -> list[Answer]:
     """Measure the peers and ours in turn; return a record of each, ours last. Raises UsageError and BenchmarkError."""
-    with contextlib.ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        records: dict[str, Answer] = {}
-        seconds: list[float] = []
-        for name in (OURS, *peers, LIMIT):
-            progress(f"starting {name}")
-            workers[name], records[name] = stack.enter_context(started(name, workload))
-            if name != LIMIT:
-                step, memory = workers[name].warm_up()
-                records[name] |= memory
-                seconds.append(step)
-            workload = dataclasses.replace(workload, device=records[OURS]["device"])
-        product = workers.pop(LIMIT)
-        check_losses({name: worker.losses for name, worker in workers.items()}, workload.precision)
-        steps = steps or length(seconds, least=1, most=MOST_STEPS)
-        turns = {(name, "steps"): partial(worker.take_turn, steps) for name, worker in workers.items()}
-        turns[LIMIT, "products"] = partial(product.take_turn, PRODUCTS)
-        played = play(turns, rounds, progress=progress)
-    products = itertools.chain.from_iterable(turn.seconds for turn in played.of(LIMIT, "products"))
+    records: dict[str, Answer] = {}
+    played: list[Rounds] = []
+    for number in range(starts):
+        with contextlib.ExitStack() as stack:
+            workers: dict[str, Worker] = {}
+            seconds: list[float] = []
+            # No contender has always the memory that is left by the others.
+            for name in (OURS, *peers, LIMIT)[:: -1 if number % 2 else 1]:
+                progress(f"start {number + 1} of {starts}: {name}")
+                workers[name], records[name] = stack.enter_context(started(name, workload))
+                if name != LIMIT:
+                    step, memory = workers[name].warm_up()
+                    records[name] |= memory
+                    seconds.append(step)
+                workload = dataclasses.replace(workload, device=records[OURS]["device"])
+            product = workers.pop(LIMIT)
+            check_losses({name: worker.losses for name, worker in workers.items()}, workload.precision)
+            steps = steps or length(seconds, least=1, most=MOST_STEPS)
+            turns = {(name, "steps"): partial(workers[name].take_turn, steps) for name in (OURS, *peers)}
+            turns[LIMIT, "products"] = partial(product.take_turn, PRODUCTS)
+            played.append(play(turns, rounds, progress=progress))
+    found = joined(played)
+    products = itertools.chain.from_iterable(turn.seconds for turn in found.of(LIMIT, "products"))
     rate = records[LIMIT]["flops"] / median(products)
-    found = [
+    doubts = found.doubts(
+        {f"{peer} / ours": ratios(found.of(peer, "steps"), found.of(OURS, "steps")) for peer in peers}
+    )
+    return [
         {"contender": name}
         | records[name]
-        | {"idle_cpu": workers[name].idle_cpu, "first_loss": workers[name].losses[0], "steps": steps}
-        | numbers(played.of(name, "steps"), played.of(OURS, "steps"), workload=workload, rate=rate)
-        | played.about()
+        | {"idle_cpu": workers[name].idle_cpu, "first_loss": workers[name].losses[0]}
+        | numbers(found.of(name, "steps"), found.of(OURS, "steps"), workload=workload, rate=rate)
+        | {"steps": steps, "starts": starts, "doubts": doubts}
+        | found.about()
         for name in (*peers, OURS)
     ]
-    doubts = played.doubts(
-        {f"{peer} / ours": ratios(played.of(peer, "steps"), played.of(OURS, "steps")) for peer in peers}
-    )
-    return [record | {"doubts": doubts} for record in found]
 
 
 def check_losses(losses: dict[str, list[float]], precision: str) -> None:
@@ -228,7 +238,7 @@ def numbers(turns: Sequence[Turn], our_turns: Sequence[Turn], *, workload: Workl
     """Return the results of a contender's turns.
 
     `rate` is the machine's largest number of floating-point operations a second. `ratio` and `cpu_ratio` are medians
-    over the rounds.
+    over the rounds, or over the starts if there are several.
     """
     seconds = list(itertools.chain.from_iterable(turn.seconds for turn in turns))
     step = median(seconds)
@@ -237,7 +247,7 @@ def numbers(turns: Sequence[Turn], our_turns: Sequence[Turn], *, workload: Workl
         "step_ms": 1e3 * step,
         "step_ms_min": 1e3 * min(seconds),
         "step_ms_max": 1e3 * max(seconds),
-        "cpu_ms": 1e3 * median(turn.cpu / (1 + len(turn.seconds)) for turn in turns) or None,
+        "cpu_ms": 1e3 * median(turn.cpu for turn in turns) or None,
         "tokens_per_s": workload.batch_size * workload.model.block_size / step,
         "gflops": workload.flops / step / 1e9,
         "blas_gflops": rate / 1e9,

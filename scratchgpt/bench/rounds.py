@@ -25,51 +25,48 @@ WIDEST = 0.1
 
 
 class Turn(NamedTuple):
-    """The measurements of one turn."""
+    """The measurements of one turn, or of all turns in a start."""
 
     seconds: list[float]  # of each step or token that counts
-    cpu: float = 0.0  # processor seconds of the whole turn; 0 where the system does not report them
+    cpu: float = 0.0  # processor seconds of a step or a text; 0 where the system does not report them
 
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
     """The rounds that count: the quiet ones, or all if too few are quiet."""
 
-    turns: list[dict[Key, Turn]]
-    n_asked: int
+    samples: list[dict[Key, Turn]]  # the rounds; of several starts, the turns in each start together
+    n_rounds: int  # that count
     n_made: int
     n_busy: int | None  # None where the system does not report its load
+    is_busy: bool  # whether busy rounds count, for want of quiet ones
     foreign_share: float | None  # of the cores, busy with other programs: median of the rounds that count
 
     def of(self, *key: str) -> list[Turn]:
-        """Return the turn of each round under a key."""
-        return [turns[key[0], key[1]] for turns in self.turns]
+        """Return the turn of each sample under a key."""
+        return [sample[key[0], key[1]] for sample in self.samples]
 
     def about(self) -> dict[str, Any]:
         """Return the entries of a record; None stands for values that the system does not report."""
-        discarded = None if self.n_busy is None else self.n_made - len(self.turns)
-        return {"rounds": len(self.turns), "discarded_rounds": discarded, "foreign_share": self.foreign_share}
+        discarded = None if self.n_busy is None else self.n_made - self.n_rounds
+        return {"rounds": self.n_rounds, "discarded_rounds": discarded, "foreign_share": self.foreign_share}
 
     def doubts(self, intervals: Mapping[str, Mapping[str, float | None]]) -> list[str]:
         """Return the reasons not to quote the results. `intervals` are spreads of ratios, by their names."""
         found = []
-        if self.n_busy is not None and self.n_made - self.n_busy < self.n_needed:
+        if self.is_busy:
             found.append(
                 f"Other programs kept {self.foreign_share:.0%} of the cores busy, and {self.n_busy} of {self.n_made} "
-                "rounds were not quiet, so all count. Processor time suffers less from this."
+                "rounds were not quiet, so busy ones count. Processor time suffers less from this."
             )
-        if intervals and len(self.turns) < LEAST_ROUNDS:
-            found.append(f"{len(self.turns)} rounds give no interval. Use --rounds {LEAST_ROUNDS} or more.")
+        if intervals and len(self.samples) < LEAST_ROUNDS:
+            needed = f"{LEAST_ROUNDS} or more --rounds, or as many --starts"
+            found.append(f"For an interval there are too few rounds or starts. Use {needed}.")
         for name, spread in intervals.items():
             low, middle, high = spread["low"], spread["median"], spread["high"]
             if low is not None and middle is not None and high is not None and high - low > WIDEST * middle:
                 found.append(f"The interval of {name} is wider than {WIDEST:.0%} of the ratio. Use more --rounds.")
         return found
-
-    @property
-    def n_needed(self) -> int:
-        """Quiet rounds without which all rounds count."""
-        return min(self.n_asked, LEAST_ROUNDS)
 
 
 def play(
@@ -97,12 +94,42 @@ def play(
         n_quiet = sum(share <= MOST_FOREIGN for share in shares) if shares else number
         if n_quiet == n_rounds or number == MOST_ATTEMPTS * n_rounds:
             break
-    rounds = Rounds(made, n_rounds, number, number - n_quiet if shares else None, median(shares) if shares else None)
-    if n_quiet == number or n_quiet < rounds.n_needed:
-        return rounds
-    quiet = [(turn, share) for turn, share in zip(made, shares, strict=True) if share <= MOST_FOREIGN]
-    kept, foreign = zip(*quiet, strict=True)
-    return dataclasses.replace(rounds, turns=list(kept), foreign_share=median(foreign))
+    if not shares:
+        return Rounds(made, number, number, None, is_busy=False, foreign_share=None)
+    is_busy = n_quiet < min(n_rounds, LEAST_ROUNDS)
+    most = math.inf if is_busy else MOST_FOREIGN
+    samples = [turns for turns, share in zip(made, shares, strict=True) if share <= most]
+    foreign = median(share for share in shares if share <= most)
+    return Rounds(samples, len(samples), number, number - n_quiet, is_busy, foreign)
+
+
+def joined(starts: Sequence[Rounds]) -> Rounds:
+    """Return the rounds of all starts of the contenders; of several starts, each is one sample.
+
+    Two processes of one program differ in speed, so the rounds of one start are no independent samples.
+    """
+    if len(starts) == 1:
+        return starts[0]
+    shares = [start.foreign_share for start in starts if start.foreign_share is not None]
+    return Rounds(
+        [_together(start.samples) for start in starts],
+        sum(start.n_rounds for start in starts),
+        sum(start.n_made for start in starts),
+        sum(start.n_busy or 0 for start in starts) if shares else None,
+        any(start.is_busy for start in starts),
+        median(shares) if shares else None,
+    )
+
+
+def _together(samples: Sequence[dict[Key, Turn]]) -> dict[Key, Turn]:
+    """Return the turns of all samples as one sample."""
+    return {
+        key: Turn(
+            [seconds for sample in samples for seconds in sample[key].seconds],
+            median(sample[key].cpu for sample in samples),
+        )
+        for key in samples[0]
+    }
 
 
 def length(seconds: Iterable[float], *, least: int, most: int) -> int:
@@ -111,12 +138,12 @@ def length(seconds: Iterable[float], *, least: int, most: int) -> int:
 
 
 def ratios(theirs: Sequence[Turn], ours: Sequence[Turn]) -> dict[str, float | None]:
-    """Return the spread over the rounds of (median of their seconds / median of our seconds in the same round)."""
+    """Return the spread over the samples of (median of their seconds / median of our seconds)."""
     return spread(median(turn.seconds) / median(our.seconds) for turn, our in zip(theirs, ours, strict=True))
 
 
 def cpu_ratios(theirs: Sequence[Turn], ours: Sequence[Turn]) -> dict[str, float | None]:
-    """Return the spread over the rounds of the ratio of processor times; all None where they are not reported."""
+    """Return the spread over the samples of the ratio of processor times; all None where they are not reported."""
     if not all(turn.cpu for turn in (*theirs, *ours)):
         return dict.fromkeys(("median", "min", "max", "low", "high"))
     return spread(turn.cpu / our.cpu for turn, our in zip(theirs, ours, strict=True))

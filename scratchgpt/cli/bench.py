@@ -39,6 +39,9 @@ IDLE_CPU = 0.1
 )
 @click.option("--rounds", type=POSITIVE, default=15, show_default=True, help="Turns of each contender that count.")
 @click.option(
+    "--starts", type=POSITIVE, default=1, show_default=True, help="Starts of all contenders, each for these rounds."
+)
+@click.option(
     "--batch-size", type=POSITIVE, help="Sequences in a step, by default the preset's; of texts by default 8."
 )
 @click.option("--vocab-size", type=int, help="Number of different tokens (V); by default as the preset is used.")
@@ -56,6 +59,7 @@ def command(
     vs: str,
     steps: int | None,
     rounds: int,
+    starts: int,
     batch_size: int | None,
     vocab_size: int | None,
     lanes: int | None,
@@ -91,6 +95,7 @@ def command(
             n_tokens=steps,
             n_samples=batch_size or 8,
             rounds=rounds,
+            starts=starts,
             seed=seed,
             device=resolved(device or "auto"),
             progress=_progress,
@@ -120,7 +125,7 @@ def command(
     if peers and workload.model.dropout:
         raise UsageError("With dropout every framework draws numbers of its own; leave out --dropout or --vs.")
 
-    records = measure.compare(workload, peers, steps=steps, rounds=rounds, progress=_progress)
+    records = measure.compare(workload, peers, steps=steps, rounds=rounds, starts=starts, progress=_progress)
     parts = {}
     if is_profile:
         _progress("profiling")
@@ -133,26 +138,25 @@ def command(
 
 
 def _report(records: list[dict[str, Any]], show: Callable[[list[dict[str, Any]]], None], *, is_json: bool) -> None:
-    """Print the records as JSON, or as `show` does; warn of contenders that were not idle and of doubtful results."""
-    ours = records[-1]
+    """Print the records as JSON, or for people with the doubts about them; warn of contenders that were not idle."""
     if is_json:
         for record in records:
             click.echo(json.dumps(record))
     else:
         show(records)
-        n_discarded = ours["discarded_rounds"]
+        n_discarded, doubts = (records[-1][name] for name in ("discarded_rounds", "doubts"))
         if n_discarded is None:
             say("Discarded rounds: none, for this system does not report how busy it is.")
         else:
             say(f"Discarded rounds, in which other programs kept the machine busy: {n_discarded}.")
+        for doubt in doubts:
+            say(f"Not worth quoting: {doubt}")
     for record in records:
         if record["idle_cpu"] > IDLE_CPU:
             say(
                 f"Note: {record['contender']} kept {record['idle_cpu']:.1f} cores busy while others had their turn.",
                 err=True,
             )
-    for doubt in ours["doubts"]:
-        say(f"Not worth quoting: {doubt}", err=True)
 
 
 def show_ratio(name: str, ratio: dict[str, float | None], cpu_ratio: dict[str, float | None]) -> None:

@@ -20,6 +20,7 @@ def run(
     n_tokens: int | None,
     n_samples: int,
     rounds: int,
+    starts: int,
     seed: int,
     device: str,
     progress: Callable[[str], None],
@@ -40,7 +41,7 @@ def run(
             seed=seed,
             device=device,
         )
-        records = measure.compare(workload, peers, n_tokens=n_tokens, rounds=rounds, progress=progress)
+        records = measure.compare(workload, peers, n_tokens=n_tokens, rounds=rounds, starts=starts, progress=progress)
     progress("")
     return [{"model": vars(config), "machine": machine()} | record for record in records]
 

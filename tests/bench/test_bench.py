@@ -53,16 +53,17 @@ def test_alone_with_a_profile(tmp_path: Path) -> None:
 
 
 def test_beside_another_checkout(tmp_path: Path) -> None:
-    peer, our = records("--vs", f"ours@{ROOT}", cwd=tmp_path)
+    peer, our = records("--vs", f"ours@{ROOT}", "--starts", "2", cwd=tmp_path)
     assert (peer["contender"], our["contender"]) == (f"ours@{ROOT}", "ours")
     assert peer["first_loss"] == our["first_loss"]
     assert peer["ratio"] > 0
     assert peer["ratio_low"] is None
-    assert "rounds give no interval" in peer["doubts"][-1]
+    assert "For an interval there are too few rounds or starts" in peer["doubts"][-1]
+    assert peer["starts"] == 2
     if processes.load() is not None:
         assert peer["cpu_ratio"] > 0
         assert peer["cpu_ms"] > 0
-        assert peer["discarded_rounds"] in {0, 1, 2}
+        assert 0 <= peer["discarded_rounds"] <= 4
 
 
 def test_the_other_checkout_is_the_one_that_runs(tmp_path: Path) -> None:
@@ -145,8 +146,8 @@ def test_operations_are_counted() -> None:
 
 def test_ratio_is_the_median_over_rounds() -> None:
     """A machine that is slow for one round is slow for both sides, and an outlier stays one."""
-    theirs = [Turn([2.0, 2.0, 9.0], 8.0), Turn([20.0, 20.0, 20.0], 8.0), Turn([3.0, 3.0, 3.0], 8.0)]
-    our = [Turn([1.0, 1.0, 1.0], 2.0), Turn([10.0, 9.0, 11.0], 1.0), Turn([1.0], 4.0)]
+    theirs = [Turn([2.0, 2.0, 9.0], 2.0), Turn([20.0, 20.0, 20.0], 2.0), Turn([3.0, 3.0, 3.0], 2.0)]
+    our = [Turn([1.0, 1.0, 1.0], 0.5), Turn([10.0, 9.0, 11.0], 0.25), Turn([1.0], 1.0)]
     found = measure.numbers(theirs, our, workload=WORKLOAD, rate=1e6)
     assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (2, None, None)
     assert (found["cpu_ratio"], found["cpu_ms"]) == (4, 2000)

@@ -8,7 +8,7 @@ import pytest
 
 from scratchgpt.bench import rounds
 from scratchgpt.bench.processes import Load
-from scratchgpt.bench.rounds import Rounds, Turn, play, spread
+from scratchgpt.bench.rounds import Rounds, Turn, joined, play, spread
 
 KEYS = [("ours", "steps"), ("peer", "steps")]
 
@@ -61,7 +61,7 @@ def test_a_round_with_foreign_load_is_made_again() -> None:
 
 def test_a_machine_that_stays_busy_makes_all_rounds_count_and_the_results_doubtful() -> None:
     found, _ = played([0.0, *[0.9] * 20], 7)
-    assert len(found.turns) == 21
+    assert len(found.samples) == 21
     assert found.about() == {"rounds": 21, "discarded_rounds": 0, "foreign_share": pytest.approx(0.9)}
     [doubt] = found.doubts({})
     assert doubt.startswith("Other programs kept 90% of the cores busy, and 20 of 21 rounds were not quiet")
@@ -80,9 +80,23 @@ def test_a_system_that_does_not_report_its_load() -> None:
     assert found.doubts({}) == []
 
 
+def test_of_several_starts_each_is_a_sample() -> None:
+    starts = [played([0.0, 0.01, 0.9, 0.0], 3)[0], played([0.9] * 9, 3)[0]]
+    found = joined(starts)
+    assert found.about() == {"rounds": 12, "discarded_rounds": 1, "foreign_share": pytest.approx(0.45)}
+    assert [turn.seconds for turn in found.of("ours", "steps")] == [[1, 4, 8], [1, 4, 5, 8, 9, 12, 13, 16, 17]]
+    assert len(found.doubts({})) == 1
+    assert joined(starts[:1]) is starts[0]
+    unknown = joined([played([], 2)[0]] * 2)
+    assert unknown.about() == {"rounds": 4, "discarded_rounds": None, "foreign_share": None}
+    assert unknown.doubts({}) == []
+
+
 def test_doubtful_intervals() -> None:
     few, _ = played([], 5)
-    assert few.doubts({"a / b": spread([1.0] * 5)}) == ["5 rounds give no interval. Use --rounds 6 or more."]
+    assert few.doubts({"a / b": spread([1.0] * 5)}) == [
+        "For an interval there are too few rounds or starts. Use 6 or more --rounds, or as many --starts."
+    ]
     enough, _ = played([], 6)
     narrow, wide = spread([1.0, 1.05] * 3), spread([1.0, 1.12] * 3)
     [doubt] = enough.doubts({"a / b": narrow, "c / b": wide})

@@ -17,7 +17,7 @@ from scratchgpt import tokenizer as tokenizers
 from scratchgpt.bench import LIMIT, OURS
 from scratchgpt.bench.generation import Text, Workload
 from scratchgpt.bench.measure import Answer, Worker, started
-from scratchgpt.bench.rounds import Turn, cpu_ratios, length, play, ratios, spread
+from scratchgpt.bench.rounds import Key, Rounds, Turn, cpu_ratios, joined, length, play, ratios, spread
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import BenchmarkError
 from scratchgpt.generation import default_prompt
@@ -32,6 +32,8 @@ LEAST_TOKENS, MOST_TOKENS = 10, 100
 """In a text, unless their number is given."""
 PRODUCTS = 10
 """Of the matrix and the vector, for each number of threads, after one that is not timed."""
+KINDS = ("alone", "together", "prefill")
+"""One text, several at once, and a long prompt."""
 FIRST_CHARACTER = 0x10000
 """Of the vocabulary of a model of random numbers: from here on, there are no code points that are no characters."""
 
@@ -63,63 +65,78 @@ def compare(
     *,
     n_tokens: int | None,
     rounds: int,
+    starts: int,
     progress: Callable[[str], None],
 ) -> list[Answer]:
     """Measure the peers and ours in turn; return a record of each, ours last. Raises UsageError and BenchmarkError."""
     n_prompt, n_room, n_long = workload.lengths
-    with contextlib.ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        records: dict[str, Answer] = {}
-        texts: dict[str, Text] = {}
-        for name in (OURS, *peers, LIMIT):
-            progress(f"starting {name}")
-            workers[name], records[name] = stack.enter_context(started(name, workload, WORKER))
-            if name != LIMIT:
-                texts[name] = _write(workers[name], n_prompt, 1, min(CHECKED_TOKENS, n_room), is_check=True)
-                records[name] |= workers[name].ask_watched(_request(n_long, 1, 1))[1]
-        check_texts(texts)
-        wanted = n_tokens or length(
-            (min(text.seconds) for text in texts.values()), least=LEAST_TOKENS, most=MOST_TOKENS
-        )
-        n_tokens = min(wanted, n_room)
-        kinds = {
-            "alone": Kind(n_prompt, 1, n_tokens + 1),
-            "together": Kind(n_prompt, workload.n_samples, n_tokens + 1),
-            "prefill": Kind(n_long, 1, 1, repetitions=2, first=0),
-        }
-        product = workers.pop(LIMIT)
-        limits = {n: (LIMIT, f"{n} threads") for n in records[LIMIT]["threads"]}
-        turns = {(name, what): partial(_timed, workers[name], kinds[what]) for what in kinds for name in workers}
-        turns |= {key: partial(_products, product, n) for n, key in limits.items()}
-        turns[OURS, "start"] = partial(seconds_to_start, workload)
-        played = play(turns, rounds, progress=progress)
-    best = min(limits, key=lambda n: median(_seconds(played.of(*limits[n]))))
-    limit = played.of(*limits[best])
+    records: dict[str, Answer] = {}
+    played: list[Rounds] = []
+    for number in range(starts):
+        with contextlib.ExitStack() as stack:
+            workers: dict[str, Worker] = {}
+            texts: dict[str, Text] = {}
+            # No contender has always the memory that is left by the others.
+            for name in (OURS, *peers, LIMIT)[:: -1 if number % 2 else 1]:
+                progress(f"start {number + 1} of {starts}: {name}")
+                workers[name], records[name] = stack.enter_context(started(name, workload, WORKER))
+                if name != LIMIT:
+                    texts[name] = _write(workers[name], n_prompt, 1, min(CHECKED_TOKENS, n_room), is_check=True)
+                    records[name] |= workers[name].ask_watched(_request(n_long, 1, 1))[1]
+            check_texts(texts)
+            slowest = (min(text.seconds) for text in texts.values())
+            n_tokens = min(n_tokens or length(slowest, least=LEAST_TOKENS, most=MOST_TOKENS), n_room)
+            alone = Kind(n_prompt, 1, n_tokens + 1)
+            together = alone._replace(n_samples=workload.n_samples)
+            prefill = Kind(n_long, 1, 1, repetitions=2, first=0)
+            turns: dict[Key, Callable[[], Turn]] = {
+                (name, what): partial(_timed, workers[name], kind)
+                for what, kind in zip(KINDS, (alone, together, prefill), strict=True)
+                for name in (OURS, *peers)
+            }
+            turns |= {_product(n): partial(_products, workers[LIMIT], n) for n in records[LIMIT]["threads"]}
+            turns[OURS, "start"] = partial(seconds_to_start, workload)
+            played.append(play(turns, rounds, progress=progress))
+            for name, worker in workers.items():
+                records[name]["idle_cpu"] = worker.idle_cpu
     shared = {
+        "starts": starts,
         "n_prompt": n_prompt,
         "n_tokens": n_tokens,
         "n_samples": workload.n_samples,
         "n_long_prompt": n_long,
-        "limit_gb_per_s": records[LIMIT]["bytes"] / median(_seconds(limit)) / 1e9,
-        "limit_threads": best,
-        "weights_mb": records[LIMIT]["bytes"] / 1e6,
     }
-    times = {name: {kind: played.of(name, kind) for kind in kinds} for name in workers}
-    found = [
+    return _results(joined(played), records.pop(LIMIT), {name: records[name] | shared for name in (*peers, OURS)})
+
+
+def _results(found: Rounds, product: Answer, records: Mapping[str, Answer]) -> list[Answer]:
+    """Return the records, ours last, with their numbers. `product` is the description of the products."""
+    times = {name: {kind: found.of(name, kind) for kind in KINDS} for name in records}
+    limits = {n: found.of(*_product(n)) for n in product["threads"]}
+    best = min(limits, key=lambda n: median(_seconds(limits[n])))
+    intervals = {
+        f"{name} / ours, {kind}": ratios(times[name][kind], times[OURS][kind])
+        for name in records
+        for kind in KINDS
+        if name != OURS
+    }
+    shared = {
+        "limit_gb_per_s": product["bytes"] / median(_seconds(limits[best])) / 1e9,
+        "limit_threads": best,
+        "weights_mb": product["bytes"] / 1e6,
+        "doubts": found.doubts(intervals),
+    }
+    results = [
         {"contender": name}
-        | records[name]
+        | record
         | shared
-        | numbers(times[name], times[OURS], limit, workload.n_samples)
-        | {"idle_cpu": workers[name].idle_cpu}
-        | {"prefill_tokens_per_s": n_long / median(_seconds(times[name]["prefill"]))}
-        | played.about()
-        for name in (*peers, OURS)
+        | numbers(times[name], times[OURS], limits[best], record["n_samples"])
+        | {"prefill_tokens_per_s": record["n_long_prompt"] / median(_seconds(times[name]["prefill"]))}
+        | found.about()
+        for name, record in records.items()
     ]
-    found[-1] |= {"start_s": spread(_seconds(played.of(OURS, "start")))}
-    doubts = played.doubts(
-        {f"{peer} / ours, {kind}": ratios(times[peer][kind], times[OURS][kind]) for peer in peers for kind in kinds}
-    )
-    return [record | {"doubts": doubts} for record in found]
+    results[-1] |= {"start_s": spread(_seconds(found.of(OURS, "start")))}
+    return results
 
 
 def check_texts(texts: dict[str, Text]) -> None:
@@ -175,6 +192,11 @@ def _timed(worker: Worker, kind: Kind) -> Turn:
         seconds = _write(worker, kind.n_prompt, kind.n_samples, kind.n_tokens).seconds
         cpu += worker.cpu
     return Turn(seconds[kind.first :], cpu)
+
+
+def _product(n_threads: int) -> Key:
+    """Return the key of a product's turns."""
+    return LIMIT, f"{n_threads} threads"
 
 
 def _products(worker: Worker, n_threads: int) -> Turn:
