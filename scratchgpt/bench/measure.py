@@ -190,7 +190,7 @@ def compare(
         with contextlib.ExitStack() as stack:
             workers: dict[str, Worker] = {}
             seconds: list[float] = []
-            # No contender has always the memory that is left by the others.
+            # The order alternates, because the first process may get better memory than the last.
             for name in (OURS, *peers, LIMIT)[:: -1 if number % 2 else 1]:
                 progress(f"start {number + 1} of {starts}: {name}")
                 workers[name], records[name] = stack.enter_context(started(name, workload))

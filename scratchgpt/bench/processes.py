@@ -13,10 +13,10 @@ TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0
 
 
 class Load(NamedTuple):
-    """Processor seconds since the machine started, on the cores that this process may use."""
+    """Seconds of the cores that this process may use; differences of two readings have a meaning."""
 
-    foreign: float  # busy with anything but this process and its descendants, or taken by the host of a virtual machine
-    total: float  # busy or idle
+    foreign: float  # neither idle nor used by this process and its descendants
+    total: float
 
 
 def memory_mb(pid: int) -> float:
@@ -43,11 +43,10 @@ def load() -> Load | None:
     except OSError:
         return None
     cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    # user, nice, system, idle, iowait, irq, softirq, steal
-    rows = [list(map(int, row[1:9])) for row in map(str.split, lines) if row[0] in cores]
-    total = sum(map(sum, rows))
-    idle = sum(row[3] + row[4] for row in rows)
-    return Load((total - idle) / TICKS - cpu_seconds(os.getpid()), total / TICKS)
+    # Idle and iowait are exact, while busy times are sampled at the clock's ticks.
+    idle = [(int(row[4]) + int(row[5])) / TICKS for row in map(str.split, lines) if row[0] in cores]
+    total = len(idle) * time.monotonic()
+    return Load(total - sum(idle) - cpu_seconds(os.getpid()), total) if any(idle) else None
 
 
 def cpu_seconds(pid: int) -> float:

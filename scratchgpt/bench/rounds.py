@@ -89,7 +89,7 @@ def play(
             progress(f"round {number}, {name}: {kind}")
             made[-1][name, kind] = turns[name, kind]()
         after = load()
-        if before and after and after.total > before.total:
+        if before and after:
             shares.append((after.foreign - before.foreign) / (after.total - before.total))
         n_quiet = sum(share <= MOST_FOREIGN for share in shares) if shares else number
         if n_quiet == n_rounds or number == MOST_ATTEMPTS * n_rounds:
