@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from scratchgpt.cli import say
+from scratchgpt.cli import counted, say
 from scratchgpt.cli.options import config_options, device_options, lanes_option, require_cpu_for, resolved, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, Preset, load_preset
 from scratchgpt.errors import UsageError
@@ -199,8 +199,8 @@ def _show(records: list[dict[str, Any]]) -> None:
     console.print(
         f"{ours['preset']}: V {model['vocab_size']:,}, T {model['block_size']}, C {model['n_embd']}, "
         f"H {model['n_head']}, L {model['n_layer']}, B {ours['batch_size']}; {ours['parameters']:,} parameters; "
-        f"{ours['rounds']} rounds of {ours['steps']} steps. A large matrix product makes {ours['blas_gflops']:,.0f} "
-        f"GFLOP/s, at which a step takes {ours['blas_limit_ms']:,.1f} ms."
+        f"{counted(ours['rounds'], 'round')} of {counted(ours['steps'], 'step')}. A large matrix product makes "
+        f"{ours['blas_gflops']:,.0f} GFLOP/s, at which a step takes {ours['blas_limit_ms']:,.1f} ms."
     )
     table = Table("contender", box=box.SIMPLE, padding=0, collapse_padding=False)
     for heading in ("ms/step", "min–max", "tokens/s", "GFLOP/s", "of limit", f"MB ({ours['memory_kind']})", "× ours"):
