@@ -2,6 +2,7 @@
 
 Each contender is a process of its own (`worker`) that builds the model, and then makes and times steps when `measure`
 asks for them. All start from the same weights and see the same tokens, and nothing is timed before their losses agree.
+Contenders alternate in short turns, and rounds in which the machine was busy do not count (`rounds`).
 """
 
 import dataclasses
@@ -34,9 +35,28 @@ SOURCES = {
     LIMIT: Source("numpy", "ours", "build_product"),
     "torch": Source("torch", "torch_peer", "build"),
     "torch-compile": Source("torch", "torch_peer", "build_compiled"),
+    "torch-bf16": Source("torch", "torch_peer", "build_bf16"),
     "jax": Source("jax", "jax_peer", "build"),
 }
-PEERS = ("torch", "torch-compile", "jax")
+PEERS = ("torch", "torch-compile", "torch-bf16", "jax")
+
+
+def parsed(name: str) -> tuple[str, str]:
+    """Split a contender's name, such as `torch` or `ours@FOLDER`, into its source and its folder, "" without one."""
+    source, _, folder = name.partition("@")
+    return source, folder
+
+
+def settings_of(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults, for `from_mapping`.
+
+    Another version of scratchgpt reads them too, if it knows these fields.
+    """
+    return {
+        field.name: settings_of(value) if dataclasses.is_dataclass(value) else value
+        for field in dataclasses.fields(record)
+        if (value := getattr(record, field.name)) != field.default
+    }
 
 
 class Contender(NamedTuple):
@@ -62,7 +82,7 @@ class Workload:
 
     @classmethod
     def from_mapping(cls, settings: dict[str, Any]) -> Self:
-        """Build from what `dataclasses.asdict` gave."""
+        """Build from the result of `settings_of`."""
         return cls(**settings | {"model": ModelConfig.from_mapping(settings["model"])})
 
     def initial(self) -> dict[str, Array]:

@@ -1,10 +1,22 @@
-"""What a process and its children use, read from /proc; where there is none, nothing is known."""
+"""Memory and processor time of a process and its descendants, and the machine's load, read from Linux's /proc."""
 
+import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 PROC = Path("/proc")
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0
+"""Ticks a second, in which /proc counts processor time."""
+
+
+class Load(NamedTuple):
+    """Seconds of the cores that this process may use; differences of two readings have a meaning."""
+
+    foreign: float  # neither idle nor used by this process and its descendants
+    total: float
 
 
 def memory_mb(pid: int) -> float:
@@ -24,10 +36,31 @@ def memory_mb(pid: int) -> float:
     return (own_kb + files_kb) * 1024 / 1e6
 
 
+def load() -> Load | None:
+    """Return the machine's load; None where the system does not report it."""
+    try:
+        lines = (PROC / "stat").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    # Idle and iowait are exact, while busy times are sampled at the clock's ticks.
+    idle = [(int(row[4]) + int(row[5])) / TICKS for row in map(str.split, lines) if row[0] in cores]
+    total = len(idle) * time.monotonic()
+    return Load(total - sum(idle) - cpu_seconds(os.getpid()), total) if any(idle) else None
+
+
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process and its children have used; 0 where it is not known."""
-    ticks = sum(int(ticks) for process in _tree(pid) for ticks in _stat(process)[11:13])
-    return ticks / os.sysconf("SC_CLK_TCK") if ticks else 0.0
+    """Return the processor time of a process and its descendants, ended ones included; 0 where it is not known."""
+    return sum(map(_cpu_seconds, _tree(pid)), 0.0)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and its ended children."""
+    ticks = [int(ticks) for ticks in _stat(pid)[11:15]]  # its own in user and system mode, then its ended children's
+    with contextlib.suppress(OSError):
+        # The clock that clock_getcpuclockid(3) gives for a process counts nanoseconds; a tick is 10 ms.
+        return time.clock_gettime(~pid << 3 | 2) + sum(ticks[2:]) / TICKS
+    return sum(ticks) / TICKS
 
 
 def _tree(pid: int) -> Iterator[int]:

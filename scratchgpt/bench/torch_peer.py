@@ -1,5 +1,6 @@
-"""The same model in plain PyTorch, eager and compiled."""
+"""The same model in plain PyTorch: eager, compiled, and eager under autocast to bfloat16."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -18,6 +19,11 @@ from scratchgpt.ops.layernorm import EPSILON
 def build_compiled(workload: Workload) -> Contender:
     """Return the model with forward and backward compiled by torch.compile."""
     return build(workload, compiled=True)
+
+
+def build_bf16(workload: Workload) -> Contender:
+    """Return the model under autocast: parameters and AdamW in float32, matrix products in bfloat16."""
+    return build(dataclasses.replace(workload, precision="bf16"))
 
 
 def build(workload: Workload, *, compiled: bool = False) -> Contender:
@@ -73,11 +79,12 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
         fused=True,  # on a CPU too it is the fastest, or as fast as foreach
     )
     loss_function = torch.compile(loss) if compiled else loss
-    is_half = workload.precision == "fp16"
-    scaler = torch.amp.GradScaler("cuda", enabled=is_half)  # without half precision it does nothing
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(workload.precision)
+    # bfloat16 has float32's exponents, so only float16 needs a loss scale; disabled, the scaler does nothing.
+    scaler = torch.amp.GradScaler("cuda", enabled=half is torch.float16)
 
     def step(tokens: Array, targets: Array) -> float:
-        with torch.autocast("cuda", torch.float16, enabled=is_half):
+        with torch.autocast(torch.device(device).type, half, enabled=half is not None):
             result = loss_function(torch.from_numpy(tokens).to(device), torch.from_numpy(targets).to(device))
         scaler.scale(result).backward()
         scaler.unscale_(optimizer)
@@ -92,5 +99,9 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
     def device_bytes() -> int | None:
         return None if device == "cpu" else torch.cuda.max_memory_reserved()
 
-    about = {"version": f"PyTorch {torch.__version__}", "threads": torch.get_num_threads()}
+    about = {
+        "version": f"PyTorch {torch.__version__}",
+        "threads": torch.get_num_threads(),
+        "precision": workload.precision,
+    }
     return Contender(step, about, device_bytes=device_bytes)

@@ -12,6 +12,7 @@ from scratchgpt.cli import say
 from scratchgpt.cli.options import config_options, device_options, lanes_option, require_cpu_for, resolved, typed
 from scratchgpt.config import DEFAULT_PRESET, ModelConfig, Preset, load_preset
 from scratchgpt.errors import UsageError
+from scratchgpt.wording import counted
 
 POSITIVE = click.IntRange(min=1)
 CHARACTERS, WORD_PIECES = 65, 50_257
@@ -26,10 +27,21 @@ IDLE_CPU = 0.1
 @click.option("--generate", "is_generation", is_flag=True, help="Time the tokens of a text, not training steps.")
 @click.option("--model", "folder", metavar="RUN", type=click.Path(path_type=Path), help="With --generate: whose model.")
 @click.option(
-    "--vs", metavar="NAMES", default="", help="Peers, with commas: torch, torch-compile, jax; of texts: transformers."
+    "--vs",
+    metavar="NAMES",
+    default="",
+    help="Peers, with commas: torch, torch-compile, torch-bf16, jax; of texts: transformers; of both: ours@FOLDER, "
+    "another checkout of scratchgpt.",
 )
-@click.option("--steps", type=POSITIVE, help="Steps in each round, by default 10; of texts tokens, by default 100.")
-@click.option("--rounds", type=POSITIVE, help="How often each contender has its turn; by default 5, of texts 3.")
+@click.option(
+    "--steps",
+    type=POSITIVE,
+    help="Steps in each turn, by default as many as take 0.3 s, from 1 to 10; of texts tokens, from 10 to 100.",
+)
+@click.option("--rounds", type=POSITIVE, default=15, show_default=True, help="Turns of each contender that count.")
+@click.option(
+    "--starts", type=POSITIVE, default=1, show_default=True, help="Starts of all contenders, each for these rounds."
+)
 @click.option(
     "--batch-size", type=POSITIVE, help="Sequences in a step, by default the preset's; of texts by default 8."
 )
@@ -47,7 +59,8 @@ def command(
     folder: Path | None,
     vs: str,
     steps: int | None,
-    rounds: int | None,
+    rounds: int,
+    starts: int,
     batch_size: int | None,
     vocab_size: int | None,
     lanes: int | None,
@@ -61,7 +74,7 @@ def command(
     """Time whole training steps (forward, backward, clip, AdamW) of a preset's model, by default without dropout.
 
     With --vs, the very same model in other frameworks takes turns with ours, each in a process of its own; that all
-    compute the same losses is checked first.
+    compute the same losses is checked first. Rounds in which other programs keep the machine busy do not count.
 
     With --generate, time the tokens of a text instead: one text, several at once, a long prompt, and the beginning.
     """
@@ -80,9 +93,10 @@ def command(
         records = bench_generation.run(
             folder or ModelConfig.from_mapping(_sizes(load_preset(preset), preset, changes, vocab_size)),
             peers,
-            n_tokens=steps or 100,
+            n_tokens=steps,
             n_samples=batch_size or 8,
-            rounds=rounds or 3,
+            rounds=rounds,
+            starts=starts,
             seed=seed,
             device=resolved(device or "auto"),
             progress=_progress,
@@ -93,7 +107,7 @@ def command(
         return
     if folder:
         raise UsageError("--model goes with --generate; add that, or choose sizes with --preset.")
-    preset, steps, rounds = preset or DEFAULT_PRESET, steps or 10, rounds or 5
+    preset = preset or DEFAULT_PRESET
     measure.check_peers(peers)
     device = resolved(device or "auto")
     backend.require_precision(device, precision or "fp32")
@@ -112,11 +126,11 @@ def command(
     if peers and workload.model.dropout:
         raise UsageError("With dropout every framework draws numbers of its own; leave out --dropout or --vs.")
 
-    records = measure.compare(workload, peers, steps=steps, rounds=rounds, progress=_progress)
+    records = measure.compare(workload, peers, steps=steps, rounds=rounds, starts=starts, progress=_progress)
     parts = {}
     if is_profile:
         _progress("profiling")
-        parts = measure.profile(workload, steps)
+        parts = measure.profile(workload, records[-1]["steps"])
     _progress("")
     shared = {"preset": preset, "batch_size": workload.batch_size, "model": model, "machine": measure.machine()}
     records = [shared | record for record in records]
@@ -125,18 +139,36 @@ def command(
 
 
 def _report(records: list[dict[str, Any]], show: Callable[[list[dict[str, Any]]], None], *, is_json: bool) -> None:
-    """Print the records as JSON, or as `show` does, and warn of what was not idle when it should have been."""
+    """Print the records as JSON, or for people with the doubts about them; warn of contenders that were not idle."""
     if is_json:
         for record in records:
             click.echo(json.dumps(record))
     else:
         show(records)
+        n_discarded, doubts = (records[-1][name] for name in ("discarded_rounds", "doubts"))
+        if n_discarded is None:
+            say("Discarded rounds: none, for this system does not report how busy it is.")
+        else:
+            say(f"Discarded rounds, in which other programs kept the machine busy: {n_discarded}.")
+        for doubt in doubts:
+            say(f"Not worth quoting: {doubt}")
     for record in records:
         if record["idle_cpu"] > IDLE_CPU:
             say(
                 f"Note: {record['contender']} kept {record['idle_cpu']:.1f} cores busy while others had their turn.",
                 err=True,
             )
+
+
+def show_ratio(name: str, ratio: dict[str, float | None], cpu_ratio: dict[str, float | None]) -> None:
+    """Print a ratio of times, and that of processor times if it is known, with their intervals."""
+
+    def shown(spread: dict[str, float | None]) -> str:
+        low, high = spread["low"], spread["high"]
+        interval = "too few rounds for an interval" if low is None else f"95% interval {low:.3f} to {high:.3f}"
+        return f"{spread['median']:.3f} ({interval})"
+
+    say(f"{name}: {shown(ratio)}" + (f"; processor time {shown(cpu_ratio)}" if cpu_ratio["median"] else ""))
 
 
 def _sizes(recipe: Preset, preset: str, changes: dict[str, Any], vocab_size: int | None) -> dict[str, Any]:
@@ -168,8 +200,8 @@ def _show(records: list[dict[str, Any]]) -> None:
     console.print(
         f"{ours['preset']}: V {model['vocab_size']:,}, T {model['block_size']}, C {model['n_embd']}, "
         f"H {model['n_head']}, L {model['n_layer']}, B {ours['batch_size']}; {ours['parameters']:,} parameters; "
-        f"{ours['rounds']} rounds of {ours['steps']} steps. A large matrix product makes {ours['blas_gflops']:,.0f} "
-        f"GFLOP/s, at which a step takes {ours['blas_limit_ms']:,.1f} ms."
+        f"{counted(ours['rounds'], 'round')} of {counted(ours['steps'], 'step')}. A large matrix product makes "
+        f"{ours['blas_gflops']:,.0f} GFLOP/s, at which a step takes {ours['blas_limit_ms']:,.1f} ms."
     )
     table = Table("contender", box=box.SIMPLE, padding=0, collapse_padding=False)
     for heading in ("ms/step", "min–max", "tokens/s", "GFLOP/s", "of limit", f"MB ({ours['memory_kind']})", "× ours"):
@@ -187,6 +219,12 @@ def _show(records: list[dict[str, Any]]) -> None:
             f"{record['ratio']:.2f}",
         )
     console.print(table)
+    for record in records[:-1]:
+        spreads = (
+            {"median": record[name], "low": record[f"{name}_low"], "high": record[f"{name}_high"]}
+            for name in ("ratio", "cpu_ratio")
+        )
+        show_ratio(f"{record['contender']} / ours", *spreads)
     parts = ours.get("profile")
     if parts:
         total = sum(parts.values())

@@ -8,6 +8,7 @@ from typing import Any
 from scratchgpt.bench import generation
 from scratchgpt.bench.generation import Workload, measure
 from scratchgpt.bench.measure import check_peers, machine
+from scratchgpt.cli.bench import show_ratio
 from scratchgpt.config import ModelConfig
 from scratchgpt.training import checkpoint
 from scratchgpt.training.locate import locate
@@ -17,9 +18,10 @@ def run(
     model: Path | ModelConfig,
     peers: Sequence[str],
     *,
-    n_tokens: int,
+    n_tokens: int | None,
     n_samples: int,
     rounds: int,
+    starts: int,
     seed: int,
     device: str,
     progress: Callable[[str], None],
@@ -36,12 +38,11 @@ def run(
         workload = Workload(
             folder=str(folder.resolve()),
             model=config,
-            n_tokens=n_tokens,
             n_samples=n_samples,
             seed=seed,
             device=device,
         )
-        records = measure.compare(workload, peers, rounds=rounds, progress=progress)
+        records = measure.compare(workload, peers, n_tokens=n_tokens, rounds=rounds, starts=starts, progress=progress)
     progress("")
     return [{"model": vars(config), "machine": machine()} | record for record in records]
 
@@ -81,16 +82,20 @@ def show(records: list[dict[str, Any]]) -> None:
         )
     console.print(table)
     table = Table("median over the rounds, least and most", "", box=box.SIMPLE, padding=0, collapse_padding=False)
+    kinds = {"alone": "a token", "together": f"a token of {together}", "prefill": long}
     for record in records[:-1]:
-        for kind, heading in (("alone", "a token"), ("together", f"a token of {together}"), ("prefill", long)):
-            table.add_row(f"{record['contender']} / ours, {heading}", _told(record["ratio"][kind], "{:.2f}"))
-    table.add_row(f"tokens/s of {together} / of one", _told(ours["gain_together"], "{:.2f}"))
-    table.add_row("share of the limit", _told(ours["share_of_limit"], "{:.0%}"))
-    table.add_row("from typing generate to the first character, s", _told(ours["start_s"], "{:.2f}"))
+        for kind, heading in kinds.items():
+            table.add_row(f"{record['contender']} / ours, {heading}", _shown(record["ratio"][kind], "{:.2f}"))
+    table.add_row(f"tokens/s of {together} / of one", _shown(ours["gain_together"], "{:.2f}"))
+    table.add_row("share of the limit", _shown(ours["share_of_limit"], "{:.0%}"))
+    table.add_row("from typing generate to the first character, s", _shown(ours["start_s"], "{:.2f}"))
     console.print(table)
+    for record in records[:-1]:
+        for kind, heading in kinds.items():
+            show_ratio(f"{record['contender']} / ours, {heading}", record["ratio"][kind], record["cpu_ratio"][kind])
 
 
-def _told(spread: dict[str, float], form: str) -> str:
+def _shown(spread: dict[str, float], form: str) -> str:
     """Return a median with its extremes."""
     median, least, most = (form.format(spread[name]) for name in ("median", "min", "max"))
     return f"{median} ({least} to {most})"

@@ -73,7 +73,7 @@ class MeasureTab:
 
     def _time_generation(self) -> None:
         with failures_told():
-            self._start("generation", "bench", "--generate", "--json", "--model", str(self._folder))
+            self._start("generation", "bench", "--generate", "--json", "--rounds", "3", "--model", str(self._folder))
 
     def _time_training(self) -> None:
         with failures_told():

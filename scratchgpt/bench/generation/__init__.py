@@ -51,14 +51,13 @@ class Workload:
 
     folder: str  # of the model
     model: ModelConfig
-    n_tokens: int = 100  # in each text whose time is taken, if the context has room
     n_samples: int = 8  # at once
     seed: int = 1337  # of the prompts
     device: str = "cpu"  # or gpu:N
 
     @classmethod
     def from_mapping(cls, settings: dict[str, Any]) -> Self:
-        """Build from what `dataclasses.asdict` gave."""
+        """Build from the result of `settings_of`."""
         return cls(**settings | {"model": ModelConfig.from_mapping(settings["model"])})
 
     @property
@@ -68,10 +67,10 @@ class Workload:
 
     @property
     def lengths(self) -> tuple[int, int, int]:
-        """How many tokens the short prompt has, how many follow it, and how many the long prompt has."""
+        """Tokens of the short prompt, tokens for which the context has room after it, and tokens of the long prompt."""
         T = self.model.block_size
         n_prompt = min(PROMPT, max(1, T // 4))
-        return n_prompt, min(self.n_tokens, T - n_prompt), min(LONG_PROMPT, T)
+        return n_prompt, T - n_prompt, min(LONG_PROMPT, T)
 
     def prompt(self, n_tokens: int) -> npt.NDArray[np.int64]:
         """Draw tokens (n,)."""
