@@ -84,6 +84,8 @@ class ModelConfig(_Config):
     n_embd: int = _setting("Channels (C).")
     dropout: float = _setting("Fraction of activations dropped while training, to the nearest 1/256.", 0.0)
     bias: bool = _setting("Whether linear maps and norms have biases.", default=True)
+    norm: str = _setting("The norm before each branch and the head: layernorm.", "layernorm", ("layernorm",))
+    norm_epsilon: float = _setting("Added to the norm's variance.", 1e-5)
     activation: str = _setting("The MLP's nonlinearity: gelu_new or relu.", "gelu_new", ("gelu_new", "relu"))
     tie_word_embeddings: bool = _setting("Whether the head is the token embedding itself.", default=True)
     head_bias: bool = _setting("Whether the logits have a bias, which GPT-2's format does not know.", default=False)
@@ -99,6 +101,8 @@ class ModelConfig(_Config):
                 f"{self.n_embd} is not divisible by {self.n_head}."
             )
         self._require("dropout", at_least=0, below=0.995)
+        if not 0 < self.norm_epsilon <= 1:
+            raise UsageError(f"norm_epsilon must be above 0 and at most 1, not {self.norm_epsilon}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

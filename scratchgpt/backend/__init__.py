@@ -1,20 +1,25 @@
-"""What runs the ops: `select` gives a device's array module and its table of sublayers."""
+"""Devices: `select` gives the array module of one, and its tables of sublayers."""
 
 import re
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from scratchgpt.backend import cpu
+from scratchgpt.backend.cpu.update import update as cpu_update
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import NoGPUError, UsageError
+from scratchgpt.ops import adamw, sublayers
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import Table
+from scratchgpt.ops.table import Table
+
+if TYPE_CHECKING:
+    from scratchgpt.backend.gpu.device import Device
 
 PRECISIONS = ("fp32", "tf32", "fp16")
 """How a GPU computes: in float32, in float32 but for the inputs of products, or in float16 with float32 masters."""
@@ -24,8 +29,10 @@ class Backend(NamedTuple):
     """A device, ready to compute."""
 
     name: str  # cpu, or gpu:N
-    xp: ModuleType  # numpy, or whatever speaks its language
-    table: Table
+    xp: ModuleType  # numpy, or a module with its interface
+    table: Callable[[ModelConfig], Table]  # of an architecture
+    norm: Callable[[Array], float]  # the Euclidean norm of all gradients (P,)
+    update: Callable[..., None]  # clips, moves the parameters by AdamW, zeroes the gradients: as ops.sublayers.update
     to_numpy: Callable[[Array], Array]
     precision: str = "fp32"
     attention: Callable[[ModelConfig], str] | None = None  # tells how a model's is computed, where there are ways
@@ -47,6 +54,11 @@ class Backend(NamedTuple):
     def is_half(self) -> bool:
         """Whether matrices are multiplied in float16."""
         return self.precision == "fp16"
+
+
+def reference(xp: ModuleType = np, to_numpy: Callable[[Array], Array] = np.asarray) -> Backend:
+    """Return the reference, made of the small ops, on the arrays of a module."""
+    return Backend("cpu", xp, sublayers.table, adamw.norm, sublayers.update, to_numpy)
 
 
 def resolve(device: str, *, tell: Callable[[str], None] | None = None) -> str:
@@ -132,10 +144,34 @@ def select(
     name = resolve(device)
     require_precision(name, precision)
     if name == "cpu":
-        return Backend("cpu", np, cpu.table(Workspace(), block_bytes=block_bytes, team=team), np.asarray)
+        workspace = Workspace()
+        return Backend(
+            "cpu",
+            np,
+            partial(cpu.table, workspace=workspace, block_bytes=block_bytes, team=team),
+            adamw.norm,
+            partial(cpu_update, workspace=workspace, block_bytes=block_bytes),
+            np.asarray,
+        )
     from scratchgpt.backend import gpu  # noqa: PLC0415
     from scratchgpt.backend.gpu.cuda import Cuda  # noqa: PLC0415
 
     cuda = Cuda(int(name.removeprefix("gpu:")), tf32=precision == "tf32")
     attention = partial(gpu.attention_of, cuda, precision)
-    return Backend(name, cuda.xp, gpu.table(cuda), cuda.xp.asnumpy, precision, attention, cuda.use)
+    return on_gpu(cuda, name, cuda.xp.asnumpy, precision)._replace(attention=attention, use=cuda.use)
+
+
+def on_gpu(device: "Device", name: str, to_numpy: Callable[[Array], Array], precision: str) -> Backend:
+    """Return the backend that launches our kernels on a device."""
+    from scratchgpt.backend import gpu  # noqa: PLC0415
+    from scratchgpt.backend.gpu import update  # noqa: PLC0415
+
+    return Backend(
+        name,
+        device.xp,
+        partial(gpu.table, device=device),
+        partial(update.norm, device=device),
+        partial(update.update, device=device),
+        to_numpy,
+        precision,
+    )

@@ -6,7 +6,7 @@ gpt-nano takes 9% longer.
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,12 @@ ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector registers."""
 
 
+Take = Callable[..., Array]
+"""Gives a buffer by its name and shape: `take("normed", R, C)`."""
+
+
 class Workspace:
-    """Buffers by name. What a buffer holds when it is taken is undefined: whoever takes it must fill it."""
+    """Buffers by name. The content of a buffer is undefined when it is taken."""
 
     def __init__(self, *, poison: bool = False) -> None:
         """Start empty. With `poison`, floats are filled with NaN when they are taken, so that tests see omissions."""
@@ -38,3 +42,7 @@ class Workspace:
         if self._poison and np.issubdtype(dtype, np.floating):
             view.fill(np.nan)
         return view
+
+    def taker(self, *owner: Hashable, dtype: npt.DTypeLike) -> Take:
+        """Return a function that takes buffers of one owner and type."""
+        return lambda name, *shape: self.take((*owner, name), shape, dtype)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.layernorm import EPSILON
 
 Params = dict[str, jax.Array]
 
@@ -21,7 +20,7 @@ def build(workload: Workload) -> Contender:
     learning_rate, beta1, beta2, weight_decay, epsilon = HYPERPARAMETERS
 
     def norm(params: Params, name: str, x: jax.Array) -> jax.Array:
-        normed = jax.nn.standardize(x, axis=-1, epsilon=EPSILON) * params[f"{name}.weight"]
+        normed = jax.nn.standardize(x, axis=-1, epsilon=config.norm_epsilon) * params[f"{name}.weight"]
         return normed + params.get(f"{name}.bias", 0)
 
     def linear(params: Params, name: str, x: jax.Array) -> jax.Array:

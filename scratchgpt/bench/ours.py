@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from scratchgpt.backend import Backend, select
 from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
 from scratchgpt.engine.base import open_engine
 from scratchgpt.engine.plan import Plan, cache_sequences, default_lanes
+from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import Sublayer, Table
 
 
 def build(workload: Workload) -> Contender:
@@ -43,7 +44,7 @@ def build(workload: Workload) -> Contender:
         backend.to_numpy(model.gpt.params[:1])
 
     if workload.profile:
-        model.gpt.backend = backend._replace(table=_timed(backend.table, seconds, wait))
+        _time(model.gpt, seconds, wait)
     running = contextlib.ExitStack()
     running.enter_context(model.running())
     atexit.register(running.close)
@@ -75,8 +76,8 @@ def version(backend: Backend) -> str:
     return f"NumPy {np.__version__}, {blas['name']} {blas['version']}"
 
 
-def _timed(table: Table, seconds: dict[str, float], wait: Callable[[], None]) -> Table:
-    """Return the table with every entry adding to its own sum of `seconds`, after a wait for what it has started."""
+def _time(gpt: GPT, seconds: dict[str, float], wait: Callable[[], None]) -> None:
+    """Let every part of a step add to its own sum of `seconds`, after a wait for the work that it has started."""
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -88,18 +89,17 @@ def _timed(table: Table, seconds: dict[str, float], wait: Callable[[], None]) ->
 
         return wrapper
 
-    entries: dict[str, Any] = {}
-    for field in dataclasses.fields(table):
-        name, entry = field.name, getattr(table, field.name)
-        if isinstance(entry, Sublayer):
-            entries[name] = dataclasses.replace(
-                entry,
-                forward=timed(f"{name} forward", entry.forward),
-                backward=timed(f"{name} backward", entry.backward),
-            )
-        elif callable(entry):
-            entries[name] = timed(name, entry)
-    return dataclasses.replace(table, **entries)
+    parts: dict[str, Any] = {}
+    for field in dataclasses.fields(gpt.table):
+        sublayer = getattr(gpt.table, field.name)
+        methods = ("loss",) if field.name == "head" else ("forward", "backward")
+        names = {method: "head_loss" if method == "loss" else f"{field.name} {method}" for method in methods}
+        parts[field.name] = SimpleNamespace(
+            **{method: timed(name, getattr(sublayer, method)) for method, name in names.items()}
+        )
+    gpt.table = dataclasses.replace(gpt.table, **parts)
+    backend = gpt.backend
+    gpt.backend = backend._replace(norm=timed("norm", backend.norm), update=timed("update", backend.update))
 
 
 def build_product(workload: Workload) -> Contender:

@@ -13,7 +13,6 @@ import torch.nn.functional as F  # noqa: N812 - as everybody writes it
 
 from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.layernorm import EPSILON
 
 
 def build_compiled(workload: Workload) -> Contender:
@@ -41,7 +40,7 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
     }
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
-        return F.layer_norm(x, (C,), params[f"{name}.weight"], params.get(f"{name}.bias"), EPSILON)
+        return F.layer_norm(x, (C,), params[f"{name}.weight"], params.get(f"{name}.bias"), config.norm_epsilon)
 
     def linear(x: torch.Tensor, name: str) -> torch.Tensor:
         return F.linear(x, params[f"{name}.weight"], params.get(f"{name}.bias"))

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,14 +31,13 @@ class OneDevice:
         *,
         backend: Backend,
         loss_scale: LossScale,
-        freeze: Iterable[str] = (),
+        freeze: Sequence[str] = (),
     ) -> None:
         """Copy the state to the device. Raises MemoryError."""
         self.plan = plan
         self.loss_scale = loss_scale if backend.is_half else None
-        self.gpt = GPT(model, backend, params)
+        self.gpt = GPT(model, backend, params, freeze=freeze)
         self.moments = adamw.Moments(*map(backend.to_device, moments))
-        _, self._frozen = self.gpt.layout.divide(freeze)
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Do nothing: there are no workers."""
@@ -49,13 +48,13 @@ class OneDevice:
         tokens = np.zeros((1, self.gpt.config.block_size), np.int64)
         self.gpt.loss_and_grad(tokens, tokens)
         self.gpt.grads.fill(0)
-        table, zeros = self.gpt.backend.table, self.gpt.backend.xp.zeros
+        backend, zeros = self.gpt.backend, self.gpt.backend.xp.zeros
         params, grads, *moments = (zeros(8, self.gpt.params.dtype) for _ in range(4))
         rounded = {"rounded": zeros(8, "float16")} if self.gpt.backend.is_half else {}
-        table.update(
+        backend.update(
             *(params, grads, adamw.Moments(*moments), adamw.Hyperparameters(0.0)),
             n_decayed=8,
-            norm=table.norm(grads),
+            norm=backend.norm(grads),
             clip=1.0,
             update_number=1,
             **rounded,
@@ -97,7 +96,6 @@ class OneDevice:
             clip=clip,
             update_number=update_number,
             loss_scale=self._scale,
-            frozen=self._frozen,
         )
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after(norm)

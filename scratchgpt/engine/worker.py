@@ -36,9 +36,9 @@ class Worker:
         P, S, C, n_workers = layout.size, layout.n_split, model.n_embd, plan.lanes
         team = Team(index, n_workers, barrier, arrays.shared)
         self._backend = functools.cache(functools.partial(select, "cpu", team=team if S and n_workers > 1 else None))
-        self.gpt = GPT(model, self._backend(block_bytes=plan.block_bytes), arrays["params"])
+        self.gpt = GPT(model, self._backend(block_bytes=plan.block_bytes), arrays["params"], freeze=freeze)
         self._private_grads = arrays["grads"][S:].reshape(n_workers, P - S)
-        self._grads = layout.tree(arrays["grads"][:S], self._private_grads[index])
+        self._grads = layout.wanted(arrays["grads"][:S], self._private_grads[index], freeze=freeze)
         # The ranges that this worker reduces and updates, in the order of the parameters:
         tokens = cpu.vocabulary(model.vocab_size, team)
         tables = [table * model.vocab_size * C for table in range(layout.n_tables)]
@@ -47,7 +47,8 @@ class Worker:
         first, stop = ((P - S) * i // n_workers // line * line for i in (index, index + 1))
         self._rest = slice(first, stop if index < n_workers - 1 else P - S)
         owned.append(slice(S + self._rest.start, S + self._rest.stop))
-        self._trained, self._frozen = (_overlaps(owned, ranges) for ranges in layout.divide(freeze))
+        trained, _ = layout.divide(freeze)
+        self._trained = _overlaps(owned, trained)
 
     def answer(self, request: Request) -> Answer:
         """Do what a request asks for. Raises MemoryError."""
@@ -62,7 +63,7 @@ class Worker:
                 return self._measure(request)
             case Plan():  # of as many workers
                 self._plan = request
-                self.gpt.backend = self._backend(block_bytes=request.block_bytes)
+                self.gpt.use(self._backend(block_bytes=request.block_bytes))
             case _:
                 assert_never(request)
         return Done()
@@ -100,13 +101,13 @@ class Worker:
         for other in others:
             total += other
             other.fill(0)
-        return math.fsum(self.gpt.backend.table.norm(self._arrays["grads"][part]) ** 2 for part in self._trained)
+        return math.fsum(self.gpt.backend.norm(self._arrays["grads"][part]) ** 2 for part in self._trained)
 
     def _update(self, request: Update) -> None:
         """Update this worker's part of the parameters."""
         for part in self._trained:
             params, grads, first, second = (self._arrays[name][part] for name in ("params", "grads", "first", "second"))
-            self.gpt.backend.table.update(
+            self.gpt.backend.update(
                 params,
                 grads,
                 adamw.Moments(first, second),
@@ -116,8 +117,6 @@ class Worker:
                 clip=request.clip,
                 update_number=request.update_number,
             )
-        for part in self._frozen:
-            self._arrays["grads"][part].fill(0)
 
 
 def _overlaps(some: Sequence[slice], others: Sequence[slice]) -> list[slice]:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from scratchgpt.model.gpt import GPT
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.gelu import CUBIC, SCALE
-from scratchgpt.ops.layernorm import EPSILON
 
 LARGEST_SUM, SMALLEST_SUM = 1e12, 1e-12
 """Between these, sums of exponentials are exact enough in float32, and no maximum need be subtracted first."""
@@ -86,7 +85,7 @@ class KVCache:
         self._scores, self._sums = empty(B * H * T), xp.ones((L, B, H, 1, 1), dtype)
         self._mean, self._ones = xp.full(C, 1 / C, dtype), xp.ones((T, 1), dtype)
         # Numbers as arrays (): NumPy takes half a microsecond to make one of a number.
-        numbers = (EPSILON * C, 1 / math.sqrt(D), 1.0, -2 * SCALE, -2 * SCALE * CUBIC)
+        numbers = (config.norm_epsilon * C, 1 / math.sqrt(D), 1.0, -2 * SCALE, -2 * SCALE * CUBIC)
         self._epsilon, self._scale, self._one, self._linear, self._cubic = (xp.full((), x, dtype) for x in numbers)
         self._number = empty()
         # The same memory, seen as attention sees it.
@@ -205,7 +204,7 @@ class KVCache:
         np.dot(x, self._mean, out=number)
         np.subtract(x, number, out=normed)
         np.dot(normed, normed, out=number)
-        number[()] = 1 / math.sqrt(float(number) + EPSILON * len(gain))
+        number[()] = 1 / math.sqrt(float(number) + self._model.config.norm_epsilon * len(gain))
         normed *= number
         normed *= gain
 

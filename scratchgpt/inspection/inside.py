@@ -10,7 +10,8 @@ from scratchgpt.errors import UsageError
 from scratchgpt.model.gpt import EVALUATION_LOGITS, GPT
 from scratchgpt.ops import cross_entropy
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import REFERENCE, Context
+from scratchgpt.ops.sublayers import sublayers
+from scratchgpt.ops.table import Step
 
 TOKENS_AT_ONCE = 2048
 """About so many tokens are computed together, as short windows alone would not keep a processor busy."""
@@ -34,13 +35,13 @@ def attention_maps(model: GPT, ids: npt.ArrayLike) -> Array:
     tokens = _checked(ids)
     if tokens.size > model.config.block_size:
         raise UsageError(f"{tokens.size} tokens are more than this model's block_size of {model.config.block_size}.")
-    context = Context(n_head=model.config.n_head, activation=model.config.activation)
-    x, _ = REFERENCE.embed.forward(model.backend.xp.asarray(tokens[None]), model.tree.embed, context)
+    (embed, attention, mlp, _), step = sublayers(model.config), Step()
+    x, _ = embed.forward(model.backend.xp.asarray(tokens[None]), model.tree.embed, step)
     maps = np.empty((model.config.n_layer, model.config.n_head, tokens.size, tokens.size), x.dtype)
     for layer, block in enumerate(model.tree.blocks):
-        saved = REFERENCE.attention.forward(x, block.attention, context)
+        saved = attention.forward(x, block.attention, step, layer)
         maps[layer] = model.backend.to_numpy(saved.attention.probabilities[0])
-        REFERENCE.mlp.forward(x, block.mlp, context)
+        mlp.forward(x, block.mlp, step, layer)
     return maps
 
 

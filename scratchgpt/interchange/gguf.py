@@ -13,7 +13,6 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.layernorm import EPSILON
 from scratchgpt.tokenizer import BPETokenizer, Tokenizer, end_of_text
 
 OUTSIDE = {
@@ -61,7 +60,7 @@ def write(
     writer.add_feed_forward_length(4 * config.n_embd)
     writer.add_block_count(config.n_layer)
     writer.add_head_count(config.n_head)
-    writer.add_layer_norm_eps(EPSILON)
+    writer.add_layer_norm_eps(config.norm_epsilon)
     if has_vocabulary:
         _add_vocabulary(writer, tokenizer.padded(config.vocab_size), next(iter(ends), end_of_text(tokenizer)))
     else:

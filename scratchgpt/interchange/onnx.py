@@ -16,7 +16,6 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
 from scratchgpt.model.params import HEAD_BIAS, Layout
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.layernorm import EPSILON
 
 OPSET, IR_VERSION = 20, 9
 """The first operators with GELU, and the version of the format that came with them."""
@@ -44,8 +43,9 @@ def write(path: Path, config: ModelConfig, params: Array, ends: Sequence[int] = 
 class _Graph:
     """Nodes and weights; what a node computes is called by its name."""
 
-    def __init__(self, weights: dict[str, Array]) -> None:
-        """Begin with named weights."""
+    def __init__(self, weights: dict[str, Array], epsilon: float) -> None:
+        """Begin with named weights, and the epsilon of the norms."""
+        self._epsilon = epsilon
         self.nodes: list[NodeProto] = []
         self.weights = dict(weights)
 
@@ -63,7 +63,7 @@ class _Graph:
 
     def norm(self, x: str, name: str) -> str:
         """Layer normalisation."""
-        return self.op("LayerNormalization", x, f"{name}.weight", *self._bias(name), epsilon=EPSILON)
+        return self.op("LayerNormalization", x, f"{name}.weight", *self._bias(name), epsilon=self._epsilon)
 
     def linear(self, x: str, name: str) -> str:
         """x W + b."""
@@ -94,7 +94,7 @@ class _Graph:
 
 def graph(config: ModelConfig, params: Array) -> ModelProto:
     """Return a model with flat parameters (P,) float32: input `input_ids`, int64, output `logits`."""
-    g = _Graph(Layout(config).views(params))
+    g = _Graph(Layout(config).views(params), config.norm_epsilon)
     length = g.op("Shape", "input_ids", start=1, end=2)  # (1,): T
     positions = g.op("Range", np.array(0), g.op("Squeeze", length), np.array(1))
     x = g.op(

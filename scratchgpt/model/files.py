@@ -19,7 +19,6 @@ from scratchgpt.model import tensors
 from scratchgpt.model.params import Layout
 from scratchgpt.model.tensors import Tensor
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.layernorm import EPSILON
 
 FILES = ("config.json", "model.safetensors")
 INDEX = "model.safetensors.index.json"
@@ -43,6 +42,7 @@ DEFAULTS = {
     "n_inner": None,
     "activation_function": "gelu_new",
     "resid_pdrop": 0.1,
+    "layer_norm_epsilon": 1e-5,
     "tie_word_embeddings": True,
     "bias": True,
     "head_bias": False,
@@ -53,7 +53,6 @@ GPT2_END = 50256
 """The eos_token_id that is meant by a config.json that does not say it."""
 
 SUPPORTED = {
-    "layer_norm_epsilon": EPSILON,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
@@ -206,7 +205,7 @@ def _to_gpt2(config: ModelConfig, ends: Sequence[int]) -> dict[str, Any]:
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
-        "layer_norm_epsilon": EPSILON,
+        "layer_norm_epsilon": config.norm_epsilon,
         "initializer_range": 0.02,
         "tie_word_embeddings": config.tie_word_embeddings,
         "bos_token_id": None,
@@ -251,6 +250,7 @@ def load_config(path: Path) -> ModelConfig:
             n_embd=content["n_embd"],
             dropout=content["resid_pdrop"],
             bias=content["bias"],
+            norm_epsilon=content["layer_norm_epsilon"],
             activation=SAME_ACTIVATIONS.get(str(activation), activation),
             tie_word_embeddings=content["tie_word_embeddings"],
             head_bias=content["head_bias"],

@@ -1,15 +1,16 @@
 """The GPT: embed, L times attention and MLP, head. Forward, backward and update over the table of sublayers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from scratchgpt.backend import Backend
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
-from scratchgpt.model.params import Layout, Params
-from scratchgpt.ops import adamw, cross_entropy, layernorm, linear
+from scratchgpt.model.params import Grads, Layout
+from scratchgpt.ops import adamw, cross_entropy
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import Context
+from scratchgpt.ops.sublayers import sublayers
+from scratchgpt.ops.table import Step, Wanted
 
 EVALUATION_LOGITS = {"cpu": 2**22, "gpu": 2**24}
 """Logits computed at once in an evaluation, the largest array there: to fit into a cache, or to keep a GPU busy."""
@@ -24,26 +25,33 @@ class Score(NamedTuple):
 
 
 class GPT:
-    """A model: its configuration, its flat parameters and gradients, and the device that computes."""
+    """A model: its configuration, its flat parameters and gradients, and the table of sublayers that computes."""
 
-    def __init__(self, config: ModelConfig, backend: Backend, *params: Array) -> None:
+    def __init__(self, config: ModelConfig, backend: Backend, *params: Array, freeze: Sequence[str] = ()) -> None:
         """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device.
 
         They may come in parts, as they lie in a file, for a model that is used and not trained. Where the backend
-        multiplies in float16, matrices are used as a copy that each update renews.
+        multiplies in float16, matrices are used as a copy that each update renews. Tensors whose names fit a pattern of
+        `freeze` get no gradient and stay as they are. Raises UsageError.
         """
         self.config = config
-        self.backend = backend
         self.layout = Layout(config)
         parts = [backend.to_device(part) for part in params]
         self.params = _only(parts)  # all of them, flat, as training needs them
         self.masters = self.tree = self.layout.tree(*parts)  # of these, the tree may become one of float16
-        self._head = self.tree.head
         self._rounded: Array | None = None
         if backend.is_half:
             self._rounded = self.params[: self.layout.n_decayed].astype("float16")
             self.tree = self.layout.tree(self._rounded, self.params[self.layout.n_decayed :])
         self._grads: Array | None = None
+        self._freeze = freeze
+        _, self._frozen = self.layout.divide(freeze)
+        *_, self._head = sublayers(config)
+        self.use(backend)
+
+    def use(self, backend: Backend) -> None:
+        """Compute by another backend of the same device from now on."""
+        self.backend, self.table = backend, backend.table(self.config)
 
     @property
     def grads(self) -> Array:
@@ -64,7 +72,7 @@ class GPT:
         n_targets: int = 0,
         n_micro_batches: int = 0,
         loss_scale: float = 1.0,
-        grads: Params | None = None,
+        grads: Grads | None = None,
     ) -> float:
         """Return the mean loss in nats and add its gradient to `grads`. Raises UsageError if T is above block_size.
 
@@ -72,17 +80,17 @@ class GPT:
         result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout. The gradient,
         and not the loss, is multiplied by `loss_scale`.
 
-        Where this is a lane's part of a larger batch, `first_sequence` tells where in it, the loss is divided by its
-        `n_targets`, there are at least `n_micro_batches`, if need be of no sequences, since lanes have to meet, and
-        `grads` are the lane's and not the model's own.
+        Where this is a worker's part of a larger batch, `first_sequence` is its place in that, the loss is divided by
+        the batch's `n_targets`, there are at least `n_micro_batches`, some without sequences, since workers have to
+        meet, and `grads` are the worker's and not the model's own.
         """
         B = len(tokens)
         tokens, targets = self._move(tokens), self._move(targets)
         size = micro_batch or max(B, 1)
-        grads = grads or self.layout.tree(self.grads)
+        grads = grads or self.layout.wanted(self.grads, freeze=self._freeze)
         loss = self.backend.xp.zeros((), self.params.dtype)
         for start in range(0, max(B, n_micro_batches * size), size):
-            context = self._context(
+            now = Step(
                 dropout=self.config.dropout,
                 seed=seed,
                 step=step,
@@ -91,25 +99,25 @@ class GPT:
                 loss_scale=loss_scale,
             )
             chunk = slice(start, start + size)
-            loss += self._micro_batch(tokens[chunk], targets[chunk], grads, context)
+            loss += self._micro_batch(tokens[chunk], targets[chunk], grads, now)
         return float(loss)
 
-    def _micro_batch(self, tokens: Array, targets: Array, grads: Params, context: Context) -> Array:
+    def _micro_batch(self, tokens: Array, targets: Array, grads: Grads, step: Step) -> Array:
         """Return the loss () and add its gradient. All that is kept for the backward is gone before the next begins."""
-        table = self.backend.table
-        x, embed_saved = table.embed.forward(tokens, self.tree.embed, context)
+        table, blocks = self.table, self.tree.blocks
+        x, embed_saved = table.embed.forward(tokens, self.tree.embed, step)
         saved = []
-        for layer, block in enumerate(self.tree.blocks):
-            here = context.at(layer)
-            saved.append((table.attention.forward(x, block.attention, here), table.mlp.forward(x, block.mlp, here)))
-        loss, dx = table.head_loss(x, targets, self.tree.head, grads.head, context)
-        for layer in reversed(range(self.config.n_layer)):
-            here = context.at(layer)
+        for layer, block in enumerate(blocks):
+            attention_saved = table.attention.forward(x, block.attention, step, layer)
+            saved.append((attention_saved, table.mlp.forward(x, block.mlp, step, layer)))
+        loss, dx = table.head.loss(x, targets, self.tree.head, grads.head, step)
+        for layer in reversed(range(_first_trained(grads), len(blocks))):
             attention_saved, mlp_saved = saved.pop()
-            block, grad = self.tree.blocks[layer], grads.blocks[layer]
-            table.mlp.backward(dx, mlp_saved, block.mlp, grad.mlp, here)
-            table.attention.backward(dx, attention_saved, block.attention, grad.attention, here)
-        table.embed.backward(dx, embed_saved, grads.embed)
+            block, grad = blocks[layer], grads.blocks[layer]
+            table.mlp.backward(dx, mlp_saved, block.mlp, grad.mlp, step, layer)
+            table.attention.backward(dx, attention_saved, block.attention, grad.attention, step, layer)
+        if _is_trained(grads.embed):
+            table.embed.backward(dx, embed_saved, grads.embed, step)
         return loss
 
     def update(
@@ -120,20 +128,13 @@ class GPT:
         clip: float,
         update_number: int,
         loss_scale: float = 1.0,
-        frozen: Sequence[slice] = (),
     ) -> float:
-        """Divide the gradients by the scale, clip and apply them, then zero them; return their norm before clipping.
-
-        `frozen` ranges of the parameters stay as they are, and their gradients do not count.
-        """
-        table = self.backend.table
-        for part in frozen:
-            self.grads[part].fill(0)
+        """Divide the gradients by the scale, clip and apply them, then zero them; return their norm before clipping."""
         # A kernel updates what is aligned, and ranges begin anywhere: so frozen ones are put back afterwards.
-        kept = [self.params[part].copy() for part in frozen]
-        norm = table.norm(self.grads) / loss_scale
+        kept = [self.params[part].copy() for part in self._frozen]
+        norm = self.backend.norm(self.grads) / loss_scale
         renewed = {} if self._rounded is None else {"rounded": self._rounded}
-        table.update(
+        self.backend.update(
             self.params,
             self.grads,
             moments,
@@ -145,7 +146,7 @@ class GPT:
             loss_scale=loss_scale,
             **renewed,
         )
-        for part, values in zip(frozen, kept, strict=True):
+        for part, values in zip(self._frozen, kept, strict=True):
             self.params[part] = values
             if self._rounded is not None:
                 self._rounded[part] = values[: max(self._rounded.size - part.start, 0)]
@@ -159,23 +160,20 @@ class GPT:
         `keep` is given each layer's number and its keys and values, each (B, H, T, D), before they are overwritten.
         With `only_last` the result is (B, 1, C), that of the last position: the last MLP is spared the others.
         """
-        table = self.backend.table
-        context = self._context()
-        x, _ = table.embed.forward(self._move(tokens), self.tree.embed, context)
+        table, step = self.table, Step()
+        x, _ = table.embed.forward(self._move(tokens), self.tree.embed, step)
         for layer, block in enumerate(self.tree.blocks):
-            saved = table.attention.forward(x, block.attention, context)
+            saved = table.attention.forward(x, block.attention, step, layer)
             if keep:
-                keep(layer, *table.keys_values(saved, block.attention, context))
+                keep(layer, *table.attention.keys_values(saved, block.attention))
             if only_last and layer == self.config.n_layer - 1:
                 x = x[:, -1:].copy()
-            table.mlp.forward(x, block.mlp, context)
+            table.mlp.forward(x, block.mlp, step, layer)
         return x
 
     def logits(self, x: Array) -> Array:
         """Final norm and projection, never in half precision: residual stream (..., C) -> logits (..., V)."""
-        normed, _ = layernorm.forward(x, self._head.gain, self._head.bias)
-        logits, _ = linear.forward(normed, self._head.weight.T, self._head.logit_bias)
-        return logits
+        return self._head.logits(x, self.masters.head)
 
     def score(self, tokens: Array, targets: Array) -> Score:
         """Predict without dropout: tokens, targets (B, T) -> the sums over all B · T targets."""
@@ -191,10 +189,6 @@ class GPT:
             n_correct += int((logits.argmax(axis=-1) == answers[chunk]).sum())
         return Score(loss, n_correct, targets.size)
 
-    def _context(self, **settings: Any) -> Context:
-        """Return what is the same in all layers; without `settings`, for use rather than training."""
-        return Context(n_head=self.config.n_head, activation=self.config.activation, **settings)
-
     def _move(self, ids: Array) -> Array:
         """Bring token ids (B, T) to the model's device, as whole numbers that index. Raises UsageError."""
         if ids.shape[1] > self.config.block_size:
@@ -208,3 +202,16 @@ class GPT:
 def _only(parts: Sequence[Any]) -> Any:
     """Return the only one of the parts, or None if there are several."""
     return parts[0] if len(parts) == 1 else None
+
+
+def _is_trained(grads: Iterable[Wanted]) -> bool:
+    """Return whether any of these gradients is wanted."""
+    return any(grad is not None for grad in grads)
+
+
+def _first_trained(grads: Grads) -> int:
+    """Return the layer at which a backward can end: no parameter before it is trained."""
+    if _is_trained(grads.embed):
+        return 0
+    trained = (layer for layer, block in enumerate(grads.blocks) if _is_trained((*block.attention, *block.mlp)))
+    return next(trained, len(grads.blocks))

@@ -8,8 +8,8 @@ of V rows come first of all, so that lanes can share one gradient of these and h
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from scratchgpt.chance import Place, philox
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError, did_you_mean
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import AttentionParams, EmbedParams, HeadParams, MLPParams
+from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, MLPParams, Wanted
 
 MOST_PARAMETERS = 2**40
 
@@ -39,22 +39,29 @@ class Leaf(NamedTuple):
     mean: float = 0.0
 
 
-class Block(NamedTuple):
+View = TypeVar("View", Array, Wanted)
+
+
+class Block(NamedTuple, Generic[View]):
     """One layer."""
 
-    attention: AttentionParams
-    mlp: MLPParams
+    attention: AttentionParams[View]
+    mlp: MLPParams[View]
 
 
-class Params(NamedTuple):
-    """All parameters, or all gradients: a tree of views on one flat array.
+class Tree(NamedTuple, Generic[View]):
+    """All parameters, or all gradients: a tree of views on one flat array. A frozen parameter has no gradient.
 
     Where embedding and head are tied, `head.weight` is `embed.token_table`: one leaf, two contributors.
     """
 
-    embed: EmbedParams
-    blocks: tuple[Block, ...]
-    head: HeadParams
+    embed: EmbedParams[View]
+    blocks: tuple[Block[View], ...]
+    head: HeadParams[View]
+
+
+Params = Tree[Array]
+Grads = Tree[Wanted]
 
 
 class Layout:
@@ -87,10 +94,10 @@ class Layout:
             parts[0] = parts[0][size:]
         return views
 
-    def divide(self, freeze: Iterable[str]) -> tuple[list[slice], list[slice]]:
-        """Return which ranges of the flat array are trained, and which frozen: those whose names fit a pattern.
+    def named(self, freeze: Iterable[str]) -> set[str]:
+        """Return the names that fit a pattern.
 
-        Raises UsageError if a pattern fits nothing, or nothing is left to train.
+        Raises UsageError if a pattern fits nothing, or all names fit one.
         """
         names = [leaf.name for leaf in self.leaves]
         frozen = set()
@@ -101,6 +108,11 @@ class Layout:
             frozen.update(fitting)
         if len(frozen) == len(names):
             raise UsageError("All tensors are frozen, so that there is nothing to train.")
+        return frozen
+
+    def divide(self, freeze: Iterable[str]) -> tuple[list[slice], list[slice]]:
+        """Return the ranges of the flat array that are trained, and those that are frozen. Raises as `named` does."""
+        frozen = self.named(freeze)
         ranges: dict[bool, list[slice]] = {False: [], True: []}
         start = 0
         for leaf in self.leaves:
@@ -114,9 +126,16 @@ class Layout:
 
     def tree(self, *flat: Array) -> Params:
         """Return the views of `flat` (P,) as the tree that the sublayers take; `flat` may come in several parts."""
-        views = self.views(*flat)
+        return self._tree(self.views(*flat))
+
+    def wanted(self, *flat: Array, freeze: Iterable[str] = ()) -> Grads:
+        """Return the views of gradients `flat` (P,) as `tree` does, without those that are frozen."""
+        frozen = self.named(freeze)
+        return self._tree({name: None if name in frozen else view for name, view in self.views(*flat).items()})
+
+    def _tree(self, views: Mapping[str, Any]) -> Any:
         token_table = views["transformer.wte.weight"]
-        return Params(
+        return Tree(
             embed=EmbedParams(token_table, views["transformer.wpe.weight"]),
             blocks=tuple(_block(views, f"transformer.h.{layer}") for layer in range(self.config.n_layer)),
             head=HeadParams(
@@ -181,7 +200,7 @@ def _leaves(config: ModelConfig) -> list[Leaf]:
     return [*leaves, Leaf(HEAD_BIAS, (V,), 0)] if config.head_bias else leaves
 
 
-def _block(views: dict[str, Any], name: str) -> Block:
+def _block(views: Mapping[str, Any], name: str) -> Any:
     """Gather one layer's views."""
     return Block(
         AttentionParams(

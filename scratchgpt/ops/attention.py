@@ -44,3 +44,15 @@ def backward(dy: Array, saved: Saved) -> tuple[Array, Array, Array]:
     dprobabilities = dropout.backward(dy @ v.swapaxes(-1, -2), mask)
     dscores = softmax.backward(dprobabilities, probabilities) * (1 / math.sqrt(q.shape[-1]))
     return dscores @ k, dscores.swapaxes(-1, -2) @ q, dv
+
+
+def split_heads(x: Array, n_head: int) -> Array:
+    """(B, T, C) -> (B, H, T, D): a view."""
+    B, T, C = x.shape
+    return x.reshape(B, T, n_head, C // n_head).swapaxes(1, 2)
+
+
+def merge_heads(x: Array) -> Array:
+    """(B, H, T, D) -> (B, T, C): the inverse of `split_heads`."""
+    B, H, T, D = x.shape
+    return x.swapaxes(1, 2).reshape(B, T, H * D)

@@ -21,6 +21,7 @@ __global__ void __launch_bounds__(32 * WARPS) layernorm_forward(
     T* __restrict__ normed,
     T* __restrict__ xhat,
     Wide<T>* __restrict__ rstd,
+    double epsilon,
     int R,
     int C
 ) {
@@ -43,7 +44,7 @@ __global__ void __launch_bounds__(32 * WARPS) layernorm_forward(
 #pragma unroll
         for (int i = 0; i < N; i++) squares += (in.at[i] - mean) * (in.at[i] - mean);
     }
-    const W r = 1 / sqrt(warp_sum(squares) / C + W(1e-5));
+    const W r = 1 / sqrt(warp_sum(squares) / C + W(epsilon));
     if (first == 0) rstd[row] = r;
 
     for (int c = first; c < C; c += 32 * N) {

@@ -16,7 +16,7 @@ class Saved(NamedTuple):
     has_bias: bool
 
 
-def forward(x: Array, gain: Array, bias: Array | None = None) -> tuple[Array, Saved]:
+def forward(x: Array, gain: Array, bias: Array | None = None, epsilon: float = EPSILON) -> tuple[Array, Saved]:
     """y = x̂ · gain + bias  with  x̂ = (x - mean x) · rstd,  rstd = 1 / √(var x + ε).
 
     x (..., C), gain (C,), bias (C,) or None -> y (..., C). The variance is the biased one (over C).
@@ -25,7 +25,7 @@ def forward(x: Array, gain: Array, bias: Array | None = None) -> tuple[Array, Sa
     xp = array_module(x)
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
-    rstd = 1 / xp.sqrt(variance + EPSILON)
+    rstd = 1 / xp.sqrt(variance + epsilon)
     xhat = centred * rstd
     y = xhat * gain
     if bias is not None:

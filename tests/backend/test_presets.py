@@ -7,12 +7,12 @@ channels, and the reference would need tens of gigabytes.
 import numpy as np
 import pytest
 
-from scratchgpt.backend import Backend, cpu
+from scratchgpt.backend import reference
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig, load_preset, preset_names
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.sublayers import REFERENCE
+from tests.backends import on_cpu
 
 LEFT_OUT = {"gpt2-medium", "gpt2-large", "gpt2-xl"}
 PRESETS = [name for name in preset_names() if name not in LEFT_OUT]
@@ -28,8 +28,8 @@ def test_gradients_of_presets(name: str) -> None:
     layout = Layout(config)
     params = layout.initial(1)
     tokens, targets = np.random.default_rng(0).integers(0, config.vocab_size, (2, 2, config.block_size))
-    fast = GPT(config, Backend("cpu", np, cpu.table(Workspace()), np.asarray), params)
-    truth = GPT(config, Backend("cpu", np, REFERENCE, np.asarray), params.astype(np.float64))
+    fast = GPT(config, on_cpu(Workspace()), params)
+    truth = GPT(config, reference(), params.astype(np.float64))
     assert abs(fast.loss_and_grad(tokens, targets) - truth.loss_and_grad(tokens, targets)) <= 1e-5
     expected = layout.views(truth.grads)
     for leaf, got in layout.views(fast.grads).items():

@@ -1,13 +1,11 @@
 """With SCRATCHGPT_CUDA=real in the environment, tests of kernels run on a GPU instead of the emulator, unchanged."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scratchgpt.backend import gpu
 from tests.cuda import device
 from tests.cuda.checks import IS_REAL
 from tests.cuda.real import Real
@@ -21,16 +19,9 @@ if IS_REAL:  # before any test imports it
 
 @pytest.fixture(scope="module")
 def cupy() -> Iterator[Any]:
-    """The stand-in, and our module that imports it."""
-
-    def forget() -> None:
-        sys.modules.pop("scratchgpt.backend.gpu.cuda", None)
-        vars(gpu).pop("cuda", None)
-
-    forget()
+    """The stand-in."""
     with standing_in() as module:
         yield module
-    forget()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,6 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from scratchgpt.backend import Backend, gpu
 from scratchgpt.backend.gpu import kernels, products, ways
 from scratchgpt.backend.gpu.device import Size
 from scratchgpt.cli.bench import CHARACTERS, MOST_TOKENS, WORD_PIECES
@@ -23,6 +22,7 @@ from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
+from tests.backends import emulated
 from tests.cuda.emulator.build import without_comments
 
 FUSED_PRODUCTS = {"forward": 2, "keys": 4, "queries": 3, "delta": 0}
@@ -179,7 +179,7 @@ def count(config: ModelConfig, B: int, precision: str, *, tensor_cores: bool = T
     """Return what each launch and product of a training step costs, in their order."""
     device = Counting(tensor_cores=tensor_cores, tf32=precision == "tf32")
     params = hollow((Layout(config).size,), np.float32)
-    model = GPT(config, Backend("gpu:0", XP, gpu.table(device), np.asarray, precision), params)
+    model = GPT(config, emulated(device, precision), params)
     step(model, Moments(hollow(params.shape, np.float32), hollow(params.shape, np.float32)), B)
     return device.costs
 

@@ -8,7 +8,9 @@ from scratchgpt.backend.gpu.dropout import Mask
 from scratchgpt.chance import Place
 from scratchgpt.ops import attention as reference
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import Context, merge_heads, split_heads
+from scratchgpt.ops.attention import merge_heads, split_heads
+from scratchgpt.ops.sublayers import dropout_mask
+from scratchgpt.ops.table import Step
 from tests import gradcheck
 from tests.cuda.checks import SEEDS, assert_close, draw, needs_emulator
 from tests.cuda.device import Emulated
@@ -18,30 +20,36 @@ pytestmark = needs_emulator
 HEAD_SIZES = (16, 32, 48, 64, 96, 128)
 
 
-def context(B: int, H: int, dropout: float) -> Context:
+LAYER = 3
+
+
+def step(B: int, dropout: float) -> Step:
     """Return one whose masks differ from any other's."""
-    return Context(n_head=H, dropout=dropout, seed=2**63 + 5, step=7, sequences=range(100, 100 + B), layer=3)
+    return Step(dropout=dropout, seed=2**63 + 5, step=7, sequences=range(100, 100 + B))
 
 
-def expect(qkv: Array, bias: Array | None, dheads: Array, context: Context) -> tuple[Array, Array, Array]:
+def mask_of(at: Step) -> Mask:
+    return Mask.of(at, LAYER, Place.ATTENTION)
+
+
+def expect(qkv: Array, bias: Array | None, dheads: Array, H: int, at: Step) -> tuple[Array, Array, Array]:
     """Return heads, lse and dqkv by the reference."""
-    H, T = context.n_head, qkv.shape[1]
+    T = qkv.shape[1]
     qkv = qkv.astype(float) + (0 if bias is None else bias.astype(float))
     q, k, v = (split_heads(part, H) for part in np.split(qkv, 3, axis=-1))
-    heads, saved = reference.forward(q, k, v, context.mask(Place.ATTENTION, (H, T, T), qkv))
+    heads, saved = reference.forward(q, k, v, dropout_mask(at, Place.ATTENTION, LAYER, (H, T, T), qkv))
     gradients = reference.backward(split_heads(dheads.astype(float), H), saved)
     scores = np.where(np.tri(T, dtype=bool), q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5, -np.inf)
     lse = np.logaddexp.reduce(scores, axis=-1)
     return merge_heads(heads), lse, np.concatenate([merge_heads(part) for part in gradients], axis=-1)
 
 
-def check(qkv: Array, bias: Array | None, dheads: Array, at: Context, seed: int = 0) -> None:
+def check(qkv: Array, bias: Array | None, dheads: Array, H: int, at: Step, seed: int = 0) -> None:
     """Compare forward and backward with the reference's."""
-    dtype, H = str(qkv.dtype), at.n_head
-    mask, device = Mask.of(at, Place.ATTENTION), Emulated(seed=seed)
+    dtype, mask, device = str(qkv.dtype), mask_of(at), Emulated(seed=seed)
     heads, saved = attention.forward(device, qkv, bias, H, mask)
     dqkv = attention.backward(device, dheads, saved, bias, H, mask)
-    expected_heads, expected_lse, expected_dqkv = expect(qkv, bias, dheads, at)
+    expected_heads, expected_lse, expected_dqkv = expect(qkv, bias, dheads, H, at)
     assert_close(heads, expected_heads, dtype)
     # A logarithm near 0 is as exact as any other: its error is the relative one of probabilities.
     assert_close(saved.lse, expected_lse, dtype, largest=max(1, np.abs(expected_lse).max()))
@@ -53,7 +61,7 @@ def check_random(B: int, T: int, H: int, D: int, dtype: str, dropout: float, see
     rng, C = np.random.default_rng([B, T, H, D]), H * D
     qkv, dheads = draw(rng, (B, T, 3 * C), dtype), draw(rng, (B, T, C), dtype)
     bias = draw(rng, (3 * C,), dtype) if T % 2 else None
-    check(qkv, bias, dheads, context(B, H, dropout), seed)
+    check(qkv, bias, dheads, H, step(B, dropout), seed)
 
 
 @pytest.mark.parametrize(
@@ -91,15 +99,14 @@ def test_large_scores(dtype: str, factor: int) -> None:
     rng, C = np.random.default_rng(0), 16
     qkv, dheads = rng.integers(-3, 4, (1, 70, 3 * C)).astype(dtype), draw(rng, (1, 70, C), dtype)
     qkv[..., :C] *= factor
-    assert np.abs(expect(qkv, None, dheads, context(1, 1, 0.0))[1]).max() >= {"float32": 89, "float64": 710}[dtype]
-    check(qkv, None, dheads, context(1, 1, 0.0))
+    assert np.abs(expect(qkv, None, dheads, 1, step(1, 0.0))[1]).max() >= {"float32": 89, "float64": 710}[dtype]
+    check(qkv, None, dheads, 1, step(1, 0.0))
 
 
 def test_every_run_is_the_same() -> None:
     """Whatever the order of threads."""
-    rng, at = np.random.default_rng(0), context(2, 2, 0.25)
+    rng, mask = np.random.default_rng(0), mask_of(step(2, 0.25))
     qkv, dheads = draw(rng, (2, 70, 96), "float32"), draw(rng, (2, 70, 32), "float32")
-    mask = Mask.of(at, Place.ATTENTION)
     runs = []
     for seed in SEEDS:
         device = Emulated(seed=seed, checked=False)
@@ -110,8 +117,8 @@ def test_every_run_is_the_same() -> None:
 
 @pytest.mark.parametrize(("B", "T", "H", "dropout"), [(1, 4, 1, 0.0), (2, 5, 1, 0.25), (1, 35, 2, 0.25)])
 def test_gradient(B: int, T: int, H: int, dropout: float) -> None:
-    rng, C, at = np.random.default_rng(T), 16 * H, context(B, H, dropout)
-    device, mask = Emulated(checked=False), Mask.of(at, Place.ATTENTION)
+    rng, C = np.random.default_rng(T), 16 * H
+    device, mask = Emulated(checked=False), mask_of(step(B, dropout))
     qkv, bias, dheads = rng.normal(size=(B, T, 3 * C)), rng.normal(size=3 * C), rng.normal(size=(B, T, C))
 
     def function(qkv: Array) -> Array:

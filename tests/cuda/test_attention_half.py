@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from scratchgpt.backend.gpu import attention
-from scratchgpt.backend.gpu.dropout import Mask
-from scratchgpt.chance import Place
 from tests.cuda.checks import draw, needs_emulator
 from tests.cuda.device import Emulated
-from tests.cuda.test_attention import check, context
+from tests.cuda.test_attention import check, mask_of, step
 
 pytestmark = needs_emulator
 
@@ -22,7 +20,7 @@ def check_random(
     qkv[..., :C] *= np.float16(scores)
     dheads *= np.float16(gradients)
     bias = draw(rng, (3 * C,), "float32") if T % 2 else None
-    check(qkv, bias, dheads, context(B, H, dropout), seed)
+    check(qkv, bias, dheads, H, step(B, dropout), seed)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
@@ -62,7 +60,7 @@ def test_sizes(scores: float, gradients: float) -> None:
 
 
 def test_what_overflows_is_noticed() -> None:
-    rng, device, none = np.random.default_rng(1), Emulated(), Mask.of(context(1, 1, 0), Place.ATTENTION)
+    rng, device, none = np.random.default_rng(1), Emulated(), mask_of(step(1, 0))
     qkv = draw(rng, (1, 20, 48), "float16")
     dheads = np.full((1, 20, 16), 6e4, np.float16)
     heads, saved = attention.forward(device, qkv, None, 1, none)
@@ -71,7 +69,7 @@ def test_what_overflows_is_noticed() -> None:
 
 
 def test_results_are_the_same_whatever_the_order_of_threads() -> None:
-    rng, mask = np.random.default_rng(1), Mask.of(context(1, 1, 0.2), Place.ATTENTION)
+    rng, mask = np.random.default_rng(1), mask_of(step(1, 0.2))
     qkv, dheads = draw(rng, (1, 140, 96), "float16"), draw(rng, (1, 140, 32), "float16")
     results = []
     for seed in range(2):

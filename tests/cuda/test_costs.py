@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scratchgpt.backend import Backend, gpu
 from scratchgpt.backend.gpu import kernels
 from scratchgpt.bench import Workload
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Moments
+from tests import backends
 from tests.cuda import costs, device
 from tests.cuda.checks import needs_emulator
 
@@ -29,7 +29,7 @@ SIZES: dict[str, Any] = {"vocab_size": 65, "block_size": 32, "n_layer": 2, "n_he
 def test_what_is_counted_is_what_is_launched(precision: str) -> None:
     config, emulated = ModelConfig(**SIZES, dropout=0.2), device.Emulated(checked=False)
     params = Layout(config).initial(0)
-    model = GPT(config, Backend("gpu:0", np, gpu.table(emulated), np.asarray, precision), params)
+    model = GPT(config, backends.emulated(emulated, precision), params)
     costs.step(model, Moments(np.zeros_like(params), np.zeros_like(params)), 3)
     counted = costs.count(config, 3, precision)
     assert [cost.name for cost in counted if not cost.is_product] == emulated.launched

@@ -8,7 +8,8 @@ from scratchgpt.backend.gpu.dropout import Mask
 from scratchgpt.chance import Place
 from scratchgpt.ops import embedding as reference
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import Context
+from scratchgpt.ops.sublayers import dropout_mask
+from scratchgpt.ops.table import Step
 from tests import gradcheck
 from tests.cuda.checks import DTYPES, SEEDS, assert_close, draw, needs_emulator, wide
 from tests.cuda.device import Emulated
@@ -21,25 +22,25 @@ SHAPES = [  # B, T, C, V
 ]
 
 
-def context(B: int, rate: float) -> Context:
-    return Context(1, dropout=rate, seed=11, step=3, sequences=range(6, 6 + B))
+def step(B: int, rate: float) -> Step:
+    return Step(dropout=rate, seed=11, step=3, sequences=range(6, 6 + B))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("B", "T", "C", "V"), SHAPES)
 def test_embedding(B: int, T: int, C: int, V: int, dtype: str) -> None:
     device, rng = Emulated(seed=(B + T) % len(SEEDS)), np.random.default_rng([B, T, C, V])
-    at, P = context(B, 0.1 * (B % 3)), T + T % 3
+    at, P = step(B, 0.1 * (B % 3)), T + T % 3
     tokens = rng.integers(V, size=(B, T))
     token_table, position_table = draw(rng, (V, C), dtype), draw(rng, (P, C), dtype)
     dx, dtoken_table, dposition_table = (draw(rng, shape, wide(dtype)) for shape in [(B, T, C), (V, C), (P, C)])
-    drawn = at.mask(Place.EMBEDDING, (T, C), np.zeros(0))
+    drawn = dropout_mask(at, Place.EMBEDDING, 0, (T, C), np.zeros(0))
     factor = np.ones((B, T, C)) if drawn is None else drawn
     expected, saved = reference.forward(tokens, token_table.astype(float), position_table.astype(float))
     increments = reference.backward(dx.astype(float) * factor, saved)
     expected_tables = [table + by for table, by in zip((dtoken_table, dposition_table), increments, strict=True)]
 
-    mask = Mask.of(at, Place.EMBEDDING)
+    mask = Mask.of(at, 0, Place.EMBEDDING)
     assert_close(embedding.forward(device, tokens, token_table, position_table, mask), expected * factor, dtype)
     embedding.backward(device, dx, tokens, mask, dtoken_table, dposition_table, dtype)
     assert_close(dtoken_table, expected_tables[0], dtype)
@@ -59,13 +60,13 @@ def test_runs_of_equal_tokens(lengths: list[int], seed: int) -> None:
     dx, table = rng.normal(size=(1, len(tokens), 2)), rng.normal(size=(len(lengths), 2))
     expected = table.copy()
     np.add.at(expected, tokens, dx[0])
-    mask = Mask.of(context(1, 0), Place.EMBEDDING)
+    mask = Mask.of(step(1, 0), 0, Place.EMBEDDING)
     embedding.backward(Emulated(seed=seed), dx, tokens[None], mask, table, np.zeros((len(tokens), 2)), "float64")
     assert_close(table, expected, "float64")
 
 
 def test_sums_do_not_depend_on_the_order_of_threads() -> None:
-    rng, mask = np.random.default_rng(0), Mask.of(context(4, 0.2), Place.EMBEDDING)
+    rng, mask = np.random.default_rng(0), Mask.of(step(4, 0.2), 0, Place.EMBEDDING)
     dx, tokens = draw(rng, (4, 100, 12), "float32"), rng.integers(3, size=(4, 100))
 
     def tables(seed: int) -> Array:
@@ -78,7 +79,7 @@ def test_sums_do_not_depend_on_the_order_of_threads() -> None:
 
 @pytest.mark.parametrize("C", [3, 4])
 def test_gradients(C: int) -> None:
-    rng, mask = np.random.default_rng(C), Mask.of(context(2, 0.2), Place.EMBEDDING)
+    rng, mask = np.random.default_rng(C), Mask.of(step(2, 0.2), 0, Place.EMBEDDING)
     tokens, dx = rng.integers(4, size=(2, 5)), rng.normal(size=(2, 5, C))
     tables = [rng.normal(size=(4, C)), rng.normal(size=(6, C))]
     gradients = [np.zeros((4, C)), np.zeros((6, C))]

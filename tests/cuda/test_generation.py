@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scratchgpt.backend import Backend, select
+from scratchgpt.backend import reference, select
 from scratchgpt.config import ModelConfig
 from scratchgpt.generation import Stop
 from scratchgpt.generation.kv_cache import KVCache
@@ -14,7 +14,6 @@ from scratchgpt.generation.ragged_cache import RaggedCache
 from scratchgpt.generation.sampler import Sampling, draws
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.sublayers import REFERENCE
 from scratchgpt.serving.engine import Engine
 from scratchgpt.serving.job import Wish
 from scratchgpt.tokenizer import CharTokenizer
@@ -37,9 +36,9 @@ TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2, "fp16": 1e-2}
 def test_steps_give_the_logits_of_the_uncached_model(changes: dict[str, Any], precision: str) -> None:
     config = ModelConfig(vocab_size=70, block_size=7, n_layer=2, n_embd=16, **changes)
     params = np.random.default_rng(1).normal(size=Layout(config).size, scale=0.2).astype(np.float32)
-    reference = GPT(config, Backend("cpu", np, REFERENCE, np.asarray), params)
+    slow = GPT(config, reference(), params)
     tokens = np.random.default_rng(2).integers(0, 70, (2, 7))
-    expected = reference.logits(reference.hidden(tokens))
+    expected = slow.logits(slow.hidden(tokens))
     tolerance = TOLERANCES[precision] * np.abs(expected).max()
     model = GPT(config, select("gpu:0", precision=precision), params)
     cache = KVCache(model, 2, 7)
@@ -52,9 +51,9 @@ def test_steps_give_the_logits_of_the_uncached_model(changes: dict[str, Any], pr
 def test_sequences_in_chunks_suspended_and_restored(changes: dict[str, Any]) -> None:
     config = ModelConfig(vocab_size=70, block_size=12, n_layer=2, n_embd=16, **changes)
     params = np.random.default_rng(1).normal(size=Layout(config).size, scale=0.2).astype(np.float32)
-    reference = GPT(config, Backend("cpu", np, REFERENCE, np.asarray), params)
+    slow = GPT(config, reference(), params)
     tokens = np.random.default_rng(2).integers(0, 70, (2, 12))
-    expected = reference.logits(reference.hidden(tokens))
+    expected = slow.logits(slow.hidden(tokens))
     tolerance = 1e-5 * np.abs(expected).max()
     cache = RaggedCache(GPT(config, select("gpu:0"), params), 3)
     assert (cache.chunk_size, cache.largest_chunk_size) == (256, 1024)

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from scratchgpt.backend import Backend, gpu
 from scratchgpt.backend.gpu.device import Size
 from scratchgpt.backend.gpu.memory import MOST_BLOCKS, most_sequences
 from scratchgpt.config import ModelConfig
@@ -15,6 +14,7 @@ from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
+from tests.backends import emulated
 from tests.cuda import costs
 
 MOST = (2**31 - 1, MOST_BLOCKS, MOST_BLOCKS)
@@ -60,7 +60,7 @@ def launch(config: ModelConfig, B: int, precision: str, *, tensor_cores: bool = 
     """Launch a step of B sequences."""
     device = Checking(tensor_cores=tensor_cores, tf32=precision == "tf32")
     params, *moments = (costs.hollow((Layout(config).size,), np.float32) for _ in range(3))
-    model = GPT(config, Backend("gpu:0", costs.XP, gpu.table(device), np.asarray, precision), params)
+    model = GPT(config, emulated(device, precision), params)
     costs.step(model, Moments(*moments), B)
     return device
 

@@ -8,7 +8,9 @@ from scratchgpt.backend.gpu.dropout import Mask
 from scratchgpt.chance import Place
 from scratchgpt.ops import attention
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import Context, merge_heads, split_heads
+from scratchgpt.ops.attention import merge_heads, split_heads
+from scratchgpt.ops.sublayers import dropout_mask
+from scratchgpt.ops.table import Step
 from tests import gradcheck
 from tests.cuda.checks import DTYPES, SEEDS, assert_close, draw, needs_emulator, wide
 from tests.cuda.device import Emulated
@@ -18,8 +20,8 @@ pytestmark = needs_emulator
 SHAPES = [(1, 1, 1, 1), (2, 17, 3, 5), (1, 61, 2, 16), (2, 64, 1, 8), (1, 65, 2, 6)]
 
 
-def context(B: int, H: int, dropout: float) -> Context:
-    return Context(n_head=H, dropout=dropout, seed=3, step=2**40, sequences=range(2, 2 + B), layer=1)
+def step(B: int, dropout: float) -> Step:
+    return Step(dropout=dropout, seed=3, step=2**40, sequences=range(2, 2 + B))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -27,8 +29,8 @@ def context(B: int, H: int, dropout: float) -> Context:
 @pytest.mark.parametrize("dropout", [0, 0.2])
 @pytest.mark.parametrize(("B", "T", "H", "D"), SHAPES)
 def test_attention(B: int, T: int, H: int, D: int, dropout: float, dtype: str, seed: int) -> None:
-    device, rng, given = Emulated(seed=seed), np.random.default_rng([B, T, H, D]), context(B, H, dropout)
-    mask = Mask.of(given, Place.ATTENTION)
+    device, rng, given = Emulated(seed=seed), np.random.default_rng([B, T, H, D]), step(B, dropout)
+    mask = Mask.of(given, 1, Place.ATTENTION)
     qkv, bias, dy = (
         draw(rng, (B, T, 3 * H * D), dtype),
         draw(rng, (3 * H * D,), wide(dtype)),
@@ -37,7 +39,7 @@ def test_attention(B: int, T: int, H: int, D: int, dropout: float, dtype: str, s
     has_bias = bool(T % 2)
     inputs = qkv.astype(float) + bias * has_bias
     q, k, v = (split_heads(part, H) for part in np.split(inputs, 3, axis=-1))
-    expected, expected_saved = attention.forward(q, k, v, given.mask(Place.ATTENTION, (H, T, T), q))
+    expected, expected_saved = attention.forward(q, k, v, dropout_mask(given, Place.ATTENTION, 1, (H, T, T), q))
     expected_parts = attention.backward(split_heads(dy.astype(float), H), expected_saved)
 
     y, saved = products.forward(device, qkv, bias if has_bias else None, H, mask)
@@ -48,7 +50,7 @@ def test_attention(B: int, T: int, H: int, D: int, dropout: float, dtype: str, s
 
 @pytest.mark.parametrize("dropout", [0, 0.2])
 def test_gradient(dropout: float) -> None:
-    rng, mask = np.random.default_rng(0), Mask.of(context(2, 2, dropout), Place.ATTENTION)
+    rng, mask = np.random.default_rng(0), Mask.of(step(2, dropout), 1, Place.ATTENTION)
     qkv, dy = draw(rng, (2, 3, 12), "float64"), draw(rng, (2, 3, 4), "float64")
 
     def attend(qkv: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scratchgpt.backend import Backend, gpu, select
+from scratchgpt.backend import on_gpu, select
 from tests.cuda.test_table import CASES, compare
 from tests.world import make_dataset
 
@@ -37,7 +37,7 @@ def test_a_step(case: dict[str, Any], precision: str) -> None:
         from scratchgpt.backend.gpu.cuda import Cuda  # noqa: PLC0415 - CuPy is needed for a GPU only
 
         device = Cuda()
-        backend = Backend("gpu:0", device.xp, gpu.table(device), device.xp.asnumpy, precision)
+        backend = on_gpu(device, "gpu:0", device.xp.asnumpy, precision)
     else:
         backend = select("gpu:0", precision=precision)
     compare(case, backend)

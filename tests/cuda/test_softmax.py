@@ -10,7 +10,8 @@ from scratchgpt.backend.gpu.dropout import Mask
 from scratchgpt.chance import Place
 from scratchgpt.ops import softmax as reference
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import Context
+from scratchgpt.ops.sublayers import dropout_mask
+from scratchgpt.ops.table import Step
 from tests.cuda.checks import DTYPES, SEEDS, assert_close, draw, needs_emulator
 from tests.cuda.device import Emulated
 
@@ -21,8 +22,8 @@ SHAPES = [(1, 1, 1), (2, 3, 7), (1, 3, 17), (2, 1, 31), (1, 2, 32), (1, 1, 61), 
 LARGE = [(1, 1, 200), (1, 1, 257), (1, 1, 264)]
 
 
-def context(B: int, dropout: float) -> Context:
-    return Context(n_head=1, dropout=dropout, seed=2**63 + 1, step=7, sequences=range(5, 5 + B), layer=3)
+def step(B: int, dropout: float) -> Step:
+    return Step(dropout=dropout, seed=2**63 + 1, step=7, sequences=range(5, 5 + B))
 
 
 def causal(T: int) -> Array:
@@ -45,8 +46,9 @@ def test_softmax_of_long_rows(B: int, H: int, T: int, dtype: str) -> None:
 
 def compare(B: int, H: int, T: int, dropout: float, dtype: str, seed: int) -> None:
     device, rng = Emulated(seed=seed), np.random.default_rng([B, H, T])
-    given = context(B, dropout)
-    mask, factors = Mask.of(given, Place.ATTENTION), given.mask(Place.ATTENTION, (H, T, T), np.zeros(0))
+    given = step(B, dropout)
+    mask = Mask.of(given, 3, Place.ATTENTION)
+    factors = dropout_mask(given, Place.ATTENTION, 3, (H, T, T), np.zeros(0))
     if factors is None:
         factors = np.ones(())
     scores, dweights = draw(rng, (B, H, T, T), dtype) * 3, draw(rng, (B, H, T, T), dtype)
@@ -73,7 +75,7 @@ def test_large_scores(levels: tuple[float, ...], dtype: str) -> None:
     scores = np.random.default_rng(0).choice(levels, size=(1, 1, 65, 65)).astype(dtype)
     scores[..., 0] = levels[-1]  # in each row, at least one is finite
     expected, _ = reference.forward(np.where(causal(65), scores.astype(float), -math.inf))
-    softmax.forward(Emulated(), scores, Mask.of(context(1, 0), Place.ATTENTION))
+    softmax.forward(Emulated(), scores, Mask.of(step(1, 0), 0, Place.ATTENTION))
     assert_close(scores, expected, dtype)
 
 

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scratchgpt.backend import Backend
+from scratchgpt.backend import reference
 from scratchgpt.backend.gpu import kernels
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops import adamw, layernorm
-from scratchgpt.ops.sublayers import REFERENCE
 from tests.cuda.checks import needs_emulator
 from tests.cuda.standin import FOLDER, ROOT, environment, rules, standing_in
 
@@ -356,7 +355,7 @@ def test_our_kernels(cupy: Any) -> None:
     given = [cupy.asarray(x), cupy.asarray(gain[0])]
     outputs = [cupy.empty((5, 7), "float32"), cupy.empty((5, 7), "float32"), cupy.empty(5, "float32")]
     kernel = module.get_function("layernorm_forward<float, 1>")
-    kernel((2,), (128,), (*given, np.intp(0), *outputs, np.int32(5), np.int32(7)))
+    kernel((2,), (128,), (*given, np.intp(0), *outputs, 1e-5, np.int32(5), np.int32(7)))
     expected, _ = layernorm.forward(x, gain[0])
     assert np.abs(outputs[0].get() - expected).max() <= 1e-6
 
@@ -463,7 +462,7 @@ def test_the_reference_trains_as_on_numpy(cupy: Any) -> None:
     config = ModelConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=16, dropout=0.2)
 
     def losses(xp: types.ModuleType, to_numpy: Callable[[Any], Any]) -> list[float]:
-        model = GPT(config, Backend("gpu", xp, REFERENCE, to_numpy), Layout(config).initial(seed=0))
+        model = GPT(config, reference(xp, to_numpy), Layout(config).initial(seed=0))
         moments = adamw.Moments(xp.zeros_like(model.params), xp.zeros_like(model.params))
         rng, found = np.random.default_rng(0), []
         for step in range(4):

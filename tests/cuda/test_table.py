@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scratchgpt.backend import Backend, gpu
+from scratchgpt.backend import Backend, reference
 from scratchgpt.backend.gpu import memory
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import REFERENCE
+from tests.backends import emulated
 from tests.cuda.checks import needs_emulator
 from tests.cuda.device import Emulated
 
@@ -22,7 +22,7 @@ SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_hea
 
 CASES: list[dict[str, Any]] = [
     {},
-    {"dropout": 0.2},
+    {"dropout": 0.2, "norm_epsilon": 0.1},
     {"bias": False, "tie_word_embeddings": False, "dropout": 0.5},
     {"activation": "relu", "n_embd": 15, "n_head": 3, "dropout": 0.1},
     {"n_embd": 32, "n_head": 2, "block_size": 33, "vocab_size": 67, "dropout": 0.2},
@@ -54,7 +54,7 @@ def compare(case: dict[str, Any], backend: Backend) -> None:
     """Compare a step on a backend with the reference's."""
     config, precision = ModelConfig(**(SIZES | case)), backend.precision
     params = np.random.default_rng(4).normal(size=Layout(config).size) * 0.2
-    expected = step(GPT(config, Backend("cpu", np, REFERENCE, np.asarray), params.copy()))
+    expected = step(GPT(config, reference(), params.copy()))
     own = params if precision == "fp64" else params.astype(np.float32)
     model = GPT(config, backend, own)
     loss, grads, updated = step(model, loss_scale=256.0 if precision == "fp16" else 1.0)
@@ -74,7 +74,7 @@ def compare(case: dict[str, Any], backend: Backend) -> None:
 @pytest.mark.parametrize("precision", ["fp64", "fp32", "fp16"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_step(case: dict[str, Any], precision: str) -> None:
-    compare(case, Backend("gpu:0", np, gpu.table(Emulated()), np.asarray, precision))
+    compare(case, emulated(Emulated(), precision))
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(5, 28 + 14), (69, 3 + 2), (200, 2 + 1)])
@@ -82,7 +82,7 @@ def test_logits_in_parts(rows: int, parts: int, monkeypatch: pytest.MonkeyPatch)
     """Of 140 and 70 rows: with memory for 69, the last part has 1; for 200, the first has 128."""
     monkeypatch.setattr(memory, "LOGIT_BYTES", rows * 16 * 4)
     device = Emulated()
-    compare({"block_size": 70, "n_layer": 1}, Backend("gpu:0", np, gpu.table(device), np.asarray, "fp32"))
+    compare({"block_size": 70, "n_layer": 1}, emulated(device))
     assert device.launched.count("cross_entropy<float, 4>") == parts
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scratchgpt.backend import Backend, cpu
 from scratchgpt.backend.cpu.memory import activation_bytes
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig, TrainConfig, load_preset
@@ -13,6 +12,7 @@ from scratchgpt.engine import plan
 from scratchgpt.engine.plan import Plan, default_plan, expected_bytes, require_memory
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
+from tests.backends import on_cpu
 
 SIZES: dict[str, Any] = {"vocab_size": 65, "block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}
 
@@ -29,8 +29,7 @@ SIZES: dict[str, Any] = {"vocab_size": 65, "block_size": 128, "n_layer": 4, "n_h
 )
 def test_buffers_are_what_was_predicted(changes: dict[str, Any]) -> None:
     config, workspace, B = ModelConfig(**SIZES | changes), Workspace(), 4
-    backend = Backend("cpu", np, cpu.table(workspace), np.asarray)
-    model = GPT(config, backend, Layout(config).initial(1))
+    model = GPT(config, on_cpu(workspace), Layout(config).initial(1))
     tokens = np.zeros((B, config.block_size), np.int64)
     model.loss_and_grad(tokens, tokens)
     used = sum(buffer.nbytes for buffer in workspace._buffers.values())  # noqa: SLF001

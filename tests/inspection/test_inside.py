@@ -13,7 +13,7 @@ from scratchgpt.inspection.inside import attention_maps, next_tokens, prediction
 from scratchgpt.model.gpt import EVALUATION_LOGITS, GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops import attention, layernorm, linear
-from scratchgpt.ops.sublayers import split_heads
+from scratchgpt.ops.attention import split_heads
 from tests.model.test_gpt import KINDS, SIZES, kinds, lively
 
 CONFIG = ModelConfig(**SIZES)

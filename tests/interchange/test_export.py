@@ -23,7 +23,7 @@ from tests.world import CPU, TEXT, scratchgpt
 SIZES: dict[str, Any] = {"block_size": 16, "n_layer": 2, "n_head": 3, "n_embd": 24}
 KINDS: list[dict[str, Any]] = [
     {},
-    {"bias": False},
+    {"bias": False, "norm_epsilon": 0.1},
     {"tie_word_embeddings": False},
     {"activation": "relu", "tie_word_embeddings": False, "head_bias": True},
     {"activation": "relu", "bias": False, "head_bias": True},

@@ -1,5 +1,6 @@
 """Models from elsewhere: what is the same opens, what computes something else or makes no sense is refused."""
 
+import dataclasses
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,6 @@ def test_weights_in_their_file_compute_the_same(folder: Path) -> None:
         ("scale_attn_by_inverse_layer_idx", False, True),
         ("scale_attn_weights", True, False),
         ("add_cross_attention", False, True),
-        ("layer_norm_epsilon", 1e-5, 1e-6),
         ("n_inner", 48, 24),
     ],
 )
@@ -92,6 +92,14 @@ def test_a_model_that_computes_otherwise_is_refused(name: str, usual: Any, other
     assert_opens(folder)
     configure(folder, **{name: other})
     assert f"config.json: a model whose {name} is {other} cannot be used, only " in refusal(folder)
+
+
+def test_the_epsilon_of_the_norm(folder: Path) -> None:
+    configure(folder, layer_norm_epsilon=1e-6)
+    config = files.load_config(folder / "config.json")
+    assert config == dataclasses.replace(CONFIG, norm_epsilon=1e-6)
+    files.save(folder, config, PARAMS)
+    assert files.load_config(folder / "config.json") == config
 
 
 def test_what_is_not_said_is_as_in_transformers(folder: Path) -> None:
@@ -118,6 +126,8 @@ def test_one_function_has_several_names(name: str, folder: Path) -> None:
         ("activation_function", ["gelu"], "activation must be of type str"),
         ("n_layer", "2", "n_layer must be of type int"),
         ("n_head", 5, "12 is not divisible by 5"),
+        ("layer_norm_epsilon", 0.0, "norm_epsilon must be above 0"),
+        ("layer_norm_epsilon", "small", "norm_epsilon must be of type float"),
         ("n_embd", 0, "n_embd must be at least 1"),
         ("tie_word_embeddings", "yes", "tie_word_embeddings must be of type bool"),
     ],

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from scratchgpt.backend import Backend
+from scratchgpt.backend import Backend, reference
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import REFERENCE
 from tests.world import CPU
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -57,7 +56,7 @@ def file(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(params=["reference", "cpu"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    return CPU._replace(table=REFERENCE) if request.param == "reference" else CPU
+    return reference() if request.param == "reference" else CPU
 
 
 @pytest.fixture(params=TOLERANCES, ids=lambda dtype: dtype.__name__)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from scratchgpt.backend import reference
 from scratchgpt.chance import Place
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
@@ -18,7 +19,7 @@ from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops import dropout
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import ACTIVATIONS, REFERENCE
+from scratchgpt.ops.sublayers import ACTIVATIONS
 from tests import gradcheck
 from tests.world import CPU
 
@@ -109,7 +110,7 @@ def test_every_dropout_mask_has_its_own_place(monkeypatch: pytest.MonkeyPatch) -
     draw = dropout.mask
     monkeypatch.setattr(dropout, "mask", spy)
     model = lively(ModelConfig(**SIZES, dropout=0.2))
-    model.backend = model.backend._replace(table=REFERENCE)  # any other is held equal to it
+    model.use(reference())  # any other is held equal to it
     model.loss_and_grad(*batch(model.config), micro_batch=2)
     in_layers = Place.ATTENTION, Place.ATTENTION_OUTPUT, Place.MLP_OUTPUT
     expected = [(0, Place.EMBEDDING, sequence) for sequence in range(3)]

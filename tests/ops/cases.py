@@ -12,13 +12,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from scratchgpt.chance import Place
+from scratchgpt.ops import gelu as gelu_op
+from scratchgpt.ops import layernorm as layernorm_op
+from scratchgpt.ops import relu as relu_op
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import AttentionParams, EmbedParams, HeadParams, MLPParams
+from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, MLPParams, Step
 from tests.ops import plain
 from tests.ops.checks import Case
 from tests.strategies import values
 
-Params = TypeVar("Params", AttentionParams, MLPParams, HeadParams, EmbedParams)
+EPSILON, LAYER = 1e-3, 6
+"""Other ones than the default."""
+
+Params = TypeVar("Params", AttentionParams[Array], MLPParams[Array], HeadParams[Array], EmbedParams[Array])
 
 # ------------------------------------------------------------------------------------------------- ops
 
@@ -193,22 +199,21 @@ def embed(
     """The two tables are the inputs; the tokens are given."""
     rng = np.random.default_rng(seed)
     tokens = _numbers(rng, V, (B, T))
-    context = _context(module, B, seed, dropout=rate)
-    sublayer = module.REFERENCE.embed
+    step, sublayer = _step(B, seed, dropout=rate), module.Embed()
 
     def forward(*tables: Array) -> Any:
-        x, saved = sublayer.forward(tokens, EmbedParams(*tables), context)
+        x, saved = sublayer.forward(tokens, EmbedParams(*tables), step)
         y = x.copy()
         x.fill(np.nan)  # it is the residual stream, which later sublayers overwrite
         return y, saved
 
     def backward(dy: Array, saved: Any, *tables: Array) -> tuple[Array, ...]:
         grads = EmbedParams(*_prefilled(tables))
-        sublayer.backward(dy.copy(), saved, grads)
+        sublayer.backward(dy.copy(), saved, grads, step)
         return _increments(grads)
 
     def function(*tables: Array) -> Array:
-        return plain.embedding(tokens, *tables) * _mask(context, Place.EMBEDDING, (T, C))
+        return plain.embedding(tokens, *tables) * _mask(step, Place.EMBEDDING, (T, C), layer=0)
 
     return Case(forward, backward, function, [values(rng, (V, C)), values(rng, (T + unused, C))], rng)
 
@@ -228,17 +233,17 @@ def attention_sublayer(
     rng = np.random.default_rng(seed)
     C = H * D
     x, params = values(rng, (B, T, C)), _params(rng, AttentionParams, C, 3 * C, C, bias=bias)
-    context = _context(module, B, seed, n_head=H, dropout=rate)
+    step, sublayer = _step(B, seed, dropout=rate), module.Attention(layernorm_op, EPSILON, H)
 
-    def function(x: Array, params: AttentionParams) -> Array:
-        qkv = plain.linear(plain.layernorm(x, params.gain, params.bias), params.qkv_weight, params.qkv_bias)
+    def function(x: Array, params: AttentionParams[Array]) -> Array:
+        qkv = plain.linear(plain.layernorm(x, params.gain, params.bias, EPSILON), params.qkv_weight, params.qkv_bias)
         heads = qkv.reshape(B, T, 3, H, D).transpose(2, 0, 3, 1, 4)
-        y = plain.attention(heads[0], heads[1], heads[2], _mask(context, Place.ATTENTION, (H, T, T)))
+        y = plain.attention(heads[0], heads[1], heads[2], _mask(step, Place.ATTENTION, (H, T, T)))
         merged = y.transpose(0, 2, 1, 3).reshape(B, T, C)
         out = plain.linear(merged, params.proj_weight, params.proj_bias)
-        return x + out * _mask(context, Place.ATTENTION_OUTPUT, (T, C))
+        return x + out * _mask(step, Place.ATTENTION_OUTPUT, (T, C))
 
-    return _in_place(module.REFERENCE.attention, function, x, params, context=context, rng=rng)
+    return _in_place(sublayer, function, x, params, step=step, rng=rng)
 
 
 def mlp_sublayer(
@@ -254,20 +259,21 @@ def mlp_sublayer(
 ) -> Case:
     """ReLU's inputs must keep away from its kink: they are drawn until they do."""
     rng = np.random.default_rng(seed)
-    context = _context(module, B, seed, activation=activation, dropout=rate)
+    step = _step(B, seed, dropout=rate)
+    sublayer = module.MLP(layernorm_op, EPSILON, {"gelu_new": gelu_op, "relu": relu_op}[activation])
 
-    def hidden(x: Array, params: MLPParams) -> Array:
-        return plain.linear(plain.layernorm(x, params.gain, params.bias), params.fc_weight, params.fc_bias)
+    def hidden(x: Array, params: MLPParams[Array]) -> Array:
+        return plain.linear(plain.layernorm(x, params.gain, params.bias, EPSILON), params.fc_weight, params.fc_bias)
 
-    def function(x: Array, params: MLPParams) -> Array:
+    def function(x: Array, params: MLPParams[Array]) -> Array:
         active = {"gelu_new": plain.gelu, "relu": plain.relu}[activation](hidden(x, params))
-        return x + plain.linear(active, params.out_weight, params.out_bias) * _mask(context, Place.MLP_OUTPUT, (T, C))
+        return x + plain.linear(active, params.out_weight, params.out_bias) * _mask(step, Place.MLP_OUTPUT, (T, C))
 
     while True:
         x, params = values(rng, (B, T, C)), _params(rng, MLPParams, C, 4 * C, C, bias=bias)
         if activation != "relu" or np.abs(hidden(x, params)).min() > 0.003:
             break
-    return _in_place(module.REFERENCE.mlp, function, x, params, context=context, rng=rng)
+    return _in_place(sublayer, function, x, params, step=step, rng=rng)
 
 
 def head_loss(
@@ -288,16 +294,17 @@ def head_loss(
     x, targets = values(rng, (B, T, C)), _numbers(rng, V, (B, T))
     biases = values(rng, (C,)) if bias else None, values(rng, (V,)) if logit_bias else None
     params = HeadParams(values(rng, (C,)), biases[0], values(rng, (V, C)), biases[1])
-    context = _context(module, B, seed, n_targets=n_targets, loss_scale=loss_scale)
+    step = _step(B, seed, n_targets=n_targets, loss_scale=loss_scale)
+    sublayer = module.Head(layernorm_op, EPSILON)
 
     def forward(x: Array, *leaves: Array) -> Any:
         grads = _filled(params, _prefilled(leaves))
-        loss, dx = module.REFERENCE.head_loss(x.copy(), targets, _filled(params, leaves), grads, context)
+        loss, dx = sublayer.loss(x.copy(), targets, _filled(params, leaves), grads, step)
         return loss, (dx, *_increments(grads))
 
     def function(x: Array, *leaves: Array) -> Array:
         gain, bias, weight, logit_bias = _filled(params, leaves)
-        logits = plain.linear(plain.layernorm(x, gain, bias), weight.T, logit_bias)
+        logits = plain.linear(plain.layernorm(x, gain, bias, EPSILON), weight.T, logit_bias)
         losses = plain.cross_entropy(logits.reshape(-1, V), targets.reshape(-1))
         return np.asarray(losses.sum() / n_targets)
 
@@ -310,19 +317,18 @@ def head_loss(
     )
 
 
-def _context(module: ModuleType, B: int, seed: int, *, n_head: int = 1, **settings: Any) -> Any:
+def _step(B: int, seed: int, **settings: Any) -> Step:
     """Place a batch somewhere in a run: no number is 0 or the same as another."""
-    sequences = range(7 + B, 7, -1)
-    return module.Context(n_head, seed=seed + 3, step=5, sequences=sequences, layer=6, **settings)
+    return Step(seed=seed + 3, step=5, sequences=range(7 + B, 7, -1), **settings)
 
 
-def _mask(context: Any, place: Place, shape: tuple[int, ...]) -> Array:
+def _mask(step: Step, place: Place, shape: tuple[int, ...], layer: int = LAYER) -> Array:
     return plain.dropout_mask(
-        context.dropout,
-        seed=context.seed,
-        step=context.step,
-        sequences=context.sequences,
-        layer=context.layer,
+        step.dropout,
+        seed=step.seed,
+        step=step.step,
+        sequences=step.sequences,
+        layer=layer,
         place=place,
         shape=shape,
     )
@@ -341,14 +347,14 @@ def _in_place(
     x: Array,
     params: Params,
     *,
-    context: Any,
+    step: Step,
     rng: np.random.Generator,
 ) -> Case:
     """Make pure functions of a sublayer that changes x, dx and grads in place."""
 
     def forward(x: Array, *leaves: Array) -> Any:
         stream = x.copy()
-        saved = sublayer.forward(stream, _filled(params, leaves), context)
+        saved = sublayer.forward(stream, _filled(params, leaves), step, LAYER)
         y = stream.copy()
         stream.fill(np.nan)  # later sublayers overwrite it: nothing may have saved it by reference
         return y, saved
@@ -356,7 +362,7 @@ def _in_place(
     def backward(dy: Array, saved: Any, _x: Array, *leaves: Array) -> tuple[Array, ...]:
         dx = dy.copy()
         grads: Params = _filled(params, _prefilled(leaves))
-        sublayer.backward(dx, saved, _filled(params, leaves), grads, context)
+        sublayer.backward(dx, saved, _filled(params, leaves), grads, step, LAYER)
         return dx, *_increments(grads)
 
     return Case(forward, backward, lambda x, *leaves: function(x, _filled(params, leaves)), [x, *_leaves(params)], rng)

@@ -13,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.chance import Place
+from scratchgpt.config import ModelConfig
+from scratchgpt.ops import layernorm, relu
 from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.table import AttentionParams, HeadParams, Step
 from tests import gradcheck
 from tests.ops import plain
 
@@ -180,7 +183,7 @@ def check_update(
             moved = plain.adamw([param], [grad], [first], [second], settings, update_number=update_number)
             expected.append(np.ravel(moved))
         grads *= loss_scale
-        sublayers.REFERENCE.update(
+        sublayers.update(
             params,
             grads,
             moments,
@@ -200,7 +203,7 @@ def check_broken_update(sublayers: ModuleType, broken: float) -> None:
     arrays = params, first, second = np.random.default_rng(0).random(size=(3, 5))
     given = arrays.copy()
     grads = np.array([1, broken, 0, 0, 2])
-    sublayers.REFERENCE.update(
+    sublayers.update(
         params, grads, Moments(first, second), SETTINGS, n_decayed=3, norm=abs(broken), clip=1.0, update_number=4
     )
     assert np.array_equal(arrays, given)
@@ -212,20 +215,49 @@ def check_keys_values(sublayers: ModuleType) -> None:
     B, T, H, D = 2, 3, 2, 5
     C, rng = H * D, np.random.default_rng(0)
     x, gain, weight = rng.normal(size=(B, T, C)), rng.normal(size=C), rng.normal(size=(C, 3 * C))
-    params = sublayers.AttentionParams(gain, None, weight, None, np.eye(C), None)
+    params = AttentionParams(gain, None, weight, None, np.eye(C), None)
     qkv = plain.linear(plain.layernorm(x, gain, None), weight)
-    context = sublayers.Context(H)
-    kept = sublayers.REFERENCE.keys_values(sublayers.REFERENCE.attention.forward(x, params, context), params, context)
+    attention = sublayers.Attention(layernorm, layernorm.EPSILON, H)
+    kept = attention.keys_values(attention.forward(x, params, Step(), 0), params)
     for i, array in enumerate(kept, 1):
         assert_close(array, qkv[..., i * C : (i + 1) * C].reshape(B, T, H, D).transpose(0, 2, 1, 3))
 
 
-def check_context(sublayers: ModuleType) -> None:
-    """By default a model has GPT-2's activation and is used, not trained: no dropout, one prediction."""
-    context = sublayers.Context(2)
-    assert (context.n_head, context.activation, context.dropout, context.n_targets) == (2, "gelu_new", 0, 1)
-    assert context.loss_scale == 1
-    assert (context.seed, context.step, context.sequences, context.layer) == (0, 0, (), 0)
-    moved = sublayers.Context(2, seed=3).at(4)
-    assert (moved.n_head, moved.seed, moved.layer) == (2, 3, 4)
-    assert moved.mask(Place.EMBEDDING, (1,), np.zeros(1)) is None
+def check_table(sublayers: ModuleType) -> None:
+    """An architecture's choices arrive in the sublayers of its table; the head gives logits."""
+    sizes: dict[str, Any] = {"vocab_size": 5, "block_size": 3, "n_layer": 1, "n_head": 2, "n_embd": 4}
+    config = ModelConfig(**sizes, activation="relu", norm_epsilon=0.25)
+    table = sublayers.table(config)
+    assert [(part.norm, part.epsilon) for part in (table.attention, table.mlp, table.head)] == [(layernorm, 0.25)] * 3
+    assert table.attention.n_head == 2
+    assert table.mlp.activation is relu
+    rng = np.random.default_rng(0)
+    x, params = rng.normal(size=(2, 3, 4)), HeadParams(*(rng.normal(size=n) for n in (4, 4, (5, 4), 5)))
+    normed = plain.layernorm(x, params.gain, params.bias, 0.25)
+    assert_close(table.head.logits(x, params), plain.linear(normed, params.weight.T, params.logit_bias))
+
+
+def check_masks(sublayers: ModuleType) -> None:
+    """By default a model is used, not trained: no dropout, one prediction."""
+    step = Step()
+    assert (step.dropout, step.n_targets, step.loss_scale) == (0, 1, 1)
+    assert (step.seed, step.step, step.sequences) == (0, 0, ())
+    assert sublayers.dropout_mask(step, Place.EMBEDDING, 0, (1,), np.zeros(1)) is None
+
+
+def check_unwanted(sublayers: ModuleType) -> None:
+    """A gradient of None is not added to."""
+    sublayers.accumulate(None, np.ones(2))
+    grad = np.ones(2)
+    sublayers.accumulate(grad, np.full(2, 3.0))
+    assert grad.tolist() == [4, 4]
+
+
+def check_heads(attention: ModuleType) -> None:
+    """Heads are split without a copy, and merged again."""
+    x = np.arange(2 * 3 * 8).reshape(2, 3, 8)
+    split = attention.split_heads(x, 4)
+    assert split.shape == (2, 4, 3, 2)
+    assert np.shares_memory(split, x)
+    assert split[1, 2, 0].tolist() == x[1, 0, 4:6].tolist()
+    assert np.array_equal(attention.merge_heads(split), x)

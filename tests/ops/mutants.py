@@ -39,9 +39,12 @@ OTHERS: dict[str, tuple[Check, ...]] = {
             checks.check_mask, rate=0.5, seed=0, step=7, sequences=(3,), layer=1, place=1, shape=(5,), dtype="float32"
         ),
     ),
+    "ops.attention": (checks.check_heads,),
     "ops.relu": (checks.check_kink,),
     "ops.sublayers": (
-        checks.check_context,
+        checks.check_table,
+        checks.check_masks,
+        checks.check_unwanted,
         checks.check_keys_values,
         partial(checks.check_broken_update, broken=math.inf),
         partial(checks.check_broken_update, broken=math.nan),
@@ -97,7 +100,7 @@ FUNCTIONS = {
     "ones": "zeros",
     "zeros": "ones",
 }
-RECORDS = ("params", "grads", "saved", "self", "context", "moments")
+RECORDS = ("params", "grads", "saved", "self", "step", "moments")
 """The names of variables that hold a record, one of whose fields can be mistaken for the next."""
 
 SYMMETRIC = ("swapaxes", "maximum")
@@ -278,20 +281,25 @@ EXPLAINED: dict[Change, str] = {
         "for part, settings in ((slice(n_decayed, None), no_decay), (slice(n_decayed), hyperparameters)):",
     ): "The two parts share no parameter, so their order does not matter.",
     Change(
-        "ops.sublayers.split_heads",
+        "ops.sublayers.forward",
+        "mask = dropout_mask(step, Place.EMBEDDING, 0, x.shape[1:], x)",
+        "mask = dropout_mask(step, 0, Place.EMBEDDING, x.shape[1:], x)",
+    ): "Both numbers are 0.",
+    Change(
+        "ops.attention.split_heads",
         "return x.reshape(B, T, n_head, C // n_head).swapaxes(1, 2)",
         "return x.reshape(B, T, n_head, -(C // n_head)).swapaxes(1, 2)",
     ): UNKNOWN,
     Change(
-        "ops.sublayers.merge_heads",
+        "ops.attention.merge_heads",
         "return x.swapaxes(1, 2).reshape(B, T, H * D)",
         "return x.swapaxes(1, 2).reshape(B, T, -(H * D))",
     ): UNKNOWN,
     **{
         Change(where, before, before.replace("reshape(-1", "reshape(-2")): UNKNOWN
         for where, before in (
-            ("ops.sublayers.head_loss", "rows = logits.reshape(-1, logits.shape[-1])"),
-            ("ops.sublayers.head_loss", "losses, loss_saved = cross_entropy.forward(rows, targets.reshape(-1))"),
+            ("ops.sublayers.loss", "rows = logits.reshape(-1, logits.shape[-1])"),
+            ("ops.sublayers.loss", "losses, loss_saved = cross_entropy.forward(rows, targets.reshape(-1))"),
             ("ops.linear.backward", "rows = dy.reshape(-1, dy.shape[-1])"),
             ("ops.linear.backward", "dweight = saved.x.reshape(-1, saved.x.shape[-1]).T @ rows"),
             ("ops.embedding.backward", "tokens = saved.tokens.reshape(-1)"),

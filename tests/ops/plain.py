@@ -35,11 +35,11 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return _each_row(function, x)
 
 
-def layernorm(x: Array, gain: Array, bias: Array | None = None) -> Array:
-    """Each row less its mean, over its standard deviation; ε = 1e-5 as in GPT-2."""
+def layernorm(x: Array, gain: Array, bias: Array | None = None, epsilon: float = 1e-5) -> Array:
+    """Each row less its mean, over its standard deviation; ε = 1e-5 is GPT-2's."""
 
     def function(row: Row) -> Row:
-        return list((np.array(row) - np.mean(row)) / np.sqrt(np.var(row) + 1e-5))
+        return list((np.array(row) - np.mean(row)) / np.sqrt(np.var(row) + epsilon))
 
     return _each_row(function, x) * gain + (0 if bias is None else bias)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from scratchgpt.ops import attention, cross_entropy, dropout, embedding, gelu, layernorm, linear, relu, softmax
 from tests.ops import cases
-from tests.ops.checks import Case, check, check_dtype, check_kink
+from tests.ops.checks import Case, check, check_dtype, check_heads, check_kink
 from tests.strategies import kinds, rates, row_shapes, scales, seeds, sizes
 
 
@@ -35,6 +35,10 @@ def test_gelu(**drawn: Any) -> None:
 @given(rows=row_shapes, C=sizes(5), kind=kinds, scale=scales, seed=seeds)
 def test_relu(**drawn: Any) -> None:
     check(cases.relu(relu, **drawn))
+
+
+def test_heads_are_split_and_merged() -> None:
+    check_heads(attention)
 
 
 def test_relu_at_its_kink() -> None:

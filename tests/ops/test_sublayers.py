@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,14 +67,13 @@ def test_keys_and_values() -> None:
     checks.check_keys_values(sublayers)
 
 
-def test_context() -> None:
-    checks.check_context(sublayers)
+def test_the_table_of_an_architecture() -> None:
+    checks.check_table(sublayers)
 
 
-def test_heads_are_split_without_a_copy_and_merged_again() -> None:
-    x = np.arange(2 * 3 * 8).reshape(2, 3, 8)
-    split = sublayers.split_heads(x, 4)
-    assert split.shape == (2, 4, 3, 2)
-    assert np.shares_memory(split, x)
-    assert split[1, 2, 0].tolist() == x[1, 0, 4:6].tolist()
-    assert np.array_equal(sublayers.merge_heads(split), x)
+def test_masks() -> None:
+    checks.check_masks(sublayers)
+
+
+def test_gradients_that_are_not_wanted() -> None:
+    checks.check_unwanted(sublayers)

@@ -11,20 +11,23 @@ The mathematics is ops/sublayers.py's, in another order:
 - The backward takes Σⱼ dAᵢⱼ Aᵢⱼ from Σ dyᵢ · yᵢ, which is the same, with dropout or without, and a shorter sum.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from scratchgpt.backend.cpu import norm
-from scratchgpt.backend.cpu.blas import add_product
+from scratchgpt.backend.cpu.branch import add_gradients, add_output, output_gradient
 from scratchgpt.backend.cpu.dropout import Masks, scale
+from scratchgpt.backend.cpu.norm import Norm
+from scratchgpt.backend.cpu.sums import are_safe, ones
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.chance import Place
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import AttentionParams, Context, split_heads
+from scratchgpt.ops.attention import split_heads
+from scratchgpt.ops.table import AttentionParams, Step, Wanted
 
 ROWS = 32
 """Query rows in a block."""
@@ -33,8 +36,7 @@ ROWS = 32
 class Saved(NamedTuple):
     """What the backward needs."""
 
-    xhat: Array  # (B * T, C)
-    rstd: Array  # (B * T,)
+    norm: Any  # the norm's record
     normed: Array  # (B * T, C)
     qkv: Array  # (B, T, 3, H, D)
     weights: list[Array]  # for each block of R rows that ends before row S: (B, H, R, S)
@@ -42,6 +44,112 @@ class Saved(NamedTuple):
     kept: Array | None  # where it has not: (B, H, T, T)
     heads: Array  # (B, T, C): y
     out_mask: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """The sublayer, on these buffers."""
+
+    norm: Norm[Any]
+    n_head: int
+    workspace: Workspace
+    masks: Masks
+    block_bytes: int
+
+    def forward(self, x: Array, params: AttentionParams[Array], step: Step, layer: int) -> Saved:
+        """Update x (B, T, C) in place."""
+        B, T, C = x.shape
+        H, workspace = self.n_head, self.workspace
+        take = workspace.taker("attention", layer, dtype=x.dtype)
+        normed, norm_saved = self.norm.forward(x.reshape(-1, C), params.gain, params.bias, take)
+        qkv = take("qkv", B * T, params.qkv_weight.shape[1])
+        np.matmul(normed, params.qkv_weight, out=qkv)
+        if params.qkv_bias is not None:
+            qkv += params.qkv_bias
+
+        parts = qkv.reshape(B, T, 3, H, C // H)
+        q, k, v = (parts[:, :, i].swapaxes(1, 2) for i in range(3))  # (B, H, T, D)
+        heads = take("heads", B, T, C)
+        y = split_heads(heads, H)
+        kept = self.masks.kept(step, layer, Place.ATTENTION, (H, T, T))
+        blocks = _blocks(T)
+        weights = [take(f"weights {i}", B, H, rows.stop - rows.start, rows.stop) for i, rows in enumerate(blocks)]
+        dropped = weights if kept is None else [take(f"dropped {i}", *each.shape) for i, each in enumerate(weights)]
+        for group in _groups(B, weights[-1].strides[0], self.block_bytes):
+            keys = _transposed(k[group], "keys", workspace)
+            for i, rows in enumerate(blocks):
+                _attend(q[group, :, rows], keys[..., : rows.stop], weights[i][group])
+                if kept is not None:
+                    np.multiply(weights[i][group], kept[group, :, rows, : rows.stop], out=dropped[i][group])
+                np.matmul(dropped[i][group], v[group, :, : rows.stop], out=y[group, :, rows])
+        if kept is not None:
+            heads *= scale(step)
+
+        out_mask = self.masks.mask(step, layer, Place.ATTENTION_OUTPUT, (T, C), x)
+        add_output(x, heads, params.proj_weight, params.proj_bias, out_mask, workspace)
+        return Saved(norm_saved, normed, parts, weights, dropped, kept, heads, out_mask)
+
+    def keys_values(self, saved: Saved, params: AttentionParams[Array]) -> tuple[Array, Array]:  # noqa: ARG002
+        """Return the keys and the values, each (B, H, T, D): views of a buffer that the next layer may overwrite."""
+        return saved.qkv[:, :, 1].swapaxes(1, 2), saved.qkv[:, :, 2].swapaxes(1, 2)
+
+    def backward(
+        self,
+        dx: Array,
+        saved: Saved,
+        params: AttentionParams[Array],
+        grads: AttentionParams[Wanted],
+        step: Step,
+        layer: int,  # noqa: ARG002 - the masks are saved
+    ) -> None:
+        """Add to `grads` and turn dx (B, T, C) into the gradient with respect to the sublayer's input, in place."""
+        B, T, C = dx.shape
+        workspace, dtype = self.workspace, dx.dtype
+        dout = output_gradient(dx, saved.out_mask, workspace)
+        add_gradients(saved.heads.reshape(-1, C), dout, grads.proj_weight, grads.proj_bias)
+        dheads = workspace.take("dheads", (B * T, C), dtype)
+        np.matmul(dout, params.proj_weight.T, out=dheads)
+        if saved.kept is not None:
+            dheads *= scale(step)
+        dqkv = workspace.take("dqkv", saved.qkv.shape, dtype)
+        self._backward(dheads.reshape(B, T, C), saved, dqkv, 1.0 if saved.kept is None else scale(step))
+        rows = dqkv.reshape(B * T, params.qkv_weight.shape[1])
+        add_gradients(saved.normed, rows, grads.qkv_weight, grads.qkv_bias)
+        dnormed = dheads
+        np.matmul(rows, params.qkv_weight.T, out=dnormed)
+        self.norm.backward(dnormed, saved.norm, params.gain, grads.gain, grads.bias, workspace)
+        dx += dnormed.reshape(dx.shape)
+
+    def _backward(self, dheads: Array, saved: Saved, dqkv: Array, dropout_scale: float) -> None:
+        """Fill dqkv (B, T, 3, H, D) from the gradient of the heads (B, T, C), times what dropout scales them by."""
+        B, T, _, H, D = dqkv.shape
+        workspace, dtype = self.workspace, dqkv.dtype
+        along_scale = 1 / math.sqrt(D) / dropout_scale
+        q, k, v = (saved.qkv[:, :, i].swapaxes(1, 2) for i in range(3))
+        dq, dk, dv = (dqkv[:, :, i].swapaxes(1, 2) for i in range(3))
+        dy, y = split_heads(dheads, H), split_heads(saved.heads, H)
+        blocks = _blocks(T)
+        for group in _groups(B, saved.weights[-1].strides[0], self.block_bytes):
+            values = _transposed(v[group], "values", workspace)
+            for i, rows in reversed(list(enumerate(blocks))):  # the last block meets all keys: it fills dk and dv
+                weights, dropped = saved.weights[i][group], saved.dropped[i][group]
+                block_dy = dy[group, :, rows]
+                along = np.vecdot(block_dy, y[group, :, rows])
+                along *= along_scale
+                dscores = workspace.take("dscores", weights.shape, dtype)
+                np.matmul(block_dy, values[..., : rows.stop], out=dscores)
+                if saved.kept is not None:
+                    dscores *= saved.kept[group, :, rows, : rows.stop]
+                dscores -= along[..., None]
+                dscores *= weights
+                np.matmul(dscores, k[group, :, : rows.stop], out=dq[group, :, rows])
+                for left, right, out in ((dropped, block_dy, dv), (dscores, q[group, :, rows], dk)):
+                    target = out[group, :, : rows.stop]
+                    if i == len(blocks) - 1:
+                        np.matmul(left.swapaxes(-1, -2), right, out=target)
+                    else:
+                        part = workspace.take("part", target.shape, dtype)
+                        target += np.matmul(left.swapaxes(-1, -2), right, out=part)
 
 
 def _blocks(T: int) -> list[slice]:
@@ -62,52 +170,6 @@ def _transposed(rows: Array, name: str, workspace: Workspace) -> Array:
     return np.multiply(rows.swapaxes(-1, -2), 1 / math.sqrt(D), out=out)
 
 
-def forward(
-    x: Array, params: AttentionParams, context: Context, *, workspace: Workspace, block_bytes: int, masks: Masks
-) -> Saved:
-    """Update x (B, T, C) in place."""
-    B, T, C = x.shape
-    H = context.n_head
-    layer, dtype = context.layer, x.dtype
-
-    def take(name: str, *shape: int) -> Array:
-        return workspace.take((name, layer), shape, dtype)
-
-    xhat, rstd, normed = take("xhat", B * T, C), take("rstd", B * T), take("normed", B * T, C)
-    norm.forward(x.reshape(-1, C), params.gain, params.bias, xhat, rstd, normed)
-    qkv = take("qkv", B * T, 3 * C)
-    np.matmul(normed, params.qkv_weight, out=qkv)
-    if params.qkv_bias is not None:
-        qkv += params.qkv_bias
-
-    parts = qkv.reshape(B, T, 3, H, C // H)
-    q, k, v = (parts[:, :, i].swapaxes(1, 2) for i in range(3))  # (B, H, T, D)
-    heads = take("heads", B, T, C)
-    y = split_heads(heads, H)
-    kept = masks.kept(context, Place.ATTENTION, (H, T, T))
-    blocks = _blocks(T)
-    weights = [take(f"weights {i}", B, H, rows.stop - rows.start, rows.stop) for i, rows in enumerate(blocks)]
-    dropped = weights if kept is None else [take(f"dropped {i}", *each.shape) for i, each in enumerate(weights)]
-    for group in _groups(B, weights[-1].strides[0], block_bytes):
-        keys = _transposed(k[group], "keys", workspace)
-        for i, rows in enumerate(blocks):
-            _attend(q[group, :, rows], keys[..., : rows.stop], weights[i][group])
-            if kept is not None:
-                np.multiply(weights[i][group], kept[group, :, rows, : rows.stop], out=dropped[i][group])
-            np.matmul(dropped[i][group], v[group, :, : rows.stop], out=y[group, :, rows])
-    if kept is not None:
-        heads *= scale(context)
-
-    out_mask = masks.mask(context, Place.ATTENTION_OUTPUT, (T, C), x)
-    add_output(x, heads, params.proj_weight, params.proj_bias, out_mask, workspace)
-    return Saved(xhat, rstd, normed, parts, weights, dropped, kept, heads, out_mask)
-
-
-def keys_values(saved: Saved, _params: AttentionParams, _context: Context) -> tuple[Array, Array]:
-    """Return the keys and the values, each (B, H, T, D): views of a buffer that the next layer may overwrite."""
-    return saved.qkv[:, :, 1].swapaxes(1, 2), saved.qkv[:, :, 2].swapaxes(1, 2)
-
-
 @np.errstate(over="ignore", invalid="ignore")
 def _attend(q: Array, keys: Array, weights: Array) -> None:
     """Fill weights (..., R, S) with softmax(q keys), 0 where a query may not look.
@@ -119,8 +181,8 @@ def _attend(q: Array, keys: Array, weights: Array) -> None:
     np.matmul(q, keys, out=weights)
     np.exp(weights, out=weights)
     triangle *= may_look
-    sums = weights @ norm.ones(S, weights.dtype.name)
-    if not norm.are_safe(sums):  # an exponential has overflowed, or a whole row has vanished: begin again, shifted
+    sums = weights @ ones(S, weights.dtype.name)
+    if not are_safe(sums):  # an exponential has overflowed, or a whole row has vanished: begin again, shifted
         np.matmul(q, keys, out=weights)
         np.copyto(triangle, -np.inf, where=may_look == 0)
         weights -= weights.max(axis=-1, keepdims=True)
@@ -133,93 +195,3 @@ def _attend(q: Array, keys: Array, weights: Array) -> None:
 def _triangle(n: int, dtype: str) -> Array:
     """Return (n, n): 1 on and below the diagonal, 0 above."""
     return np.tri(n, dtype=dtype)
-
-
-def add_output(
-    x: Array, rows: Array, weight: Array, bias: Array | None, mask: Array | None, workspace: Workspace
-) -> None:
-    """x += dropout(rows weight + bias): the end of a branch. rows (..., K), x (B, T, C)."""
-    flat, inputs = x.reshape(-1, x.shape[-1]), rows.reshape(-1, rows.shape[-1])
-    if mask is None:
-        add_product(inputs, weight, flat)
-        if bias is not None:
-            flat += bias
-        return
-    out = workspace.take("output", flat.shape, x.dtype)
-    np.matmul(inputs, weight, out=out)
-    if bias is not None:
-        out += bias
-    out *= mask.reshape(out.shape)
-    flat += out
-
-
-def output_gradient(dx: Array, mask: Array | None, workspace: Workspace) -> Array:
-    """Return the gradient with respect to a branch's output: dx (B, T, C) through dropout -> (B * T, C)."""
-    flat = dx.reshape(-1, dx.shape[-1])
-    if mask is None:
-        return flat
-    out = workspace.take("output", flat.shape, dx.dtype)
-    return np.multiply(flat, mask.reshape(flat.shape), out=out)
-
-
-def backward(
-    dx: Array,
-    saved: Saved,
-    params: AttentionParams,
-    grads: AttentionParams,
-    context: Context,
-    *,
-    workspace: Workspace,
-    block_bytes: int,
-) -> None:
-    """Add to `grads` and turn dx (B, T, C) into the gradient with respect to the sublayer's input, in place."""
-    B, T, C = dx.shape
-    H, D = context.n_head, C // context.n_head
-    dtype = dx.dtype
-    dout = output_gradient(dx, saved.out_mask, workspace)
-    heads = saved.heads.reshape(-1, C)
-    add_product(heads.T, dout, grads.proj_weight)
-    if grads.proj_bias is not None:
-        norm.add_column_sums(dout, grads.proj_bias)
-    dheads = workspace.take("dheads", (B * T, C), dtype)
-    np.matmul(dout, params.proj_weight.T, out=dheads)
-    along_scale = 1 / math.sqrt(D)
-    if saved.kept is not None:
-        dheads *= scale(context)
-        along_scale /= scale(context)
-
-    q, k, v = (saved.qkv[:, :, i].swapaxes(1, 2) for i in range(3))
-    dqkv = workspace.take("dqkv", (B * T, 3 * C), dtype)
-    dparts = dqkv.reshape(B, T, 3, H, D)
-    dq, dk, dv = (dparts[:, :, i].swapaxes(1, 2) for i in range(3))
-    dy, y = split_heads(dheads.reshape(B, T, C), H), split_heads(saved.heads, H)
-    blocks = _blocks(T)
-    for group in _groups(B, saved.weights[-1].strides[0], block_bytes):
-        values = _transposed(v[group], "values", workspace)
-        for i, rows in reversed(list(enumerate(blocks))):  # the last block meets all keys: it fills dk and dv
-            weights, dropped = saved.weights[i][group], saved.dropped[i][group]
-            block_dy = dy[group, :, rows]
-            along = np.vecdot(block_dy, y[group, :, rows])
-            along *= along_scale
-            dscores = workspace.take("dscores", weights.shape, dtype)
-            np.matmul(block_dy, values[..., : rows.stop], out=dscores)
-            if saved.kept is not None:
-                dscores *= saved.kept[group, :, rows, : rows.stop]
-            dscores -= along[..., None]
-            dscores *= weights
-            np.matmul(dscores, k[group, :, : rows.stop], out=dq[group, :, rows])
-            for left, right, out in ((dropped, block_dy, dv), (dscores, q[group, :, rows], dk)):
-                target = out[group, :, : rows.stop]
-                if i == len(blocks) - 1:
-                    np.matmul(left.swapaxes(-1, -2), right, out=target)
-                else:
-                    part = workspace.take("part", target.shape, dtype)
-                    target += np.matmul(left.swapaxes(-1, -2), right, out=part)
-
-    add_product(saved.normed.T, dqkv, grads.qkv_weight)
-    if grads.qkv_bias is not None:
-        norm.add_column_sums(dqkv, grads.qkv_bias)
-    dnormed = dheads
-    np.matmul(dqkv, params.qkv_weight.T, out=dnormed)
-    norm.backward(dnormed, saved.xhat, saved.rstd, params.gain, grads.gain, grads.bias, workspace)
-    dx += dnormed.reshape(dx.shape)

@@ -8,12 +8,12 @@ from scratchgpt.backend.workspace import Workspace
 from scratchgpt.chance import Place, philox
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.dropout import LEVELS
-from scratchgpt.ops.sublayers import Context
+from scratchgpt.ops.table import Step
 
 
-def scale(context: Context) -> float:
+def scale(step: Step) -> float:
     """Return what kept elements are multiplied by."""
-    return LEVELS / (LEVELS - round(context.dropout * LEVELS))
+    return LEVELS / (LEVELS - round(step.dropout * LEVELS))
 
 
 class Masks:
@@ -29,27 +29,27 @@ class Masks:
         self._bits = philox(Place.EMBEDDING, seed=0)
         self._state = self._bits.state
 
-    def kept(self, context: Context, place: Place, shape: tuple[int, ...]) -> Array | None:
+    def kept(self, step: Step, layer: int, place: Place, shape: tuple[int, ...]) -> Array | None:
         """Return which elements of (B, *shape) are kept; None without dropout."""
-        if context.dropout == 0:
+        if step.dropout == 0:
             return None
         size = math.prod(shape)
-        drawn = self._workspace.take(("kept", place, context.layer), (len(context.sequences), size), np.uint8)
+        drawn = self._workspace.take(("kept", place, layer), (len(step.sequences), size), np.uint8)
         start = self._state["state"]
-        start["key"][:] = context.seed, context.step
-        for row, sequence in zip(drawn, context.sequences, strict=True):
-            start["counter"][:] = 0, sequence, context.layer, place
+        start["key"][:] = step.seed, step.step
+        for row, sequence in zip(drawn, step.sequences, strict=True):
+            start["counter"][:] = 0, sequence, layer, place
             self._bits.state = self._state
             words = self._bits.random_raw(-(-size // 8))
             row[:] = words.astype("<u8", copy=False).view(np.uint8)[:size]
         kept = drawn.view(np.bool_)
-        np.greater_equal(drawn, round(context.dropout * LEVELS), out=kept)
+        np.greater_equal(drawn, round(step.dropout * LEVELS), out=kept)
         return kept.reshape(-1, *shape)
 
-    def mask(self, context: Context, place: Place, shape: tuple[int, ...], like: Array) -> Array | None:
-        """Return what `context.mask` returns: (B, *shape) of `like`'s type, or None without dropout."""
-        kept = self.kept(context, place, shape)
+    def mask(self, step: Step, layer: int, place: Place, shape: tuple[int, ...], like: Array) -> Array | None:
+        """Return the reference's mask (B, *shape) of `like`'s type, or None without dropout."""
+        kept = self.kept(step, layer, place, shape)
         if kept is None:
             return None
-        out = self._workspace.take(("mask", place, context.layer), kept.shape, like.dtype)
-        return np.multiply(kept, like.dtype.type(scale(context)), out=out)
+        out = self._workspace.take(("mask", place, layer), kept.shape, like.dtype)
+        return np.multiply(kept, like.dtype.type(scale(step)), out=out)

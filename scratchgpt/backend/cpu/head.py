@@ -6,24 +6,27 @@ the logits is (E - Y z) · scale / z, row by row. The factor is given to the row
 products, so that the logits are touched only once. No row's maximum is subtracted unless a sum shows that it must be.
 """
 
+import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
-from scratchgpt.backend.cpu import norm
 from scratchgpt.backend.cpu.blas import add_product
 from scratchgpt.backend.cpu.exchange import ROWS, Chunk, Shapes, exchange, shared_shapes, vocabulary
+from scratchgpt.backend.cpu.norm import Norm
+from scratchgpt.backend.cpu.sums import are_safe, ones
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.sublayers import Context, HeadParams
+from scratchgpt.ops.table import HeadParams, Step, Wanted
 
 NARROW, TILE = 96, 2056
 """Up to so many channels, the weight's gradient is computed transposed, in tiles of so many tokens (see below)."""
 
 
 def shapes(C: int, size: int) -> Shapes:
-    """Return the arrays that `head_loss` needs to share in a team of `size` lanes."""
+    """Return the arrays that the head shares in a team of `size` workers."""
     return shared_shapes("head", C, size) | {
         "sums": (np.float32, (size, ROWS)),
         "maxima": (np.float32, (size, ROWS)),
@@ -32,46 +35,49 @@ def shapes(C: int, size: int) -> Shapes:
     }
 
 
-def head_loss(
-    x: Array,
-    targets: Array,
-    params: HeadParams,
-    grads: HeadParams,
-    context: Context,
-    *,
-    workspace: Workspace,
-    block_bytes: int,
-    team: Team,
-) -> tuple[Array, Array]:
-    """Return the loss () and its gradient with respect to x (B, T, C), as the reference; targets (B, T)."""
-    B, T, C = x.shape
-    N, dtype = B * T, x.dtype
-    xhat, rstd = workspace.take("head xhat", (N, C), dtype), workspace.take("head rstd", (N,), dtype)
-    normed, dnormed = workspace.take("head normed", (N, C), dtype), workspace.take("head dnormed", (N, C), dtype)
-    norm.forward(x.reshape(N, C), params.gain, params.bias, xhat, rstd, normed)
-    part = vocabulary(len(params.weight), team)
-    weight, dweight = params.weight[part], grads.weight[part]
-    bias = None if params.logit_bias is None else params.logit_bias[part]
-    parts = team.shared("dnormed", (team.size, ROWS, C), dtype)
-    scale = 1 / context.n_targets
-    losses = []
-    for chunk in exchange("head", normed, targets.reshape(-1), team, workspace):
-        n = len(chunk.rows)
-        exps = workspace.take("logits", (n, len(weight)), dtype)
-        sums, chunk_losses = _exponentials(chunk, weight, bias, exps, part.start, team, block_bytes)
-        losses.append(float(chunk_losses[chunk.own].sum()))
-        factors = (context.loss_scale * scale / sums)[:, None]
-        np.matmul(exps, weight, out=parts[team.rank, :n])
-        if grads.logit_bias is not None:
-            grads.logit_bias[part] += factors[:, 0] @ exps
-        chunk.rows[...] *= factors
-        _add_transposed_product(exps, chunk.rows, dweight, workspace)
-        team.barrier()
-        own = dnormed[chunk.source]
-        np.sum(parts[:, chunk.own], axis=0, out=own)
-        own *= factors[chunk.own]
-    norm.backward(dnormed, xhat, rstd, params.gain, grads.gain, grads.bias, workspace)
-    return np.asarray(math.fsum(losses) * scale, dtype), dnormed.reshape(x.shape)
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The sublayer, on these buffers. The workers of a `team` divide the vocabulary among them."""
+
+    norm: Norm[Any]
+    workspace: Workspace
+    block_bytes: int
+    team: Team
+
+    def loss(
+        self, x: Array, targets: Array, params: HeadParams[Array], grads: HeadParams[Wanted], step: Step
+    ) -> tuple[Array, Array]:
+        """Return the loss () and its gradient with respect to x (B, T, C), as the reference; targets (B, T)."""
+        B, T, C = x.shape
+        N, dtype = B * T, x.dtype
+        workspace, team = self.workspace, self.team
+        take = workspace.taker("head", dtype=dtype)
+        normed, norm_saved = self.norm.forward(x.reshape(N, C), params.gain, params.bias, take)
+        dnormed = take("dnormed", N, C)
+        part = vocabulary(len(params.weight), team)
+        weight = params.weight[part]
+        bias = None if params.logit_bias is None else params.logit_bias[part]
+        parts = team.shared("dnormed", (team.size, ROWS, C), dtype)
+        scale = 1 / step.n_targets
+        losses = []
+        for chunk in exchange("head", normed, targets.reshape(-1), team, workspace):
+            n = len(chunk.rows)
+            exps = workspace.take("logits", (n, len(weight)), dtype)
+            sums, chunk_losses = _exponentials(chunk, weight, bias, exps, part.start, team, self.block_bytes)
+            losses.append(float(chunk_losses[chunk.own].sum()))
+            factors = (step.loss_scale * scale / sums)[:, None]
+            np.matmul(exps, weight, out=parts[team.rank, :n])
+            if grads.logit_bias is not None:
+                grads.logit_bias[part] += factors[:, 0] @ exps
+            if grads.weight is not None:
+                chunk.rows[...] *= factors
+                _add_transposed_product(exps, chunk.rows, grads.weight[part], workspace)
+            team.barrier()
+            own = dnormed[chunk.source]
+            np.sum(parts[:, chunk.own], axis=0, out=own)
+            own *= factors[chunk.own]
+        self.norm.backward(dnormed, norm_saved, params.gain, grads.gain, grads.bias, workspace)
+        return np.asarray(math.fsum(losses) * scale, dtype), dnormed.reshape(x.shape)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -92,7 +98,7 @@ def _exponentials(
     all_maxima = team.shared("maxima", (team.size, ROWS), dtype)
     right = team.shared("right", (ROWS,), dtype)
     block = max(1, 2 * block_bytes // (v * exps.itemsize))
-    ones = norm.ones(v, dtype.name)
+    column = ones(v, dtype.name)
 
     def multiply() -> None:
         np.matmul(chunk.rows, weight.T, out=exps)
@@ -103,7 +109,7 @@ def _exponentials(
         for start in range(0, n, block):
             part = exps[start : start + block]
             np.exp(part, out=part)
-            np.matmul(part, ones, out=all_sums[team.rank, start : min(start + block, n)])
+            np.matmul(part, column, out=all_sums[team.rank, start : min(start + block, n)])
         team.barrier()
         return all_sums[:, :n].sum(axis=0)
 
@@ -111,7 +117,7 @@ def _exponentials(
     right[rows] = exps[places]
     sums = exponentiate()
     shift = np.zeros(n, dtype)
-    if not norm.are_safe(sums):
+    if not are_safe(sums):
         multiply()
         exps.max(axis=-1, out=all_maxima[team.rank, :n])
         team.barrier()

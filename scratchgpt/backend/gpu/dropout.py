@@ -14,7 +14,7 @@ from scratchgpt.backend.gpu.kernels import width
 from scratchgpt.chance import Place
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.dropout import LEVELS
-from scratchgpt.ops.sublayers import Context
+from scratchgpt.ops.table import Step
 
 THREADS = 128
 """Of a block."""
@@ -34,13 +34,13 @@ class Mask(NamedTuple):
     place: int
 
     @classmethod
-    def of(cls, context: Context, place: Place) -> "Mask":
-        """Return the mask for a place of the context's layer."""
-        threshold = round(context.dropout * LEVELS)
-        first = context.sequences[0] if threshold else 0
-        if threshold and context.sequences != range(first, first + len(context.sequences)):
+    def of(cls, step: Step, layer: int, place: Place) -> "Mask":
+        """Return the mask for a place of a layer."""
+        threshold = round(step.dropout * LEVELS)
+        first = step.sequences[0] if threshold else 0
+        if threshold and step.sequences != range(first, first + len(step.sequences)):
             raise ValueError("on a GPU, the sequences of a batch are to be numbered one after the other")
-        return cls(threshold, np.uint64(context.seed), np.uint64(context.step), np.uint64(first), context.layer, place)
+        return cls(threshold, np.uint64(step.seed), np.uint64(step.step), np.uint64(first), layer, place)
 
 
 def blocks(size: int) -> int:

@@ -10,6 +10,7 @@ from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.dropout import Mask
 from scratchgpt.backend.gpu.kernels import width
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.table import Wanted
 
 ADDERS = 256
 """Threads of a block that adds rows."""
@@ -36,20 +37,30 @@ def backward(
     dx: Array,
     tokens: Array,
     mask: Mask,
-    dtoken_table: Array,
-    dposition_table: Array,
+    dtoken_table: Wanted,
+    dposition_table: Wanted,
     dtype: npt.DTypeLike,
 ) -> None:
-    """Add to dtoken_table (V, C) and dposition_table (P, C). dx (B, T, C); tokens (B, T), tables of `dtype` before."""
+    """Add to dtoken_table (V, C) and dposition_table (P, C) if they are wanted. dx (B, T, C), tokens (B, T).
+
+    The tables were of `dtype` in the forward.
+    """
     B, T, C = dx.shape
     dx = dropout.backward(device, dx, mask, dx.dtype)
-    linear.add_column_sums(device, dx.reshape(B, T * C), dposition_table[:T].reshape(-1))
+    if dposition_table is not None:
+        linear.add_column_sums(device, dx.reshape(B, T * C), dposition_table[:T].reshape(-1))
+    if dtoken_table is not None:
+        _add_rows(device, dx.reshape(B * T, C), tokens, dtoken_table, dtype)
 
+
+def _add_rows(device: Device, rows: Array, tokens: Array, dtoken_table: Array, dtype: npt.DTypeLike) -> None:
+    """Add each row (N, C) to the row of dtoken_table (V, C) that its token names; tokens (B, T), N of them."""
+    C = rows.shape[1]
     order = device.xp.argsort(tokens.reshape(-1), kind="stable")
-    rows, n, stride = dx.reshape(B * T, C), width(dtype, C), 1
+    n, stride = width(dtype, C), 1
     while True:
         chunks = math.ceil(len(rows) / CHUNK)
-        carries = device.empty((chunks, C), dx.dtype)
+        carries = device.empty((chunks, C), rows.dtype)
         grid = math.ceil(chunks * C / (ADDERS * n))
         arguments = (rows, order, tokens, dtoken_table, carries, stride, len(rows), C)
         device.launch("embedding_add_rows", dtype, n, grid, ADDERS, *arguments)

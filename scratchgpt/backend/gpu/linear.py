@@ -7,6 +7,7 @@ import numpy.typing as npt
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.kernels import width
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.table import Wanted
 
 CHUNK = 64
 """Rows that a block sums before anything is written: small enough for many blocks, large enough for few sums."""
@@ -19,9 +20,13 @@ def forward(device: Device, x: Array, weight: Array) -> Array:
     return y
 
 
-def backward(device: Device, dy: Array, x: Array, weight: Array, dweight: Array, dbias: Array | None) -> Array:
-    """Return dx (R, K) and add to dweight (K, N) and dbias (N,). dy (R, N), x (R, K), weight (K, N)."""
-    device.matmul(x.T, dy, dweight, add=True)
+def backward(device: Device, dy: Array, x: Array, weight: Array, dweight: Wanted, dbias: Wanted) -> Array:
+    """Return dx (R, K); add to dweight (K, N) and dbias (N,) if they are wanted.
+
+    dy (R, N), x (R, K), weight (K, N).
+    """
+    if dweight is not None:
+        device.matmul(x.T, dy, dweight, add=True)
     if dbias is not None:
         add_column_sums(device, dy, dbias)
     dx = device.empty(x.shape, x.dtype)

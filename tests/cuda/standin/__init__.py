@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scratchgpt.backend import gpu
+
+OURS = "scratchgpt.backend.gpu.cuda"
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[2]
 
@@ -20,10 +23,11 @@ def environment(**settings: object) -> dict[str, str]:
 
 @contextmanager
 def standing_in() -> Iterator[Any]:
-    """Put a fresh stand-in into `sys.modules`; put back afterwards what was there."""
+    """Put a fresh stand-in into `sys.modules`, also for our module that imports it; then put back what was there."""
 
     def taken() -> dict[str, Any]:
-        names = [name for name in sys.modules if name.partition(".")[0] == "cupy"]
+        vars(gpu).pop("cuda", None)
+        names = [name for name in sys.modules if name.partition(".")[0] == "cupy" or name == OURS]
         return {name: sys.modules.pop(name) for name in names}
 
     there = taken()
@@ -35,3 +39,5 @@ def standing_in() -> Iterator[Any]:
         sys.path.remove(str(FOLDER))
         taken()
         sys.modules |= there
+        if OURS in there:
+            vars(gpu)["cuda"] = there[OURS]

@@ -1,0 +1,152 @@
+"""The contract between the model and a backend: a table of sublayers that is bound to one architecture.
+
+The model calls sublayers, and a backend may replace each of them, since speed is won across the borders of small ops.
+`ops/sublayers.py` has the reference, made of the small ops. One test holds every table equal to it.
+
+A sublayer is a record whose fields are the choices of the architecture (norm, activation, number of heads) and what a
+backend needs (buffers, a device). Convention: `forward(x, params, step, layer) -> saved` updates the residual stream x
+(B, T, C) in place, so no record may save x by reference. `backward(dx, saved, params, grads, step, layer)` adds into
+`grads`. It turns dx, the gradient with respect to the new x, into the one with respect to the old x, in place.
+
+A gradient that is None is not wanted, and a fast table does not compute it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar, cast
+
+from scratchgpt.ops.array import Array
+
+Leaf = TypeVar("Leaf", Array, Array | None)
+"""Of parameters an array; of gradients None, too."""
+
+
+class EmbedParams(NamedTuple, Generic[Leaf]):
+    """Parameters of `embed`."""
+
+    token_table: Leaf  # (V, C)
+    position_table: Leaf  # (block_size, C)
+
+
+class AttentionParams(NamedTuple, Generic[Leaf]):
+    """Parameters of `attention`. A model without biases has None for each of them."""
+
+    gain: Leaf  # (C,): the norm's
+    bias: Array | None  # (C,)
+    qkv_weight: Leaf  # (C, 3C): columns are q, k, v, and within each the heads
+    qkv_bias: Array | None  # (3C,)
+    proj_weight: Leaf  # (C, C)
+    proj_bias: Array | None  # (C,)
+
+
+class MLPParams(NamedTuple, Generic[Leaf]):
+    """Parameters of `mlp`. A model without biases has None for each of them."""
+
+    gain: Leaf  # (C,): the norm's
+    bias: Array | None  # (C,)
+    fc_weight: Leaf  # (C, K)
+    fc_bias: Array | None  # (K,)
+    out_weight: Leaf  # (K, C)
+    out_bias: Array | None  # (C,)
+
+
+class HeadParams(NamedTuple, Generic[Leaf]):
+    """Parameters of `head`. A model without biases has None for the norm's, and GPT-2 None for the logits'."""
+
+    gain: Leaf  # (C,): the final norm's
+    bias: Array | None  # (C,)
+    weight: Leaf  # (V, C): the token table itself where the two are tied
+    logit_bias: Array | None = None  # (V,)
+
+
+Wanted = Array | None
+"""A gradient to add into; None if it is not wanted."""
+
+
+class Step(NamedTuple):
+    """The chance and the objective of one call. The defaults are those of a model that is used, not trained."""
+
+    dropout: float = 0.0
+    seed: int = 0
+    step: int = 0
+    sequences: Sequence[int] = ()  # the number of each of the B sequences within the whole step
+    n_targets: int = 1  # predictions in the whole step: the loss is their mean
+    loss_scale: float = 1.0  # factor of all gradients, so that in float16 few of them become 0
+
+
+Params_contra = TypeVar("Params_contra", contravariant=True)
+Grads_contra = TypeVar("Grads_contra", contravariant=True)
+Saved = TypeVar("Saved")
+
+
+class Sublayer(Protocol[Params_contra, Grads_contra, Saved]):
+    """A branch of a layer: a forward and its backward."""
+
+    def forward(self, x: Array, params: Params_contra, step: Step, layer: int) -> Saved:
+        """Update x (B, T, C) in place; return what the backward needs."""
+
+    def backward(
+        self, dx: Array, saved: Saved, params: Params_contra, grads: Grads_contra, step: Step, layer: int
+    ) -> None:
+        """Add to `grads`. dx (B, T, C) keeps its residual part and gains the branch's."""
+
+
+class AttentionSublayer(Sublayer[AttentionParams[Array], AttentionParams[Wanted], Saved], Protocol[Saved]):
+    """Attention, which also gives the keys and values that a cache keeps."""
+
+    def keys_values(self, saved: Saved, params: AttentionParams[Array]) -> tuple[Array, Array]:
+        """Return the keys and the values, each (B, H, T, D), of a forward. They may be views."""
+
+
+class MLPSublayer(Sublayer[MLPParams[Array], MLPParams[Wanted], Saved], Protocol[Saved]):
+    """The multilayer perceptron."""
+
+
+class EmbedSublayer(Protocol[Saved]):
+    """The beginning of the residual stream."""
+
+    def forward(self, tokens: Array, params: EmbedParams[Array], step: Step) -> tuple[Array, Saved]:
+        """tokens (B, T) -> x (B, T, C), a new array or a buffer."""
+
+    def backward(self, dx: Array, saved: Saved, grads: EmbedParams[Wanted], step: Step) -> None:
+        """Add to the gradients of both tables. dx (B, T, C), which may be overwritten."""
+
+
+class HeadSublayer(Protocol):
+    """The end of the residual stream."""
+
+    def loss(
+        self, x: Array, targets: Array, params: HeadParams[Array], grads: HeadParams[Wanted], step: Step
+    ) -> tuple[Array, Array]:
+        """Return the loss () and its gradient with respect to x (B, T, C), and add to `grads`; targets (B, T).
+
+        x may be overwritten. The loss is the sum over these targets divided by the step's `n_targets`: micro-batches
+        add up to the mean. All gradients, and only these, are multiplied by `step.loss_scale`.
+        """
+
+
+E = TypeVar("E")
+A = TypeVar("A")
+M = TypeVar("M")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The sublayers of one architecture. Of what they save, the model only hands it back: to it, all are `object`."""
+
+    embed: EmbedSublayer[object]
+    attention: AttentionSublayer[object]
+    mlp: MLPSublayer[object]
+    head: HeadSublayer
+
+    @classmethod
+    def of(
+        cls, embed: EmbedSublayer[E], attention: AttentionSublayer[A], mlp: MLPSublayer[M], head: HeadSublayer
+    ) -> Self:
+        """Make a table of sublayers, each with its own records."""
+        return cls(
+            cast("EmbedSublayer[object]", embed),
+            cast("AttentionSublayer[object]", attention),
+            cast("MLPSublayer[object]", mlp),
+            head,
+        )
