@@ -187,7 +187,7 @@ def test_advice_on_pickles_helps(
     theirs = make_theirs(transformers, torch, **SIZES)
     theirs.config.save_pretrained(tmp_path)
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="is a pickle: whoever opens it runs the code") as caught:
+    with pytest.raises(CheckpointError, match="is a pickle: to open it would run the code") as caught:
         files.load(tmp_path)
     _, program, folder = shlex.split(str(caught.value).partition("python ")[2])
     monkeypatch.setattr(sys, "argv", ["-c", folder])

@@ -175,7 +175,7 @@ def _require_empty(run: Path) -> None:
 def _with_changes(snapshot: "Snapshot", asked: dict[str, Setting], computing: Computing) -> "Snapshot":
     """Return the snapshot with the recipe changed as typed. Raises UsageError for what cannot change in a run.
 
-    What a run is computed by may change, and its last bits with it: it does if that is typed. A run that moves between
+    Options may change device, precision and division of a run, and with them its last bits. A run that moves between
     a CPU and a GPU leaves behind what suited the other: its lanes, its precision, its micro-batch unless typed.
     """
     current = vars(snapshot.model) | vars(snapshot.train)

@@ -37,7 +37,7 @@ def listen(trainer: "Trainer") -> None:
                     trainer.tell(parse(line.decode("utf-8", "surrogateescape")))
                 except UsageError as error:
                     say(f"Error: {error}", err=True)
-    trainer.tell(Resume())  # from a pause that nobody could end any more
+    trainer.tell(Resume())  # from a pause: no command can end it now
 
 
 def train(

@@ -266,7 +266,7 @@ class Work:
                 shutil.rmtree(folder)
 
     def _told(self, stage: str) -> Count:
-        """Return what is to be told of bytes being read."""
+        """Return a function that reports the bytes that are read."""
 
         def tell(n_bytes: int) -> None:
             self._progress(stage, n_bytes, self._n_bytes)

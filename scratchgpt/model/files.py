@@ -141,7 +141,7 @@ def refuse_pickles(path: Path) -> None:
 def about_pickle(path: Path) -> str:
     """Return why a pickle is not opened, and what to do."""
     why = (
-        f"{path} is a pickle: whoever opens it runs the code that is in it, so it is not opened here. If you trust "
+        f"{path} is a pickle: to open it would run the code in it, so it is not opened here. If you trust "
         "where it is from, convert it"
     )
     if not path.match(PICKLES[0]):

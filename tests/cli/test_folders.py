@@ -73,7 +73,7 @@ def write(name: str, content: bytes) -> Callable[[Path], object]:
         (remove(WEIGHTS), "", FAILURE, "plain has no weights, neither model.safetensors nor model.safetensors.index"),
         (remove("config.json"), "", USAGE, "plain has no last checkpoint and no config.json; name a run"),
         (remove("tokenizer.json"), "", FAILURE, "plain has no vocabulary, neither tokenizer.json nor vocab.json and"),
-        (write_pickle, "", FAILURE, "pytorch_model.bin is a pickle: whoever opens it runs the code that is in it"),
+        (write_pickle, "", FAILURE, "pytorch_model.bin is a pickle: to open it would run the code in it"),
         (write_pickle, "pytorch_model.bin", FAILURE, "pytorch_model.bin is a pickle"),
         (remove("tokenizer.json"), WEIGHTS, USAGE, "plain/model.safetensors is a file; name the folder that it is in."),
         (write_nan, "", FAILURE, "transformer.ln_f.weight holds numbers that are not finite"),

@@ -245,7 +245,7 @@ def zipped(name: str) -> bytes:
     [
         ("none", None, USAGE, "no file or folder none"),
         ("a.txt", b"hello", USAGE, "nothing that is known"),
-        ("a.pt", b"anything", FAILURE, "is a pickle: whoever opens it"),
+        ("a.pt", b"anything", FAILURE, "is a pickle: to open it"),
         ("pytorch_model.bin", b"PK\x03\x04....", FAILURE, "Model.from_pretrained(F)"),
         ("old.bin", bytes.fromhex("80028a0a6cfc9c46f9206aa850192e"), FAILURE, "old.bin is a pickle"),
         ("torch.dat", zipped("archive/data.pkl"), FAILURE, "torch.dat is a pickle"),
@@ -256,7 +256,7 @@ def zipped(name: str) -> bytes:
         ("a.json", b"{}", FAILURE, "only BPE and WordLevel"),
         ("a.safetensors", b"\xff" * 16, FAILURE, "no whole safetensors file"),
         ("b.safetensors", (99).to_bytes(8, "little") + b"{}", FAILURE, "no whole safetensors file"),
-        ("folder/a.pth", b"", FAILURE, "is a pickle: whoever opens it"),
+        ("folder/a.pth", b"", FAILURE, "is a pickle: to open it"),
         ("folder/a.txt", b"", USAGE, "folder is no run"),
     ],
 )

@@ -231,7 +231,7 @@ def test_no_weights(folder: Path) -> None:
     assert "has no weights, neither model.safetensors nor model.safetensors.index.json." in refusal(folder)
     (folder / "pytorch_model-00001-of-00002.bin").write_bytes(b"\x80\x02.")
     message = refusal(folder)
-    assert "pytorch_model-00001-of-00002.bin is a pickle: whoever opens it runs the code" in message
+    assert "pytorch_model-00001-of-00002.bin is a pickle: to open it would run the code" in message
     _, program, named = shlex.split(message.partition("python ")[2])
     assert named == folder.as_posix()
     compile(program, "advice", "exec")

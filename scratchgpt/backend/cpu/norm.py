@@ -1,4 +1,4 @@
-"""What the CPU's sublayers need of a norm."""
+"""The contract of a norm on the CPU."""
 
 from typing import Protocol, TypeVar
 

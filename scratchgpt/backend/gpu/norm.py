@@ -1,4 +1,4 @@
-"""What the GPU's sublayers need of a norm."""
+"""The contract of a norm on the GPU."""
 
 from typing import Protocol, TypeVar
 
