@@ -41,7 +41,8 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
         raise UsageError(f"{field.name} must be a finite number, not {value}.")
     choices = field.metadata["choices"]
     if choices and value not in choices:
-        raise UsageError(f"{field.name} must be {' or '.join(choices)}, not {value!r}.")
+        hint = did_you_mean(str(value), choices)
+        raise UsageError(f"{field.name} must be {' or '.join(choices)}, not {value!r}{hint}.")
     return value
 
 
@@ -123,8 +124,10 @@ class TrainConfig(_Config):
         "The learning rate falls along a cosine to this fraction of its peak; 1: it stays.", 1.0
     )
     warmup_steps: int = _setting("Steps in which the learning rate rises linearly to its peak.", 0)
+    optimizer: str = _setting("The rule that moves the parameters: adamw.", "adamw", ("adamw",))
     beta1: float = _setting("AdamW's decay of the mean of gradients.", 0.9)
     beta2: float = _setting("AdamW's decay of the mean of squared gradients.", 0.99)
+    adam_epsilon: float = _setting("AdamW's ε, added to the root of the mean of squared gradients.", 1e-8)
     weight_decay: float = _setting("AdamW's pull of the matrices towards zero.", 0.1)
     grad_clip: float = _setting("Largest norm of all gradients together; 0: no limit.", 1.0)
     freeze: tuple[str, ...] = _setting(
@@ -167,6 +170,8 @@ class TrainConfig(_Config):
             raise UsageError(f"learning_rate must be greater than 0, not {self.learning_rate}.")
         if not 0 <= self.min_lr_ratio <= 1:
             raise UsageError(f"min_lr_ratio must be between 0 and 1, not {self.min_lr_ratio}.")
+        if self.adam_epsilon <= 0:
+            raise UsageError(f"adam_epsilon must be greater than 0, not {self.adam_epsilon}.")
         self._require("beta1", at_least=0, below=1)
         self._require("beta2", at_least=0, below=1)
         self._require("seed", at_least=0, below=2**63)

@@ -5,7 +5,6 @@ from functools import partial
 import numpy as np
 
 from scratchgpt.backend import Backend, cpu, on_gpu
-from scratchgpt.backend.cpu.update import update
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.ops import adamw
@@ -19,7 +18,7 @@ def on_cpu(workspace: Workspace | None = None, *, block_bytes: int = cpu.BLOCK_B
         np,
         partial(cpu.table, workspace=workspace, block_bytes=block_bytes),
         adamw.norm,
-        partial(update, workspace=workspace, block_bytes=block_bytes),
+        cpu.rules(workspace, block_bytes=block_bytes),
         np.asarray,
     )
 

@@ -91,6 +91,8 @@ def test_impossible_models(change: dict[str, Any], reason: str) -> None:
         ({"batch_size": -1}, "batch_size"),
         ({"micro_batch": -1}, "micro_batch"),
         ({"order": "backwards"}, "order must be random or sequential, not 'backwards'"),
+        ({"optimizer": "adam"}, r"optimizer must be adamw, not 'adam' \(did you mean 'adamw'\?\)"),
+        ({"adam_epsilon": 0.0}, "adam_epsilon must be greater than 0"),
         ({"within_documents": "yes"}, "within_documents must be of type bool, not 'yes'"),
         ({"learning_rate": 0.0}, "greater than 0"),
         ({"learning_rate": "fast"}, "of type float, not 'fast'"),

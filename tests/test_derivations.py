@@ -12,7 +12,7 @@ OPS = ROOT / "scratchgpt" / "ops"
 BOOK = sorted(OPS.glob("*.md"))
 PAGES = [*BOOK, *(ROOT / "scratchgpt" / name for name in ("tokenizer/bpe.md", "generation/kv_cache.md"))]
 LINKED = [*PAGES, *ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
-NOT_OPS = {"__init__", "array", "table"}
+NOT_OPS = {"__init__", "array", "optimizer", "table"}
 
 
 def _snippets(page: Path) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import scratchgpt
-from scratchgpt.errors import DataError, MemoryShortageError, for_page
+from scratchgpt.errors import DataError, MemoryShortageError, did_you_mean, for_page
 
 PACKAGE = Path(scratchgpt.__file__).parent
 NEVER_ON_THE_PAGE = {
@@ -69,3 +69,17 @@ def test_an_error_has_advice_for_both(kind: type[DataError]) -> None:
         assert for_page(each) == "It failed. Press Again."
     assert for_page(kind("It failed.")) == "It failed."
     assert for_page(OSError(2, "No such file", "a")) == "No such file: a"
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("stepz", ("steps", "batch_size"), " (did you mean 'steps'?)"),
+        ("gelu", ("gelu_new", "relu"), " (did you mean 'gelu_new'?)"),  # more letters of it are in `relu`
+        ("gpt", ("gpt2", "gpt-nano"), " (did you mean 'gpt2'?)"),
+        ("swish", ("gelu_new", "relu"), ""),
+        ("", ("a",), ""),
+    ],
+)
+def test_the_nearest_name(name: str, known: tuple[str, ...], hint: str) -> None:
+    assert did_you_mean(name, known) == hint

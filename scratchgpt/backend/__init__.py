@@ -1,7 +1,7 @@
 """Devices: `select` gives the array module of one, and its tables of sublayers."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scratchgpt.backend import cpu
-from scratchgpt.backend.cpu.update import update as cpu_update
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import NoGPUError, UsageError
 from scratchgpt.ops import adamw, sublayers
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import RULES, Rule
 from scratchgpt.ops.table import Table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Backend(NamedTuple):
     xp: ModuleType  # numpy, or a module with its interface
     table: Callable[[ModelConfig], Table]  # of an architecture
     norm: Callable[[Array], float]  # the Euclidean norm of all gradients (P,)
-    update: Callable[..., None]  # clips, moves the parameters by AdamW, zeroes the gradients: as ops.sublayers.update
+    rules: Mapping[str, Rule]  # of optimisers, by name
     to_numpy: Callable[[Array], Array]
     precision: str = "fp32"
     attention: Callable[[ModelConfig], str] | None = None  # tells how a model's is computed, where there are ways
@@ -58,7 +58,7 @@ class Backend(NamedTuple):
 
 def reference(xp: ModuleType = np, to_numpy: Callable[[Array], Array] = np.asarray) -> Backend:
     """Return the reference, made of the small ops, on the arrays of a module."""
-    return Backend("cpu", xp, sublayers.table, adamw.norm, sublayers.update, to_numpy)
+    return Backend("cpu", xp, sublayers.table, adamw.norm, RULES, to_numpy)
 
 
 def resolve(device: str, *, tell: Callable[[str], None] | None = None) -> str:
@@ -150,7 +150,7 @@ def select(
             np,
             partial(cpu.table, workspace=workspace, block_bytes=block_bytes, team=team),
             adamw.norm,
-            partial(cpu_update, workspace=workspace, block_bytes=block_bytes),
+            cpu.rules(workspace, block_bytes=block_bytes),
             np.asarray,
         )
     from scratchgpt.backend import gpu  # noqa: PLC0415
@@ -164,14 +164,14 @@ def select(
 def on_gpu(device: "Device", name: str, to_numpy: Callable[[Array], Array], precision: str) -> Backend:
     """Return the backend that launches our kernels on a device."""
     from scratchgpt.backend import gpu  # noqa: PLC0415
-    from scratchgpt.backend.gpu import update  # noqa: PLC0415
+    from scratchgpt.backend.gpu import adamw  # noqa: PLC0415
 
     return Backend(
         name,
         device.xp,
         partial(gpu.table, device=device),
-        partial(update.norm, device=device),
-        partial(update.update, device=device),
+        partial(adamw.norm, device=device),
+        gpu.rules(device),
         to_numpy,
         precision,
     )

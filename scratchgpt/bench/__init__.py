@@ -11,15 +11,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from scratchgpt.config import ModelConfig
+from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Hyperparameters
 from scratchgpt.ops.array import Array
 
 OURS = "ours"
 LIMIT = "matrix product"
-HYPERPARAMETERS = Hyperparameters(learning_rate=1e-3)
-CLIP = 1.0
 
 
 class Source(NamedTuple):
@@ -95,6 +92,11 @@ class Workload:
         shape = (2, self.batch_size, self.model.block_size)
         tokens, targets = np.random.default_rng([self.seed, step]).integers(self.model.vocab_size, size=shape)
         return tokens, targets
+
+    @property
+    def recipe(self) -> TrainConfig:
+        """How every contender updates: our defaults, at a constant learning rate."""
+        return TrainConfig(steps=1, batch_size=self.batch_size, learning_rate=1e-3)
 
     @property
     def flops(self) -> int:

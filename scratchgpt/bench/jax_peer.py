@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
+from scratchgpt.bench import Contender, Workload
 from scratchgpt.ops.array import Array
 
 Params = dict[str, jax.Array]
@@ -17,7 +17,8 @@ def build(workload: Workload) -> Contender:
         jax.config.update("jax_platforms", "cpu")
     config = workload.model
     B, T, C, H = workload.batch_size, config.block_size, config.n_embd, config.n_head
-    learning_rate, beta1, beta2, weight_decay, epsilon = HYPERPARAMETERS
+    recipe = workload.recipe
+    learning_rate, beta1, beta2 = recipe.learning_rate, recipe.beta1, recipe.beta2
 
     def norm(params: Params, name: str, x: jax.Array) -> jax.Array:
         normed = jax.nn.standardize(x, axis=-1, epsilon=config.norm_epsilon) * params[f"{name}.weight"]
@@ -47,13 +48,13 @@ def build(workload: Workload) -> Contender:
         params, first, second = state
         value, grads = jax.value_and_grad(loss)(params, tokens, targets)
         norm_of_all = jnp.sqrt(sum(jnp.vdot(grad, grad) for grad in grads.values()))
-        scale = jnp.minimum(1, CLIP / norm_of_all)
+        scale = jnp.minimum(1, recipe.grad_clip / norm_of_all)
 
         def update(param: jax.Array, m: jax.Array, v: jax.Array, grad: jax.Array) -> tuple[jax.Array, ...]:
             m = beta1 * m + (1 - beta1) * scale * grad
             v = beta2 * v + (1 - beta2) * (scale * grad) ** 2
-            kept = 1 - learning_rate * weight_decay if param.ndim > 1 else 1
-            direction = (m / (1 - beta1**number)) / (jnp.sqrt(v / (1 - beta2**number)) + epsilon)
+            kept = 1 - learning_rate * recipe.weight_decay if param.ndim > 1 else 1
+            direction = (m / (1 - beta1**number)) / (jnp.sqrt(v / (1 - beta2**number)) + recipe.adam_epsilon)
             return kept * param - learning_rate * direction, m, v
 
         updated = {name: update(params[name], first[name], second[name], grad) for name, grad in grads.items()}

@@ -11,32 +11,27 @@ from typing import Any
 import numpy as np
 
 from scratchgpt.backend import Backend, select
-from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
+from scratchgpt.bench import Contender, Workload
 from scratchgpt.engine.base import open_engine
 from scratchgpt.engine.plan import Plan, cache_sequences, default_lanes
 from scratchgpt.model.gpt import GPT
+from scratchgpt.model.groups import new_slots
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Moments
+from scratchgpt.ops.adamw import clip_scale
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import Update
 
 
 def build(workload: Workload) -> Contender:
     """Return our model, ready to train."""
     seconds: dict[str, float] = {}
-    layout = Layout(workload.model)
-    moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
+    layout, recipe = Layout(workload.model), workload.recipe
     if workload.device == "cpu":
         lanes = min(workload.lanes or default_lanes(), workload.batch_size)
         plan = Plan(lanes, micro_batch=cache_sequences(workload.model))
     else:
         plan = Plan(1, workload.batch_size, device=workload.device, precision=workload.precision)
-    model = open_engine(
-        workload.model,
-        layout.initial(workload.seed),
-        moments,
-        plan,
-        n_tokens=workload.batch_size * workload.model.block_size,
-    )
+    model = open_engine(workload.model, recipe, layout.initial(workload.seed), new_slots(layout, recipe), plan)
     backend = model.gpt.backend
 
     def wait() -> None:
@@ -52,9 +47,10 @@ def build(workload: Workload) -> Contender:
 
     def step(tokens: Array, targets: Array) -> float:
         nonlocal n_done
-        loss = model.loss_and_grad(tokens, targets, seed=workload.seed, step=n_done)
+        loss = model.accumulate(tokens, targets, seed=workload.seed, step=n_done)
         n_done += 1
-        model.update(HYPERPARAMETERS, clip=CLIP, update_number=n_done)
+        model.reduce()
+        model.update(Update(recipe.learning_rate, clip_scale(model.norm(), recipe.grad_clip), n_done))
         wait()
         return loss
 
@@ -99,7 +95,8 @@ def _time(gpt: GPT, seconds: dict[str, float], wait: Callable[[], None]) -> None
         )
     gpt.table = dataclasses.replace(gpt.table, **parts)
     backend = gpt.backend
-    gpt.backend = backend._replace(norm=timed("norm", backend.norm), update=timed("update", backend.update))
+    rules = {name: timed("update", rule) for name, rule in backend.rules.items()}
+    gpt.backend = backend._replace(norm=timed("norm", backend.norm), rules=rules)
 
 
 def build_product(workload: Workload) -> Contender:

@@ -11,7 +11,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 import torch
 import torch.nn.functional as F  # noqa: N812 - as everybody writes it
 
-from scratchgpt.bench import CLIP, HYPERPARAMETERS, Contender, Workload
+from scratchgpt.bench import Contender, Workload
 from scratchgpt.ops.array import Array
 
 
@@ -67,14 +67,14 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
         )
         return F.cross_entropy(logits.view(B * T, -1), targets.view(B * T))
 
-    settings = HYPERPARAMETERS
+    recipe = workload.recipe
     matrices = [param for param in params.values() if param.ndim > 1]
     vectors = [param for param in params.values() if param.ndim == 1]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
+        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(recipe.beta1, recipe.beta2),
+        eps=recipe.adam_epsilon,
         fused=True,  # on a CPU too it is the fastest, or as fast as foreach
     )
     loss_function = torch.compile(loss) if compiled else loss
@@ -87,7 +87,7 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
             result = loss_function(torch.from_numpy(tokens).to(device), torch.from_numpy(targets).to(device))
         scaler.scale(result).backward()
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(params.values(), CLIP)
+        torch.nn.utils.clip_grad_norm_(params.values(), recipe.grad_clip)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()

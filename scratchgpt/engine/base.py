@@ -1,27 +1,30 @@
 """The engine: all that the trainer needs of the hardware that runs its steps."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from scratchgpt.backend import select
-from scratchgpt.config import ModelConfig
+from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.engine.loss_scale import LossScale
 from scratchgpt.engine.one_device import OneDevice
 from scratchgpt.engine.plan import Plan
 from scratchgpt.engine.workers import Workers
 from scratchgpt.model.gpt import GPT, Score
-from scratchgpt.ops import adamw
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import Update
 
 
 class Engine(Protocol):
-    """The state of a run on the device that computes. Every method may raise LaneError and MemoryError."""
+    """The state of a run on the device that computes. Every method may raise LaneError and MemoryError.
+
+    A step has phases: `accumulate` once or several times, `reduce`, `norm`, then `update` or `drop`.
+    """
 
     plan: Plan
     note: str  # a sentence for the user, or empty
     gpt: GPT
-    moments: adamw.Moments
+    slots: Mapping[str, Array]  # (P,) each: what the optimiser's rules keep
     loss_scale: LossScale | None  # in half precision
 
     def running(self) -> contextlib.AbstractContextManager[None]:
@@ -30,17 +33,24 @@ class Engine(Protocol):
     def warm_up(self) -> None:
         """Compile all kernels, so that the first step takes no longer than others."""
 
-    def loss_and_grad(self, tokens: Array, targets: Array, *, seed: int, step: int) -> float:
-        """Return the mean loss in nats of tokens, targets (B, T), NumPy arrays, and add its gradient."""
+    def accumulate(self, tokens: Array, targets: Array, weights: Array | None = None, *, seed: int, step: int) -> float:
+        """Return the mean loss in nats of tokens, targets (B, T), NumPy arrays, and add its gradient.
 
-    def update(self, hyperparameters: adamw.Hyperparameters, *, clip: float, update_number: int) -> float:
-        """Clip and apply the gradients, then zero them; return their norm before clipping.
-
-        If that is not finite, the gradients are dropped, and in half precision the next ones will be scaled by less.
+        Targets of -1 do not count. The loss of each other one is multiplied by its weight, if there are weights (B, T),
+        and their sum is divided by the number of targets that count.
         """
 
-    def skip(self) -> float:
-        """Drop the gradients in place of an update; return NaN."""
+    def reduce(self) -> Array:
+        """Sum the gradients of all workers; return them (P,), in half precision times the loss scale."""
+
+    def norm(self) -> float:
+        """Return the norm of the reduced gradients, without the loss scale."""
+
+    def update(self, update: Update) -> None:
+        """Move the parameters by the reduced gradients, without the loss scale; zero the gradients."""
+
+    def drop(self) -> None:
+        """Zero the gradients instead: they are not finite. In half precision, scale the next ones by less."""
 
     def device_bytes(self) -> int | None:
         """Return how much memory a GPU's pool holds; None for a CPU."""
@@ -51,20 +61,15 @@ class Engine(Protocol):
 
 def open_engine(
     model: ModelConfig,
+    train: TrainConfig,
     params: Array,
-    moments: adamw.Moments,
+    slots: Mapping[str, Array],
     plan: Plan,
     *,
-    n_tokens: int,
     loss_scale: LossScale | None = None,
-    freeze: Sequence[str] = (),
 ) -> Engine:
-    """Copy the state to where the plan says, for batches of up to `n_tokens`. Raises UsageError and MemoryError.
-
-    Tensors whose names fit a pattern of `freeze` stay as they are.
-    """
+    """Copy the state to where the plan says, for batches of the recipe's size. Raises UsageError and MemoryError."""
     if plan.device == "cpu":
-        return Workers(model, params, moments, plan, n_tokens=n_tokens, freeze=freeze)
+        return Workers(model, train, params, slots, plan)
     backend = select(plan.device, precision=plan.precision)
-    scale = loss_scale or LossScale()
-    return OneDevice(model, params, moments, plan, backend=backend, loss_scale=scale, freeze=freeze)
+    return OneDevice(model, train, params, slots, plan, backend=backend, loss_scale=loss_scale or LossScale())

@@ -1,6 +1,5 @@
 """How large the loss is made in half precision, so that gradients neither vanish nor overflow."""
 
-import math
 from typing import NamedTuple
 
 SMALLEST, LARGEST = 0.5, 2.0**24
@@ -19,10 +18,12 @@ class LossScale(NamedTuple):
     value: float = 2.0**16
     n_good: int = 0  # steps made since it was last changed
 
-    def after(self, norm: float) -> "LossScale":
-        """Return the scale for the step that follows one whose gradients had this norm."""
-        if not math.isfinite(norm):
-            return LossScale(max(self.value / 2, SMALLEST))
+    def after_overflow(self) -> "LossScale":
+        """Return the scale for the step that follows one whose gradients overflowed."""
+        return LossScale(max(self.value / 2, SMALLEST))
+
+    def after_update(self) -> "LossScale":
+        """Return the scale for the step that follows one without an overflow."""
         if self.n_good + 1 == PATIENCE:
             return LossScale(min(2 * self.value, LARGEST))
         return LossScale(self.value, self.n_good + 1)

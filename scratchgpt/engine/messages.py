@@ -1,45 +1,40 @@
 """Messages between worker 0 and the others: records of numbers. In a pipe, each is a line of JSON."""
 
 import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from scratchgpt.engine.plan import Plan
 from scratchgpt.model.gpt import Score
-from scratchgpt.ops.adamw import Hyperparameters
+from scratchgpt.ops.optimizer import Update
 
 
 class Setup(NamedTuple):
     """The first message to a process: all that it needs to know."""
 
     model: dict[str, object]  # the fields of ModelConfig
+    train: dict[str, object]  # the fields of TrainConfig
     plan: Plan
-    n_tokens: int  # in a batch, at most
-    freeze: Sequence[str]
     number: int  # of the worker
     descriptor: int  # of the shared memory
 
 
-class Gradient(NamedTuple):
+class Accumulate(NamedTuple):
     """Run forward and backward over the batch that lies in shared memory. The answer is a `Value`, the loss."""
 
     B: int
     T: int
     seed: int
     step: int
+    n_targets: int  # that count in the batch
+    is_weighed: bool  # whether weights of the losses lie there, too
 
 
 class Reduce(NamedTuple):
-    """Sum the gradients of all workers. The answer is a `Value`, the sum of squares."""
+    """Sum the gradients of all workers. The answer is `Done`."""
 
 
-class Update(NamedTuple):
-    """Clip, and update the parameters. The answer is `Done`."""
-
-    norm: float  # of all gradients
-    clip: float
-    update_number: int
-    hyperparameters: Hyperparameters
+class Norm(NamedTuple):
+    """Measure the reduced gradients. The answer is a `Value`, the sum of squares."""
 
 
 class Measure(NamedTuple):
@@ -69,16 +64,13 @@ class Barrier(NamedTuple):
     """A worker waits for the others in the middle of a request; or, as an answer to that: all are here."""
 
 
-Request = Plan | Gradient | Reduce | Update | Measure
+Request = Plan | Accumulate | Reduce | Norm | Update | Measure
 Answer = Value | Score | Done | Failed
 Message = Setup | Request | Answer | Barrier
 
 TYPES: dict[str, type[tuple[object, ...]]] = {
     each.__name__: each
-    for each in (
-        *(Setup, Plan, Gradient, Reduce, Update, Hyperparameters, Measure),
-        *(Value, Score, Done, Failed, Barrier),
-    )
+    for each in (Setup, Plan, Accumulate, Reduce, Norm, Update, Measure, Value, Score, Done, Failed, Barrier)
 }
 
 

@@ -2,42 +2,43 @@
 
 import contextlib
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from scratchgpt.backend import Backend, pool_bytes
-from scratchgpt.config import ModelConfig
+from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.engine.loss_scale import LossScale
 from scratchgpt.engine.plan import Plan
 from scratchgpt.errors import MemoryShortageError
 from scratchgpt.model.gpt import GPT, Score
-from scratchgpt.ops import adamw
+from scratchgpt.model.groups import apply, groups
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import State, Update
 
 
 class OneDevice:
-    """A model and the optimizer's moments on one device."""
+    """A model, and what the optimiser keeps, on one device."""
 
     note = ""
 
     def __init__(
         self,
         model: ModelConfig,
+        train: TrainConfig,
         params: Array,
-        moments: adamw.Moments,
+        slots: Mapping[str, Array],
         plan: Plan,
         *,
         backend: Backend,
         loss_scale: LossScale,
-        freeze: Sequence[str] = (),
     ) -> None:
-        """Copy the state to the device. Raises MemoryError."""
+        """Copy the state to the device. Raises UsageError and MemoryError."""
         self.plan = plan
         self.loss_scale = loss_scale if backend.is_half else None
-        self.gpt = GPT(model, backend, params, freeze=freeze)
-        self.moments = adamw.Moments(*map(backend.to_device, moments))
+        self.gpt = GPT(model, backend, params, freeze=train.freeze)
+        self.slots: Mapping[str, Array] = {name: backend.to_device(values) for name, values in slots.items()}
+        self._groups = groups(self.gpt.layout, train)
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Do nothing: there are no workers."""
@@ -48,23 +49,22 @@ class OneDevice:
         tokens = np.zeros((1, self.gpt.config.block_size), np.int64)
         self.gpt.loss_and_grad(tokens, tokens)
         self.gpt.grads.fill(0)
-        backend, zeros = self.gpt.backend, self.gpt.backend.xp.zeros
-        params, grads, *moments = (zeros(8, self.gpt.params.dtype) for _ in range(4))
-        rounded = {"rounded": zeros(8, "float16")} if self.gpt.backend.is_half else {}
-        backend.update(
-            *(params, grads, adamw.Moments(*moments), adamw.Hyperparameters(0.0)),
-            n_decayed=8,
-            norm=backend.norm(grads),
-            clip=1.0,
-            update_number=1,
-            **rounded,
-        )
+        backend = self.gpt.backend
 
-    def loss_and_grad(self, tokens: Array, targets: Array, *, seed: int, step: int) -> float:
+        def zeros() -> Array:
+            return backend.xp.zeros(8, self.gpt.params.dtype)
+
+        rounded = None if self.gpt.rounded is None else zeros().astype(self.gpt.rounded.dtype)
+        state = State(zeros(), zeros(), {name: zeros() for name in self.slots}, rounded)
+        whole = [group._replace(span=slice(0, 8)) for group in self._groups]
+        apply(backend.rules, whole, state, Update(learning_rate=0.0, scale=1.0, number=1))
+        backend.norm(state.grads)
+
+    def accumulate(self, tokens: Array, targets: Array, weights: Array | None = None, *, seed: int, step: int) -> float:
         """Return the mean loss in nats of tokens, targets (B, T), and add its gradient. Raises MemoryError."""
         compute = functools.partial(self.gpt.loss_and_grad, seed=seed, step=step, loss_scale=self._scale)
         try:
-            return compute(tokens, targets, micro_batch=self.plan.micro_batch)
+            return compute(tokens, targets, weights, micro_batch=self.plan.micro_batch)
         except MemoryError as error:
             reason = str(error).rstrip(".")
         # Only here, where the error is gone, is the memory free again that its traceback held.
@@ -88,25 +88,26 @@ class OneDevice:
             size //= 2
         return 0
 
-    def update(self, hyperparameters: adamw.Hyperparameters, *, clip: float, update_number: int) -> float:
-        """Clip and apply the gradients, then zero them; return their norm before clipping."""
-        norm = self.gpt.update(
-            self.moments,
-            hyperparameters,
-            clip=clip,
-            update_number=update_number,
-            loss_scale=self._scale,
-        )
-        if self.loss_scale is not None:
-            self.loss_scale = self.loss_scale.after(norm)
-        return norm
+    def reduce(self) -> Array:
+        """Return the gradients (P,), times the loss scale: there is one worker."""
+        return self.gpt.grads
 
-    def skip(self) -> float:
-        """Drop the gradients in place of an update; return NaN."""
+    def norm(self) -> float:
+        """Return the norm of the gradients, without the loss scale."""
+        return self.gpt.backend.norm(self.gpt.grads) / self._scale
+
+    def update(self, update: Update) -> None:
+        """Move the parameters by the gradients, without the loss scale; zero the gradients."""
+        unscaled = update._replace(scale=update.scale / self._scale)
+        apply(self.gpt.backend.rules, self._groups, self.gpt.state(self.slots), unscaled)
+        if self.loss_scale is not None:
+            self.loss_scale = self.loss_scale.after_update()
+
+    def drop(self) -> None:
+        """Zero the gradients instead. In half precision, scale the next ones by less."""
         self.gpt.grads.fill(0)
         if self.loss_scale is not None:
-            self.loss_scale = self.loss_scale.after(math.nan)
-        return math.nan
+            self.loss_scale = self.loss_scale.after_overflow()
 
     def device_bytes(self) -> int:
         """Return how much memory the device's pool holds."""

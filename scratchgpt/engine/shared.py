@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.backend import cpu
-from scratchgpt.config import ModelConfig
+from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.machine import available_memory
+from scratchgpt.model.groups import slot_names
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.array import Array
 
@@ -25,21 +26,23 @@ PRIVATE = -1
 class SharedArrays:
     """The arrays of a run, in memory without a name: it vanishes with the last process that maps it."""
 
-    def __init__(self, model: ModelConfig, n_workers: int, n_tokens: int, descriptor: int | None = PRIVATE) -> None:
-        """Lay out arrays for batches of up to `n_tokens`, in the memory of a descriptor. Raises OSError.
+    def __init__(
+        self, model: ModelConfig, train: TrainConfig, n_workers: int, descriptor: int | None = PRIVATE
+    ) -> None:
+        """Lay out the arrays in the memory of a descriptor. Raises OSError.
 
         PRIVATE stands for memory that only this process sees; None for new memory with a descriptor.
         """
         layout = Layout(model)
-        P, S = layout.size, layout.n_split
+        P, S, n_tokens = layout.size, layout.n_split, train.batch_size * model.block_size
         shapes: cpu.Shapes = {
             "params": (np.float32, (P,)),
-            "first": (np.float32, (P,)),
-            "second": (np.float32, (P,)),
             "grads": (np.float32, (S + n_workers * (P - S),)),  # what all share, then what each worker has to itself
             "tokens": (np.int64, (n_tokens,)),
             "targets": (np.int64, (n_tokens,)),
+            "weights": (np.float32, (n_tokens,)),  # of the losses
         }
+        shapes |= {f"slot {name}": (np.float32, (P,)) for name in slot_names(layout, train)}
         if n_workers > 1 and layout.n_split:
             shapes |= cpu.shapes(model.n_embd, n_workers)
         sizes = {name: math.prod(shape) * np.dtype(dtype).itemsize for name, (dtype, shape) in shapes.items()}

@@ -23,8 +23,8 @@ from scratchgpt.engine.workers import Workers
 from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, replace_json
 from scratchgpt.machine import cache_folder, processor_name, usable_cores
+from scratchgpt.model.groups import new_slots
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Moments
 
 Clock = Callable[[], float]
 
@@ -58,7 +58,7 @@ def tuned_plan(
             for choice in choices:
                 if known == choice._asdict():
                     return choice
-    measured = _measured(model, plan, choices, clock)
+    measured = _measured(model, train, plan, choices, clock)
     if measured is None:
         return plan
     if path is not None:
@@ -77,7 +77,7 @@ def _choices(model: ModelConfig, train: TrainConfig, plan: Plan) -> list[Plan]:
     return list(dict.fromkeys(Plan(plan.lanes, size, block) for size, block in pairs))
 
 
-def _measured(model: ModelConfig, plan: Plan, choices: list[Plan], clock: Clock) -> Plan | None:
+def _measured(model: ModelConfig, train: TrainConfig, plan: Plan, choices: list[Plan], clock: Clock) -> Plan | None:
     """Return the best combination of what is best by itself; None if there is no time to measure."""
     candidates = [
         choice for choice in choices if plan.micro_batch == choice.micro_batch or plan.block_bytes == choice.block_bytes
@@ -87,11 +87,11 @@ def _measured(model: ModelConfig, plan: Plan, choices: list[Plan], clock: Clock)
     if len(candidates) * (1 + ROUNDS) * operations / SPEED > SECONDS:
         return None
     small = dataclasses.replace(model, vocab_size=64, n_layer=1)
-    size = Layout(small).size
+    layout = Layout(small)
     B = plan.lanes * max(choice.micro_batch for choice in candidates)
     tokens = np.zeros((B, model.block_size), np.int64)
-    moments = Moments(np.zeros(size, np.float32), np.zeros(size, np.float32))
-    workers = Workers(small, Layout(small).initial(0), moments, plan, n_tokens=tokens.size)
+    recipe = dataclasses.replace(train, batch_size=B, freeze=())
+    workers = Workers(small, recipe, layout.initial(0), new_slots(layout, recipe), plan)
     seconds: dict[Plan, list[float]] = {candidate: [] for candidate in candidates}
     with workers.running():
         workers.adopt(plan)  # all workers have started when they have answered
@@ -102,7 +102,7 @@ def _measured(model: ModelConfig, plan: Plan, choices: list[Plan], clock: Clock)
                     return None
                 workers.adopt(candidate)
                 started = clock()
-                workers.loss_and_grad(tokens, tokens, seed=0, step=0)
+                workers.accumulate(tokens, tokens, seed=0, step=0)
                 if turn:
                     seconds[candidate].append(clock() - started)
 

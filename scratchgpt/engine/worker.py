@@ -2,19 +2,20 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import assert_never
 
 from scratchgpt.backend import cpu, select
 from scratchgpt.backend.team import Team
-from scratchgpt.config import ModelConfig
-from scratchgpt.engine.messages import Answer, Done, Gradient, Measure, Reduce, Request, Update, Value
+from scratchgpt.config import ModelConfig, TrainConfig
+from scratchgpt.engine.messages import Accumulate, Answer, Done, Measure, Norm, Reduce, Request, Value
 from scratchgpt.engine.plan import Plan
 from scratchgpt.engine.shared import ALIGNMENT, SharedArrays
-from scratchgpt.model.gpt import GPT, Score
+from scratchgpt.model.gpt import GPT, Score, Share
+from scratchgpt.model.groups import apply, groups, overlaps, slot_names, within
 from scratchgpt.model.params import Layout
-from scratchgpt.ops import adamw
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import State, Update
 
 
 class Worker:
@@ -23,12 +24,12 @@ class Worker:
     def __init__(
         self,
         model: ModelConfig,
+        train: TrainConfig,
         arrays: SharedArrays,
         plan: Plan,
         *,
         index: int,
         barrier: Callable[[], None],
-        freeze: Sequence[str] = (),
     ) -> None:
         """Take share number `index`. `barrier` returns when all workers have called it. Raises UsageError."""
         self._arrays, self._index, self._plan = arrays, index, plan
@@ -36,9 +37,9 @@ class Worker:
         P, S, C, n_workers = layout.size, layout.n_split, model.n_embd, plan.lanes
         team = Team(index, n_workers, barrier, arrays.shared)
         self._backend = functools.cache(functools.partial(select, "cpu", team=team if S and n_workers > 1 else None))
-        self.gpt = GPT(model, self._backend(block_bytes=plan.block_bytes), arrays["params"], freeze=freeze)
+        self.gpt = GPT(model, self._backend(block_bytes=plan.block_bytes), arrays["params"], freeze=train.freeze)
         self._private_grads = arrays["grads"][S:].reshape(n_workers, P - S)
-        self._grads = layout.wanted(arrays["grads"][:S], self._private_grads[index], freeze=freeze)
+        self._grads = layout.wanted(arrays["grads"][:S], self._private_grads[index], freeze=train.freeze)
         # The ranges that this worker reduces and updates, in the order of the parameters:
         tokens = cpu.vocabulary(model.vocab_size, team)
         tables = [table * model.vocab_size * C for table in range(layout.n_tables)]
@@ -47,18 +48,24 @@ class Worker:
         first, stop = ((P - S) * i // n_workers // line * line for i in (index, index + 1))
         self._rest = slice(first, stop if index < n_workers - 1 else P - S)
         owned.append(slice(S + self._rest.start, S + self._rest.stop))
-        trained, _ = layout.divide(freeze)
-        self._trained = _overlaps(owned, trained)
+        trained, _ = layout.divide(train.freeze)
+        self._trained = overlaps(owned, trained)
+        self._groups = within(groups(layout, train), owned)
+        slots = {name: arrays[f"slot {name}"] for name in slot_names(layout, train)}
+        # Once they are reduced, the gradients are the first P numbers.
+        self._state = State(arrays["params"], arrays["grads"][:P], slots)
 
     def answer(self, request: Request) -> Answer:
         """Do what a request asks for. Raises MemoryError."""
         match request:
-            case Gradient():
-                return Value(self._gradient(request))
+            case Accumulate():
+                return Value(self._accumulate(request))
             case Reduce():
-                return Value(self._reduce())
+                self._reduce()
+            case Norm():
+                return Value(self._sum_of_squares())
             case Update():
-                self._update(request)
+                apply(self.gpt.backend.rules, self._groups, self._state, request)
             case Measure():
                 return self._measure(request)
             case Plan():  # of as many workers
@@ -68,58 +75,37 @@ class Worker:
                 assert_never(request)
         return Done()
 
-    def _share(self, B: int, T: int) -> tuple[int, Array, Array]:
-        """Return this worker's sequences of the batch: the first one's number, tokens and targets (b, T)."""
+    def _share(self, B: int, T: int, *names: str) -> tuple[int, list[Array]]:
+        """Return the number of this worker's first sequence in the batch, and its part (b, T) of some arrays."""
         first, stop = (B * i // self._plan.lanes for i in (self._index, self._index + 1))
-        tokens, targets = (self._arrays[name][: B * T].reshape(B, T)[first:stop] for name in ("tokens", "targets"))
-        return first, tokens, targets
+        return first, [self._arrays[name][: B * T].reshape(B, T)[first:stop] for name in names]
 
-    def _gradient(self, request: Gradient) -> float:
+    def _accumulate(self, request: Accumulate) -> float:
         """Run forward and backward; return this worker's part of the loss."""
-        B, T, seed, step = request
-        first, tokens, targets = self._share(B, T)
+        B, T, seed, step, n_targets, is_weighed = request
+        first, arrays = self._share(B, T, "tokens", "targets", *["weights"] * is_weighed)
+        n_micro_batches = math.ceil(math.ceil(B / self._plan.lanes) / self._plan.micro_batch)
         return self.gpt.loss_and_grad(
-            tokens,
-            targets,
+            *arrays,
             seed=seed,
             step=step,
             micro_batch=self._plan.micro_batch,
-            first_sequence=first,
-            n_targets=B * T,
-            n_micro_batches=math.ceil(math.ceil(B / self._plan.lanes) / self._plan.micro_batch),
+            share=Share(first, n_targets, n_micro_batches),
             grads=self._grads,
         )
 
     def _measure(self, request: Measure) -> Score:
         """Measure without learning."""
-        _, tokens, targets = self._share(*request)
+        _, (tokens, targets) = self._share(*request, "tokens", "targets")
         return self.gpt.score(tokens, targets) if len(tokens) else Score(0.0, 0, 0)
 
-    def _reduce(self) -> float:
-        """Sum this worker's part of the gradients over the workers; return the sum of squares of what is trained."""
+    def _reduce(self) -> None:
+        """Sum this worker's part of the gradients over the workers."""
         total, *others = self._private_grads[:, self._rest]
         for other in others:
             total += other
             other.fill(0)
-        return math.fsum(self.gpt.backend.norm(self._arrays["grads"][part]) ** 2 for part in self._trained)
 
-    def _update(self, request: Update) -> None:
-        """Update this worker's part of the parameters."""
-        for part in self._trained:
-            params, grads, first, second = (self._arrays[name][part] for name in ("params", "grads", "first", "second"))
-            self.gpt.backend.update(
-                params,
-                grads,
-                adamw.Moments(first, second),
-                request.hyperparameters,
-                n_decayed=min(max(self.gpt.layout.n_decayed - part.start, 0), params.size),
-                norm=request.norm,
-                clip=request.clip,
-                update_number=request.update_number,
-            )
-
-
-def _overlaps(some: Sequence[slice], others: Sequence[slice]) -> list[slice]:
-    """Return the ranges that lie both in one of `some` and in one of `others`."""
-    pairs = ((max(a.start, b.start), min(a.stop, b.stop)) for a in some for b in others)
-    return [slice(start, stop) for start, stop in pairs if start < stop]
+    def _sum_of_squares(self) -> float:
+        """Return that of this worker's part of what is trained."""
+        return math.fsum(self.gpt.backend.norm(self._state.grads[part]) ** 2 for part in self._trained)

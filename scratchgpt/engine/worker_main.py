@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scratchgpt.config import ModelConfig
+from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.engine.messages import Message, Setup, decode, encode
 from scratchgpt.engine.shared import SharedArrays
 from scratchgpt.engine.worker import Worker
@@ -47,11 +47,11 @@ def main() -> None:
     setup = _receive()
     if not isinstance(setup, Setup):
         return
-    model, plan = ModelConfig.from_mapping(setup.model), setup.plan
+    model, train, plan = ModelConfig.from_mapping(setup.model), TrainConfig.from_mapping(setup.train), setup.plan
 
     def make(barrier: Callable[[], None]) -> Worker:
-        arrays = SharedArrays(model, plan.lanes, setup.n_tokens, setup.descriptor)
-        return Worker(model, arrays, plan, index=setup.number, barrier=barrier, freeze=setup.freeze)
+        arrays = SharedArrays(model, train, plan.lanes, setup.descriptor)
+        return Worker(model, train, arrays, plan, index=setup.number, barrier=barrier)
 
     serve(make, _receive, _send)
 

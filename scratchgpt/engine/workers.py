@@ -25,27 +25,27 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from scratchgpt import processes
-from scratchgpt.config import ModelConfig
+from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.engine.loss_scale import LossScale
 from scratchgpt.engine.messages import (
+    Accumulate,
     Answer,
     Barrier,
     Done,
     Failed,
-    Gradient,
     Measure,
     Message,
+    Norm,
     Reduce,
     Request,
     Setup,
-    Update,
     Value,
     decode,
     encode,
@@ -54,10 +54,10 @@ from scratchgpt.engine.plan import Plan
 from scratchgpt.engine.shared import SharedArrays
 from scratchgpt.engine.worker import Worker
 from scratchgpt.errors import LaneError
-from scratchgpt.model.gpt import Score
+from scratchgpt.model.gpt import Score, n_counted
 from scratchgpt.model.params import Layout
-from scratchgpt.ops import adamw
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import Update
 
 END_SECONDS = 1.0
 """For workers to end by themselves."""
@@ -181,25 +181,24 @@ class Workers:
     def __init__(
         self,
         model: ModelConfig,
+        train: TrainConfig,
         params: Array,
-        moments: adamw.Moments,
+        slots: Mapping[str, Array],
         plan: Plan,
-        *,
-        n_tokens: int,
-        freeze: Sequence[str] = (),
     ) -> None:
-        """Copy the state into shared memory, for batches of up to `n_tokens`. Raises MemoryError."""
+        """Copy the state into shared memory, for batches of the recipe's size. Raises UsageError and MemoryError."""
         self.plan = plan
         self.loss_scale: LossScale | None = None  # all is in float32
         self.note = ""  # why the workers are threads, if they are
-        self._n_tokens, self._freeze = n_tokens, freeze
+        self._train = train
         self._arrays = self._lay_out(model)
-        for name, values in (("params", params), ("first", moments.first), ("second", moments.second)):
-            self._arrays[name][...] = values
+        self.slots: Mapping[str, Array] = {name: self._arrays[f"slot {name}"] for name in slots}
+        self._arrays["params"][...] = params
+        for name, values in slots.items():
+            self.slots[name][...] = values
         self._own = self._make(model, 0, self._meet)
         self._others: list[_Other] = []
         self.gpt = self._own.gpt
-        self.moments = adamw.Moments(self._arrays["first"], self._arrays["second"])
 
     def _lay_out(self, model: ModelConfig) -> SharedArrays:
         """Return the arrays, in memory that processes can share if there are several workers."""
@@ -207,11 +206,11 @@ class Workers:
             self._use_threads("this system does not pass memory on to other processes")
         elif self.plan.lanes > 1:
             try:
-                return SharedArrays(model, self.plan.lanes, self._n_tokens, None)
+                return SharedArrays(model, self._train, self.plan.lanes, None)
             except OSError as error:
                 self._use_threads(str(error.strerror))
         try:
-            return SharedArrays(model, self.plan.lanes, self._n_tokens)
+            return SharedArrays(model, self._train, self.plan.lanes)
         except OSError as error:
             raise MemoryError(
                 f"{Layout(model).size:,} parameters, with gradients for each lane, cannot be allocated "
@@ -222,7 +221,7 @@ class Workers:
         self.note = f"Lanes are threads and not processes, which is slower: {reason}."
 
     def _make(self, model: ModelConfig, index: int, barrier: Callable[[], None]) -> Worker:
-        return Worker(model, self._arrays, self.plan, index=index, barrier=barrier, freeze=self._freeze)
+        return Worker(model, self._train, self._arrays, self.plan, index=index, barrier=barrier)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -239,9 +238,7 @@ class Workers:
         if not self.note:
             try:
                 for index in others:
-                    setup = Setup(
-                        vars(self.gpt.config), self.plan, self._n_tokens, self._freeze, index, self._arrays.descriptor
-                    )
+                    setup = Setup(vars(self.gpt.config), vars(self._train), self.plan, index, self._arrays.descriptor)
                     self._others.append(_Process(setup, self._arrays.descriptor))
             except OSError as error:
                 self._use_threads(str(error.strerror))
@@ -266,35 +263,42 @@ class Workers:
         self.plan = plan
         self._ask(plan, Done)
 
-    def loss_and_grad(self, tokens: Array, targets: Array, *, seed: int, step: int) -> float:
+    def accumulate(self, tokens: Array, targets: Array, weights: Array | None = None, *, seed: int, step: int) -> float:
         """Return the mean loss in nats of tokens, targets (B, T), and add its gradient. Raises LaneError."""
-        self._hand_out(tokens, targets)
+        self._hand_out(tokens=tokens, targets=targets, **{} if weights is None else {"weights": weights})
         B, T = tokens.shape
-        return math.fsum(loss.value for loss in self._ask(Gradient(B, T, seed, step), Value))
+        request = Accumulate(B, T, seed, step, n_counted(targets), is_weighed=weights is not None)
+        return math.fsum(loss.value for loss in self._ask(request, Value))
 
-    def update(self, hyperparameters: adamw.Hyperparameters, *, clip: float, update_number: int) -> float:
-        """Clip and apply the gradients, then zero them; return their norm before clipping. Raises LaneError."""
-        norm = math.sqrt(math.fsum(squares.value for squares in self._ask(Reduce(), Value)))
-        self._ask(Update(norm, clip, update_number, hyperparameters), Done)
-        return norm
+    def reduce(self) -> Array:
+        """Sum the gradients of all workers; return them (P,). Raises LaneError."""
+        self._ask(Reduce(), Done)
+        return self._arrays["grads"][: self.gpt.layout.size]
 
-    def skip(self) -> float:
-        """Drop the gradients in place of an update; return NaN."""
+    def norm(self) -> float:
+        """Return the norm of the reduced gradients. Raises LaneError."""
+        return math.sqrt(math.fsum(squares.value for squares in self._ask(Norm(), Value)))
+
+    def update(self, update: Update) -> None:
+        """Move the parameters by the reduced gradients; zero the gradients. Raises LaneError."""
+        self._ask(update, Done)
+
+    def drop(self) -> None:
+        """Zero the gradients instead."""
         self._arrays["grads"].fill(0)
-        return math.nan
 
     def device_bytes(self) -> None:
         """Return None: the system reports the memory of processes."""
 
     def score(self, tokens: Array, targets: Array) -> Score:
         """Predict without dropout: tokens, targets (B, T) -> the sums over all targets. Raises LaneError."""
-        self._hand_out(tokens, targets)
+        self._hand_out(tokens=tokens, targets=targets)
         losses, n_correct, n_targets = zip(*self._ask(Measure(*tokens.shape), Score), strict=True)
         return Score(math.fsum(losses), sum(n_correct), sum(n_targets))
 
-    def _hand_out(self, tokens: Array, targets: Array) -> None:
-        """Put a batch where all workers see it."""
-        for name, values in (("tokens", tokens), ("targets", targets)):
+    def _hand_out(self, **arrays: Array) -> None:
+        """Put a batch where all workers see it: arrays (B, T)."""
+        for name, values in arrays.items():
             self._arrays[name][: values.size] = values.reshape(-1)
 
     def _ask(self, request: Request, kind: type[AnswerType]) -> list[AnswerType]:

@@ -1,14 +1,15 @@
-"""The GPT: embed, L times attention and MLP, head. Forward, backward and update over the table of sublayers."""
+"""The GPT: embed, L times attention and MLP, head. Forward and backward over the table of sublayers."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from scratchgpt.backend import Backend
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
 from scratchgpt.model.params import Grads, Layout
-from scratchgpt.ops import adamw, cross_entropy
+from scratchgpt.ops import cross_entropy
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import State
 from scratchgpt.ops.sublayers import sublayers
 from scratchgpt.ops.table import Step, Wanted
 
@@ -22,6 +23,14 @@ class Score(NamedTuple):
     loss: float  # nats
     n_correct: int  # how often the likeliest token was the right one
     n_targets: int
+
+
+class Share(NamedTuple):
+    """A worker's part of a larger batch."""
+
+    first_sequence: int  # its place in the batch
+    n_targets: int  # that count in the whole batch
+    n_micro_batches: int  # at least; some without sequences, since workers have to meet
 
 
 class GPT:
@@ -39,13 +48,12 @@ class GPT:
         parts = [backend.to_device(part) for part in params]
         self.params = _only(parts)  # all of them, flat, as training needs them
         self.masters = self.tree = self.layout.tree(*parts)  # of these, the tree may become one of float16
-        self._rounded: Array | None = None
+        self.rounded: Array | None = None
         if backend.is_half:
-            self._rounded = self.params[: self.layout.n_decayed].astype("float16")
-            self.tree = self.layout.tree(self._rounded, self.params[self.layout.n_decayed :])
+            self.rounded = self.params[: self.layout.n_decayed].astype("float16")
+            self.tree = self.layout.tree(self.rounded, self.params[self.layout.n_decayed :])
         self._grads: Array | None = None
         self._freeze = freeze
-        _, self._frozen = self.layout.divide(freeze)
         *_, self._head = sublayers(config)
         self.use(backend)
 
@@ -60,45 +68,51 @@ class GPT:
             self._grads = self.backend.xp.zeros_like(self.params)
         return self._grads
 
+    def state(self, slots: Mapping[str, Array]) -> State:
+        """Return what an update reads and writes: the model's arrays, and what the rules keep, (P,) each."""
+        return State(self.params, self.grads, slots, self.rounded)
+
     def loss_and_grad(
         self,
         tokens: Array,
         targets: Array,
+        weights: Array | None = None,
         *,
         seed: int = 0,
         step: int = 0,
         micro_batch: int = 0,
-        first_sequence: int = 0,
-        n_targets: int = 0,
-        n_micro_batches: int = 0,
         loss_scale: float = 1.0,
+        share: Share | None = None,
         grads: Grads | None = None,
     ) -> float:
         """Return the mean loss in nats and add its gradient to `grads`. Raises UsageError if T is above block_size.
 
-        tokens, targets (B, T) on any device. At most `micro_batch` sequences are computed at once (0: all); the
-        result does not depend on it, beyond the order of float sums. `seed` and `step` determine dropout. The gradient,
-        and not the loss, is multiplied by `loss_scale`.
-
-        Where this is a worker's part of a larger batch, `first_sequence` is its place in that, the loss is divided by
-        the batch's `n_targets`, there are at least `n_micro_batches`, some without sequences, since workers have to
-        meet, and `grads` are the worker's and not the model's own.
+        tokens, targets (B, T) on any device. Targets of -1 do not count; the loss of each other one is multiplied by
+        its weight, if there are weights (B, T), and their sum is divided by the number of targets that count. At most
+        `micro_batch` sequences are computed at once (0: all); the result does not depend on it, beyond the order of
+        float sums. `seed` and `step` determine dropout. The gradient, and not the loss, is multiplied by `loss_scale`.
+        The sequences are the whole batch, unless they are a `share` of it. The gradients are the model's own, unless a
+        worker gives `grads` of its own.
         """
         B = len(tokens)
+        share = share or Share(0, n_counted(targets), 0)
         tokens, targets = self._move(tokens), self._move(targets)
+        if weights is not None:
+            weights = self.backend.xp.asarray(weights, dtype=self.params.dtype)
         size = micro_batch or max(B, 1)
         grads = grads or self.layout.wanted(self.grads, freeze=self._freeze)
         loss = self.backend.xp.zeros((), self.params.dtype)
-        for start in range(0, max(B, n_micro_batches * size), size):
+        for start in range(0, max(B, share.n_micro_batches * size), size):
+            chunk = slice(start, start + size)
             now = Step(
                 dropout=self.config.dropout,
                 seed=seed,
                 step=step,
-                sequences=range(first_sequence + start, first_sequence + min(start + size, B)),
-                n_targets=n_targets or targets.size,
+                sequences=range(share.first_sequence + start, share.first_sequence + min(start + size, B)),
+                n_targets=max(share.n_targets, 1),
                 loss_scale=loss_scale,
+                weights=None if weights is None else weights[chunk],
             )
-            chunk = slice(start, start + size)
             loss += self._micro_batch(tokens[chunk], targets[chunk], grads, now)
         return float(loss)
 
@@ -119,38 +133,6 @@ class GPT:
         if _is_trained(grads.embed):
             table.embed.backward(dx, embed_saved, grads.embed, step)
         return loss
-
-    def update(
-        self,
-        moments: adamw.Moments,
-        hyperparameters: adamw.Hyperparameters,
-        *,
-        clip: float,
-        update_number: int,
-        loss_scale: float = 1.0,
-    ) -> float:
-        """Divide the gradients by the scale, clip and apply them, then zero them; return their norm before clipping."""
-        # A kernel updates what is aligned, and ranges begin anywhere: so frozen ones are put back afterwards.
-        kept = [self.params[part].copy() for part in self._frozen]
-        norm = self.backend.norm(self.grads) / loss_scale
-        renewed = {} if self._rounded is None else {"rounded": self._rounded}
-        self.backend.update(
-            self.params,
-            self.grads,
-            moments,
-            hyperparameters,
-            n_decayed=self.layout.n_decayed,
-            norm=norm,
-            clip=clip,
-            update_number=update_number,
-            loss_scale=loss_scale,
-            **renewed,
-        )
-        for part, values in zip(self._frozen, kept, strict=True):
-            self.params[part] = values
-            if self._rounded is not None:
-                self._rounded[part] = values[: max(self._rounded.size - part.start, 0)]
-        return norm
 
     def hidden(
         self, tokens: Array, *, keep: Callable[[int, Array, Array], None] | None = None, only_last: bool = False
@@ -176,18 +158,18 @@ class GPT:
         return self._head.logits(x, self.masters.head)
 
     def score(self, tokens: Array, targets: Array) -> Score:
-        """Predict without dropout: tokens, targets (B, T) -> the sums over all B · T targets."""
+        """Predict without dropout: tokens, targets (B, T) -> the sums over all targets that count, those above -1."""
         rows = self.hidden(tokens).reshape(-1, self.config.n_embd)
-        answers = self._move(targets).reshape(-1)
+        ids, weights = cross_entropy.weigh(self._move(targets), None, rows.dtype)
         loss, n_correct = 0.0, 0
         n_rows = max(1, EVALUATION_LOGITS[self.backend.name.partition(":")[0]] // self.config.vocab_size)
         for start in range(0, len(rows), n_rows):
             chunk = slice(start, start + n_rows)
             logits = self.logits(rows[chunk])
-            losses, _ = cross_entropy.forward(logits, answers[chunk])
-            loss += float(losses.sum())
-            n_correct += int((logits.argmax(axis=-1) == answers[chunk]).sum())
-        return Score(loss, n_correct, targets.size)
+            losses, _ = cross_entropy.forward(logits, ids[chunk])
+            loss += float((weights[chunk] * losses).sum())
+            n_correct += int(weights[chunk][logits.argmax(axis=-1) == ids[chunk]].sum())
+        return Score(loss, n_correct, n_counted(targets))
 
     def _move(self, ids: Array) -> Array:
         """Bring token ids (B, T) to the model's device, as whole numbers that index. Raises UsageError."""
@@ -197,6 +179,11 @@ class GPT:
             )
         moved: Array = self.backend.xp.asarray(ids, dtype="int64")
         return moved
+
+
+def n_counted(targets: Array) -> int:
+    """Return how many targets count: all but those of -1."""
+    return int((targets >= 0).sum())
 
 
 def _only(parts: Sequence[Any]) -> Any:

@@ -1,7 +1,7 @@
 // AdamW, and the sum of squares that clipping needs, over flat arrays. Mathematics: adamw.md.
 //
-// params, grads, moments and sums are Wide<T>; T is the type of the rounded copy of the parameters that decay, which
-// there is for __half alone. Arrays begin at multiples of 16 bytes. P may exceed 32 bits.
+// params, grads, moments and sums are Wide<T>; T is the type of the rounded copy of the matrices, which there is for
+// __half alone. Arrays begin at multiples of 16 bytes, ranges anywhere. P may exceed 32 bits.
 //
 // Version 1 clips, updates, decays, zeroes and rounds one after the other, and so reads or writes an array 17 times.
 // Version 2, this one, does all of it with the numbers in registers: 9 times. A thread takes N neighbours, 16 bytes of
@@ -48,8 +48,8 @@ sum_partials(const Wide<T>* __restrict__ partials, Wide<T>* __restrict__ out, in
 template <class T> struct AdamW {
     using W = Wide<T>;
     W *params, *grads, *first, *second;
-    T* rounded;  // null, or (n_decayed,)
-    Word n_decayed;
+    T* rounded;  // null, or (n_rounded,)
+    Word n_rounded;
     W decay, beta1, beta2, first_gain, second_gain, step, epsilon;
 
     // Parameters i .. i + N - 1.
@@ -62,7 +62,7 @@ template <class T> struct AdamW {
             m.at[k] = beta1 * m.at[k] + first_gain * g.at[k];
             const W small = second_gain * g.at[k];  // before it is squared: g² might overflow
             v.at[k] = beta2 * v.at[k] + small * small;
-            if (i + k < n_decayed) p.at[k] *= decay;
+            p.at[k] *= decay;
             p.at[k] -= step * (m.at[k] / (sqrt(v.at[k]) + epsilon));
             copy.at[k] = T(p.at[k]);
         }
@@ -71,18 +71,19 @@ template <class T> struct AdamW {
         store(second + i, v);
         store(grads + i, Pack<W, N>{});
         if (!rounded) return;
-        if (i + N <= n_decayed) {
+        if (i + N <= n_rounded) {
             store(rounded + i, copy);
         } else {
 #pragma unroll
             for (int k = 0; k < N; k++)
-                if (i + k < n_decayed) rounded[i + k] = copy.at[k];
+                if (i + k < n_rounded) rounded[i + k] = copy.at[k];
         }
     }
 };
 
-// One update, which also zeroes the gradients. grid ceil(P / 256N), block 256; with registers for five blocks of a
-// multiprocessor rather than four, compilers for sm_120 spill.
+// One update of the parameters begin .. end - 1, which also zeroes their gradients. A thread has a pack, and of the
+// first and the last one only what belongs to the range. grid: for ceil(end / N) - floor(begin / N) threads, block 256;
+// with registers for five blocks of a multiprocessor rather than four, compilers for sm_120 spill.
 template <class T, int N>
 __global__ void __launch_bounds__(THREADS, 4) adamw_update(
     Wide<T>* params,
@@ -90,8 +91,9 @@ __global__ void __launch_bounds__(THREADS, 4) adamw_update(
     Wide<T>* first,
     Wide<T>* second,
     T* rounded,
-    Word P,
-    Word n_decayed,
+    Word begin,
+    Word end,
+    Word n_rounded,
     double decay,
     double beta1,
     double beta2,
@@ -102,14 +104,15 @@ __global__ void __launch_bounds__(THREADS, 4) adamw_update(
 ) {
     using W = Wide<T>;
     const AdamW<T> adamw{
-        params, grads, first, second, rounded, n_decayed,
+        params, grads, first, second, rounded, n_rounded,
         W(decay), W(beta1), W(beta2), W(first_gain), W(second_gain), W(step), W(epsilon)
     };
-    Word i = (Word(blockIdx.x) * THREADS + threadIdx.x) * N;
-    if (i + N <= P) {
+    const Word i = (begin / N + Word(blockIdx.x) * THREADS + threadIdx.x) * N;
+    if (i >= begin && i + N <= end) {
         adamw.template update<N>(i);
     } else {
+        const Word from = i < begin ? begin : i, to = i + N < end ? i + N : end;
 #pragma unroll 1
-        for (; i < P; i++) adamw.template update<1>(i);
+        for (Word k = from; k < to; k++) adamw.template update<1>(k);
     }
 }

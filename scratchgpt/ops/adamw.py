@@ -12,10 +12,9 @@ class Moments(NamedTuple):
     second: Array  # (P,)
 
 
-class Hyperparameters(NamedTuple):
-    """What one update is to do."""
+class Settings(NamedTuple):
+    """What stays the same from one update to the next."""
 
-    learning_rate: float
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.1
@@ -37,7 +36,7 @@ def clip_scale(norm: float, max_norm: float) -> float:
 
 
 def update(
-    params: Array, grads: Array, moments: Moments, hyperparameters: Hyperparameters, *, update_number: int
+    params: Array, grads: Array, moments: Moments, settings: Settings, *, learning_rate: float, update_number: int
 ) -> None:
     """θ ← θ - lr · (m̂ / (√v̂ + ε) + λ θ)  with  m̂ = m / (1 - β₁ⁿ),  v̂ = v / (1 - β₂ⁿ).
 
@@ -45,7 +44,7 @@ def update(
     Loshchilov, Hutter: Decoupled Weight Decay Regularization, 2017 (arXiv 1711.05101).
     """
     xp = array_module(params)
-    learning_rate, beta1, beta2, weight_decay, epsilon = hyperparameters
+    beta1, beta2, weight_decay, epsilon = settings
     m, v = moments
     m *= beta1
     m += (1 - beta1) * grads

@@ -2,7 +2,21 @@
 
 from typing import NamedTuple
 
+import numpy.typing as npt
+
 from scratchgpt.ops.array import Array, array_module
+
+
+def weigh(targets: Array, weights: Array | None, dtype: npt.DTypeLike) -> tuple[Array, Array]:
+    """Return the targets (N,), and the weight of each one's loss (N,): targets of -1 become 0, of weight 0.
+
+    targets and weights of N numbers, in any shape; without weights, those of all others are 1.
+    """
+    ids = targets.reshape(-1)
+    found = (ids >= 0).astype(dtype)
+    if weights is not None:
+        found *= weights.reshape(-1)
+    return array_module(ids).maximum(ids, 0), found
 
 
 class Saved(NamedTuple):

@@ -4,13 +4,12 @@ The fields of a sublayer are the choices of an architecture. The registries have
 """
 
 import dataclasses
-import math
 from types import ModuleType
 from typing import NamedTuple
 
 from scratchgpt.chance import Place
 from scratchgpt.config import ModelConfig
-from scratchgpt.ops import adamw, attention, cross_entropy, dropout, embedding, gelu, layernorm, linear, relu
+from scratchgpt.ops import attention, cross_entropy, dropout, embedding, gelu, layernorm, linear, relu
 from scratchgpt.ops.array import Array, array_module
 from scratchgpt.ops.attention import merge_heads, split_heads
 from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, MLPParams, Step, Table, Wanted
@@ -211,44 +210,17 @@ class Head:
         self, x: Array, targets: Array, params: HeadParams[Array], grads: HeadParams[Wanted], step: Step
     ) -> tuple[Array, Array]:
         """Forward and back in one go: x (B, T, C), targets (B, T) -> loss (), dx (B, T, C)."""
-        xp = array_module(x)
         normed, norm_saved = self.norm.forward(x, params.gain, params.bias, self.epsilon)
         logits, linear_saved = linear.forward(normed, params.weight.T, params.logit_bias)
         rows = logits.reshape(-1, logits.shape[-1])
-        losses, loss_saved = cross_entropy.forward(rows, targets.reshape(-1))
+        ids, weights = cross_entropy.weigh(targets, step.weights, rows.dtype)
+        losses, loss_saved = cross_entropy.forward(rows, ids)
         scale = 1 / step.n_targets
-        dlogits = cross_entropy.backward(xp.full_like(losses, step.loss_scale * scale), loss_saved)
+        dlogits = cross_entropy.backward(weights * (step.loss_scale * scale), loss_saved)
         dnormed, dweight, dlogit_bias = linear.backward(dlogits.reshape(logits.shape), linear_saved, params.weight.T)
         accumulate(grads.weight, dweight.T)
         accumulate(grads.logit_bias, dlogit_bias)
         dx, dgain, dbias = self.norm.backward(dnormed, norm_saved, params.gain)
         accumulate(grads.gain, dgain)
         accumulate(grads.bias, dbias)
-        return losses.sum() * scale, dx
-
-
-def update(
-    params: Array,
-    grads: Array,
-    moments: adamw.Moments,
-    hyperparameters: adamw.Hyperparameters,
-    *,
-    n_decayed: int,
-    norm: float,
-    clip: float,
-    update_number: int,
-    loss_scale: float = 1.0,
-) -> None:
-    """Divide by the loss scale, clip by the norm of all gradients, move the parameters by AdamW, zero the gradients.
-
-    params, grads (P,) and moments of (P,), or a slice of each: the first `n_decayed` parameters, the matrices, decay.
-    The norm is that of the gradients divided by the scale. One that is not finite leaves parameters and moments as
-    they were.
-    """
-    if norm < math.inf:
-        grads *= adamw.clip_scale(norm, clip) / loss_scale
-        no_decay = hyperparameters._replace(weight_decay=0.0)
-        for part, settings in ((slice(n_decayed), hyperparameters), (slice(n_decayed, None), no_decay)):
-            part_moments = adamw.Moments(moments.first[part], moments.second[part])
-            adamw.update(params[part], grads[part], part_moments, settings, update_number=update_number)
-    grads.fill(0)
+        return (weights * losses).sum() * scale, dx

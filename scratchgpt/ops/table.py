@@ -70,8 +70,9 @@ class Step(NamedTuple):
     seed: int = 0
     step: int = 0
     sequences: Sequence[int] = ()  # the number of each of the B sequences within the whole step
-    n_targets: int = 1  # predictions in the whole step: the loss is their mean
+    n_targets: int = 1  # that count in the whole step: the sum of losses is divided by it
     loss_scale: float = 1.0  # factor of all gradients, so that in float16 few of them become 0
+    weights: Array | None = None  # (B, T): factor of each target's loss; None: all are 1
 
 
 Params_contra = TypeVar("Params_contra", contravariant=True)
@@ -120,8 +121,9 @@ class HeadSublayer(Protocol):
     ) -> tuple[Array, Array]:
         """Return the loss () and its gradient with respect to x (B, T, C), and add to `grads`; targets (B, T).
 
-        x may be overwritten. The loss is the sum over these targets divided by the step's `n_targets`: micro-batches
-        add up to the mean. All gradients, and only these, are multiplied by `step.loss_scale`.
+        x may be overwritten. The loss is the weighed sum over these targets divided by the step's `n_targets`:
+        micro-batches add up to the mean. Targets of -1 do not count. All gradients, and only these, are multiplied by
+        `step.loss_scale`.
         """
 
 

@@ -25,8 +25,8 @@ from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import TEMPORARY, copy_mode, file_record, read_json, sync_file, sync_folder, write_json
 from scratchgpt.model import files as model_files
 from scratchgpt.model import tensors
+from scratchgpt.model.groups import slot_names
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 from scratchgpt.training import backoff
 from scratchgpt.training.backoff import Backoff
@@ -74,23 +74,13 @@ def read(folder: Path) -> Snapshot:
     """Read and verify a checkpoint, so that training can go on from it. Raises CheckpointError."""
     content = verify(folder)
     model, params = model_files.load(folder)
-    layout = Layout(model)
-    shapes = {f"{moment}.{leaf.name}": leaf.shape for moment in Moments._fields for leaf in layout.leaves}
-    found = tensors.load(folder / OPTIMIZER)
-    model_files.require(folder / OPTIMIZER, found, shapes)
-    moments = Moments(
-        *(
-            np.concatenate([found[f"{moment}.{leaf.name}"].numbers().reshape(-1) for leaf in layout.leaves])
-            for moment in Moments._fields
-        )
-    )
     try:
-        best_loss = content["best_loss"]
+        train, best_loss = TrainConfig.from_mapping(content["train"]), content["best_loss"]
         return Snapshot(
             model=model,
-            train=TrainConfig.from_mapping(content["train"]),
+            train=train,
             params=params,
-            moments=moments,
+            slots=_read_slots(folder / OPTIMIZER, Layout(model), train),
             step=_whole_number(content["step"], 0, 2**31),
             best_loss=None if best_loss is None else float(best_loss),
             ends=model_files.end_tokens(folder, model.vocab_size),
@@ -118,6 +108,18 @@ def read(folder: Path) -> Snapshot:
         )
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CheckpointError(f"{folder / TRAINER} is damaged: {error}.") from error
+
+
+def _read_slots(path: Path, layout: Layout, train: TrainConfig) -> dict[str, Array]:
+    """Return what the optimiser's rules keep, (P,) each. Raises CheckpointError."""
+    names = slot_names(layout, train)
+    found = tensors.load(path)
+    shapes = {f"{name}.{leaf.name}": leaf.shape for name in names for leaf in layout.leaves}
+    model_files.require(path, found, shapes)
+    return {
+        name: np.concatenate([found[f"{name}.{leaf.name}"].numbers().reshape(-1) for leaf in layout.leaves])
+        for name in names
+    }
 
 
 def _whole_number(value: Any, smallest: int, largest: int) -> int:
@@ -213,11 +215,7 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer, da
     layout = Layout(snapshot.model)
     tensors.save(
         folder / OPTIMIZER,
-        {
-            f"{moment}.{name}": view
-            for moment, flat in snapshot.moments._asdict().items()
-            for name, view in layout.views(flat).items()
-        },
+        {f"{slot}.{name}": view for slot, flat in snapshot.slots.items() for name, view in layout.views(flat).items()},
     )
     content = {
         "format": FORMAT,

@@ -4,7 +4,7 @@ from typing import Any
 
 from scratchgpt.backend.cpu import BLOCK_BYTES
 
-FORMAT = 4
+FORMAT = 5
 
 
 def upgraded(content: dict[str, Any], best_step: int | None) -> dict[str, Any]:
@@ -31,4 +31,6 @@ def upgraded(content: dict[str, Any], best_step: int | None) -> dict[str, Any]:
             "last_evaluation": step or None,
             "backoff": {"factor": 1.0, "n_made": 0, "n_skipped": 0},
         }
+    if version < 5:  # AdamW was the only optimiser, and its ε was fixed
+        content = content | {"train": content["train"] | {"optimizer": "adamw", "adam_epsilon": 1e-8}}
     return content

@@ -1,15 +1,14 @@
 """All that a run is at one moment, and what it is before its first step."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
-
-import numpy as np
 
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.data.dataset import Dataset
 from scratchgpt.engine.loss_scale import LossScale
 from scratchgpt.engine.plan import Plan, default_plan, require_memory
+from scratchgpt.model.groups import new_slots
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 from scratchgpt.training.backoff import Backoff
 
@@ -20,7 +19,7 @@ class Snapshot(NamedTuple):
     model: ModelConfig
     train: TrainConfig
     params: Array  # (P,)
-    moments: Moments  # of (P,)
+    slots: Mapping[str, Array]  # (P,) each: what the optimiser's rules keep
     step: int  # updates made
     best_loss: float | None  # lowest on the validation windows so far
     data_folder: str
@@ -60,12 +59,13 @@ def fresh(
     """
     plan = plan or default_plan(model, train)
     require_memory(model, plan)
-    params = Layout(model).initial(train.seed) if params is None else params
+    layout = Layout(model)
+    params = layout.initial(train.seed) if params is None else params
     return Snapshot(
         model=model,
         train=train,
         params=params,
-        moments=Moments(np.zeros_like(params), np.zeros_like(params)),
+        slots=new_slots(layout, train),
         step=0,
         best_loss=None,
         data_folder=dataset.folder.as_posix(),

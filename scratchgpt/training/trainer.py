@@ -17,7 +17,8 @@ from scratchgpt.engine.base import open_engine
 from scratchgpt.errors import DataError, LaneError, MemoryShortageError, TrainingError, UsageError, fact_of, for_page
 from scratchgpt.generation import default_prompt, write
 from scratchgpt.machine import resident_memory
-from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.ops.adamw import clip_scale
+from scratchgpt.ops.optimizer import Update
 from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import MOST_SKIPPED, RECOVERY, Backoff
 from scratchgpt.training.commands import Command, Evaluate, Pause, Resume, Sample, Save, Stop
@@ -57,19 +58,12 @@ class Trainer:
         dataset.require(snapshot.model.block_size, order=train.order, within_documents=train.within_documents)
         self.config = train
         self.run = run
-        n_tokens = train.batch_size * snapshot.model.block_size
         self.engine = open_engine(
-            snapshot.model,
-            snapshot.params,
-            snapshot.moments,
-            snapshot.plan,
-            n_tokens=n_tokens,
-            loss_scale=snapshot.loss_scale,
-            freeze=train.freeze,
+            snapshot.model, train, snapshot.params, snapshot.slots, snapshot.plan, loss_scale=snapshot.loss_scale
         )
         self.model = self.engine.gpt
         self.checkpoints = Checkpoints(run)
-        self._snapshot = snapshot._replace(params=self.model.params, moments=self.engine.moments)
+        self._snapshot = snapshot._replace(params=self.model.params, slots=self.engine.slots)
         self._dataset = dataset
         self._saved_at = time.monotonic()
         self._has_warned = False
@@ -201,7 +195,7 @@ class Trainer:
         to_numpy = self.model.backend.to_numpy
         snapshot = state._replace(
             params=to_numpy(state.params),
-            moments=Moments(*map(to_numpy, state.moments)),
+            slots={name: to_numpy(values) for name, values in state.slots.items()},
             loss_scale=self.engine.loss_scale or state.loss_scale,
         )
         folder = checkpoint.save(self.checkpoints, snapshot, self._dataset.tokenizer)
@@ -210,7 +204,8 @@ class Trainer:
 
     def _warn_of_full_disk(self) -> Iterator[Event]:
         """Say so, once, if there might be no room for the next checkpoints."""
-        needed, free = 2 * 12 * self.model.layout.size, self.checkpoints.free_bytes()  # float32: θ, m and v
+        n_numbers = (1 + len(self.engine.slots)) * self.model.layout.size
+        needed, free = 2 * 4 * n_numbers, self.checkpoints.free_bytes()
         if free < needed and not self._has_warned:
             self._has_warned = True
             yield Noted(
@@ -242,16 +237,12 @@ class Trainer:
         )
         data_seconds = time.perf_counter() - started
         try:
-            loss = self.engine.loss_and_grad(*batch, seed=config.seed, step=self.step)
+            loss = self.engine.accumulate(*batch, seed=config.seed, step=self.step)
         except MemoryError as error:
             raise (yield from self._saved_before(error)) from error
         state = self._snapshot
         rate = state.backoff.factor * learning_rate(config, self.step)
-        hyperparameters = Hyperparameters(rate, config.beta1, config.beta2, config.weight_decay)
-        if math.isfinite(loss):
-            grad_norm = self.engine.update(hyperparameters, clip=config.grad_clip, update_number=self.step + 1)
-        else:
-            grad_norm = self.engine.skip()
+        grad_norm = self._update(rate) if math.isfinite(loss) else self._drop(math.nan)
         note, backoff = "", state.backoff.after_update()
         if not math.isfinite(grad_norm):
             note, backoff = self._skipped(loss, grad_norm)
@@ -271,6 +262,20 @@ class Trainer:
         )
         if note:
             yield Noted(f"step {self.step:,}: {note}")
+
+    def _update(self, rate: float) -> float:
+        """Move the parameters by the clipped gradients, unless their norm is not finite; return it."""
+        self.engine.reduce()
+        norm = self.engine.norm()
+        if not math.isfinite(norm):
+            return self._drop(norm)
+        self.engine.update(Update(rate, clip_scale(norm, self.config.grad_clip), number=self.step + 1))
+        return norm
+
+    def _drop(self, norm: float) -> float:
+        """Leave the parameters as they are; return the norm."""
+        self.engine.drop()
+        return norm
 
     def _skipped(self, loss: float, grad_norm: float) -> tuple[str, Backoff]:
         """Say why the weights stay as they were, and what follows. Raises TrainingError if the run is to end."""

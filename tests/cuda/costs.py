@@ -4,7 +4,7 @@ Counting goes through the code that trains. So it cannot tell of another step th
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
@@ -20,10 +20,11 @@ from scratchgpt.cli.bench import CHARACTERS, MOST_TOKENS, WORD_PIECES
 from scratchgpt.config import ModelConfig, load_preset
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 from tests.backends import emulated
 from tests.cuda.emulator.build import without_comments
+from tests.engine import steps
 
 FUSED_PRODUCTS = {"forward": 2, "keys": 4, "queries": 3, "delta": 0}
 """How many products of T × T × D a kernel of flash attention makes for each head, by the end of its name."""
@@ -117,18 +118,18 @@ class Counting:
         """Note a launch.
 
         What a kernel may write to, it also reads, unless nobody has written to it before: such reads the emulator
-        finds. Of tables, the rows count that there are tokens for.
+        finds. Of tables, the rows count that there are tokens for; of arrays with a range, its numbers.
         """
         del grid, block, shared_bytes
-        given = [
-            (name, is_const, value)
-            for (name, is_const), value in zip(parameters(kernel), arguments, strict=True)
-            if isinstance(value, np.ndarray)
-        ]
+        named = list(zip(parameters(kernel), arguments, strict=True))
+        given = [(name, is_const, value) for (name, is_const), value in named if isinstance(value, np.ndarray)]
+        borders = {name: int(value) for (name, _), value in named if name in {"begin", "end"}}
         most = max(array.size for name, _, array in given if not name.endswith("table"))
+        if borders:
+            most = borders["end"] - borders["begin"]
         n_bytes = 0
         for name, is_const, array in given:
-            size = min(array.size, most) if name.endswith("table") else array.size
+            size = min(array.size, most) if borders or name.endswith("table") else array.size
             is_new = not is_const and _address(array) in self._unwritten
             n_bytes += size * array.itemsize * (1 if is_const or is_new else 2)
             if is_new:
@@ -168,11 +169,11 @@ def used(preset: str) -> tuple[ModelConfig, int]:
     return config, min(recipe.train["batch_size"], max(1, MOST_TOKENS // config.block_size))
 
 
-def step(model: GPT, moments: Moments, B: int) -> None:
+def step(model: GPT, slots: Mapping[str, Array], B: int) -> None:
     """Make a training step of B sequences: forward, backward, clip, AdamW."""
     tokens = np.random.default_rng(0).integers(model.config.vocab_size, size=(B, model.config.block_size))
     model.loss_and_grad(tokens, tokens, seed=1)
-    model.update(moments, Hyperparameters(1e-3), clip=1.0, update_number=1)
+    steps.update_model(model, slots, steps.recipe(B))
 
 
 def count(config: ModelConfig, B: int, precision: str, *, tensor_cores: bool = True) -> list[Cost]:
@@ -180,7 +181,7 @@ def count(config: ModelConfig, B: int, precision: str, *, tensor_cores: bool = T
     device = Counting(tensor_cores=tensor_cores, tf32=precision == "tf32")
     params = hollow((Layout(config).size,), np.float32)
     model = GPT(config, emulated(device, precision), params)
-    step(model, Moments(hollow(params.shape, np.float32), hollow(params.shape, np.float32)), B)
+    step(model, {name: hollow(params.shape, np.float32) for name in Moments._fields}, B)
     return device.costs
 
 

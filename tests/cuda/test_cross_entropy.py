@@ -59,6 +59,21 @@ def test_large_logits(V: int, levels: tuple[float, ...], dtype: str) -> None:
     compare(logits, rng.integers(V, size=9), dtype, seed=1)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_have_weights_or_do_not_count(dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    logits, targets, weights = draw(rng, (7, 65), dtype) * 3, rng.integers(65, size=7), draw(rng, (7,), wide(dtype))
+    targets[[0, 4]] = -1
+    for given in (None, weights):
+        factors = (targets >= 0) * (np.ones(7) if given is None else given.astype(float))
+        expected, saved = reference.forward(logits.astype(float), np.maximum(targets, 0))
+        rows = padded(logits)
+        losses = cross_entropy.forward_backward(Emulated(), rows, 65, targets, SCALE, given)
+        assert_close(losses, factors * expected, wide(dtype), largest=np.abs(expected).max())
+        assert_close(rows[:, :65], reference.backward(SCALE * factors, saved), dtype, largest=SCALE)
+        assert not rows[targets < 0].any()
+
+
 def test_a_bad_logit_shows_in_the_loss() -> None:
     logits = np.zeros((2, 72), np.float32)
     logits[0, 3], logits[1, 70] = np.nan, np.inf  # the second lies behind the vocabulary

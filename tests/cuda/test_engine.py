@@ -18,14 +18,16 @@ from scratchgpt.engine.base import Engine, open_engine
 from scratchgpt.engine.loss_scale import LARGEST, PATIENCE, LossScale
 from scratchgpt.engine.plan import Plan
 from scratchgpt.errors import TrainingError
+from scratchgpt.model.groups import new_slots
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.ops.optimizer import Update
 from scratchgpt.training import checkpoint
 from scratchgpt.training.backoff import Backoff
 from scratchgpt.training.events import Event, Noted, Started, StepDone
 from scratchgpt.training.locate import locate
 from scratchgpt.training.trainer import Trainer
 from tests.cuda.checks import needs_emulator
+from tests.engine import steps
 from tests.world import make_dataset, make_snapshot, make_trainer
 
 pytestmark = [needs_emulator, pytest.mark.usefixtures("cupy")]
@@ -148,7 +150,7 @@ def test_a_step_whose_gradients_overflow_is_not_made(tmp_path: Path) -> None:
     assert (trainer.model.params.get() != before).any()
     scale = LossScale(2.0**22)
     for norm in norms:
-        scale = scale.after(norm)
+        scale = scale.after_update() if math.isfinite(norm) else scale.after_overflow()
     assert trainer.engine.loss_scale == scale
 
 
@@ -158,7 +160,7 @@ def test_a_run_that_has_diverged_in_half_precision_says_so(tmp_path: Path) -> No
     events = trainer.events()
     assert next(event for event in events if isinstance(event, StepDone)).step == 1
     trainer.model.params *= 1e4
-    trainer.engine.update(Hyperparameters(0.0), clip=0, update_number=1)  # renews the copies in half precision
+    trainer.engine.update(Update(0.0, 1.0, 1))  # renews the copies in half precision
     with pytest.raises(TrainingError, match=r"the run has diverged. Its last checkpoint is .*step-000000\. .*rate"):
         list(events)
 
@@ -167,14 +169,14 @@ def test_a_run_in_half_precision_skips_once_no_scale_helps(tmp_path: Path) -> No
     """And the state of that can be saved and read: the smallest scale, and a lower learning rate."""
     trainer = gpu_trainer(tmp_path, precision="fp16", scale=2.0, steps=8, eval_every=0, save_every=0, on_nan="skip")
     events = trainer.events()
-    compute, seen = trainer.engine.loss_and_grad, []
+    compute, seen = trainer.engine.accumulate, []
 
-    def loss_and_grad(*batch: Any, seed: int, step: int) -> float:
+    def accumulate(*batch: Any, seed: int, step: int) -> float:
         seen.append(step)
         loss = compute(*batch, seed=seed, step=step)
         return math.nan if step < 4 else loss
 
-    vars(trainer.engine)["loss_and_grad"] = loss_and_grad
+    vars(trainer.engine)["accumulate"] = accumulate
     notes = [event.message for event in events if isinstance(event, Noted)]
     assert ["half precision" in note for note in notes] == [True, False, False, False]
     assert "the learning rate is 0.125 of the schedule's" in notes[-1]
@@ -187,14 +189,14 @@ def test_a_run_in_half_precision_skips_once_no_scale_helps(tmp_path: Path) -> No
 def test_the_scale_of_the_loss() -> None:
     scale = LossScale()
     for _ in range(PATIENCE - 1):
-        scale = scale.after(1.0)
+        scale = scale.after_update()
     assert scale == LossScale(2.0**16, PATIENCE - 1)
-    assert scale.after(1.0) == LossScale(2.0**17)
-    assert scale.after(math.inf) == scale.after(math.nan) == LossScale(2.0**15)
-    assert LossScale(LARGEST, PATIENCE - 1).after(1.0) == LossScale(LARGEST)
+    assert scale.after_update() == LossScale(2.0**17)
+    assert scale.after_overflow() == LossScale(2.0**15)
+    assert LossScale(LARGEST, PATIENCE - 1).after_update() == LossScale(LARGEST)
     assert not LossScale(1.0).is_exhausted
-    assert LossScale(1.0).after(math.inf).is_exhausted
-    assert LossScale(1.0).after(math.inf).after(math.inf) == LossScale(0.5)
+    assert LossScale(1.0).after_overflow().is_exhausted
+    assert LossScale(1.0).after_overflow().after_overflow() == LossScale(0.5)
 
 
 def test_a_loss_that_is_not_finite_is_shown_and_forgotten() -> None:
@@ -215,12 +217,12 @@ def test_what_is_frozen_stays(precision: str) -> None:
     layout, freeze = Layout(config), ("transformer.h.0.*", "transformer.w?e.*", "*.bias")
     norms = []
     for device in ("gpu:0", "cpu"):
-        moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
+        recipe = steps.recipe(2, freeze=freeze)
         plan = Plan(1, 2, device=device, precision=precision if device == "gpu:0" else "fp32")
-        model = open_engine(config, layout.initial(1), moments, plan, n_tokens=2 * 32, freeze=freeze)
+        model = open_engine(config, recipe, layout.initial(1), new_slots(layout, recipe), plan)
         with model.running():
             norms.append(train(model, 2))
-        after, rounded = model.gpt.backend.to_numpy(model.gpt.params), model.gpt._rounded  # noqa: SLF001
+        after, rounded = model.gpt.backend.to_numpy(model.gpt.params), model.gpt.rounded
         trained, frozen = layout.divide(freeze)
         assert all(np.array_equal(after[part], layout.initial(1)[part]) for part in frozen)
         assert not any((after[part] == layout.initial(1)[part]).all() for part in trained)
@@ -245,17 +247,16 @@ def peak(config: ModelConfig, precision: str, B: int, counters: Any) -> int:
 
 
 def start(config: ModelConfig, plan: Plan) -> Engine:
-    layout = Layout(config)
-    moments = Moments(np.zeros(layout.size, np.float32), np.zeros(layout.size, np.float32))
-    return open_engine(config, layout.initial(1), moments, plan, n_tokens=4 * config.block_size)
+    layout, recipe = Layout(config), steps.recipe(4)
+    return open_engine(config, recipe, layout.initial(1), new_slots(layout, recipe), plan)
 
 
 def train(model: Engine, B: int) -> float:
     """Make one step with B sequences; return the gradient's norm."""
     config = model.gpt.config
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (B, config.block_size))
-    model.loss_and_grad(tokens, tokens, seed=1, step=0)
-    return model.update(Hyperparameters(1e-3), clip=1.0, update_number=1)
+    model.accumulate(tokens, tokens, seed=1, step=0)
+    return steps.update(model)
 
 
 def predicted(config: ModelConfig, precision: str, B: int) -> int:
@@ -358,7 +359,7 @@ def test_too_little_memory_for_an_evaluation(cupy: Any, tmp_path: Path) -> None:
 def test_what_a_step_costs(
     precision: str, dropout: float, launches: tuple[int, int], products: tuple[int, int], counters: Any
 ) -> None:
-    """The table in docs/performance.md: for each layer and besides, of two micro-batches; and 3 launches for AdamW.
+    """The table in docs/performance.md: for each layer and besides, of two micro-batches; and 4 for the update.
 
     The host waits twice, for the loss and for the norm. To the device go tokens and targets, back come these numbers.
     """
@@ -367,7 +368,7 @@ def test_what_a_step_costs(
         model = start(config, Plan(1, 2, device="gpu:0", precision=precision))
         counters.reset()
         train(model, 4)
-        assert counters.launches == 2 * (launches[0] * L + launches[1]) + 3
+        assert counters.launches == 2 * (launches[0] * L + launches[1]) + 4
         assert counters.products == 2 * (products[0] * L + products[1])
         assert counters.synchronisations == 2
         assert counters.bytes_to_host == 4 + 4

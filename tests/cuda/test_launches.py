@@ -12,7 +12,6 @@ from scratchgpt.backend.gpu.memory import MOST_BLOCKS, most_sequences
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Moments
 from scratchgpt.ops.array import Array
 from tests.backends import emulated
 from tests.cuda import costs
@@ -59,9 +58,9 @@ class Checking(costs.Counting):
 def launch(config: ModelConfig, B: int, precision: str, *, tensor_cores: bool = True) -> Checking:
     """Launch a step of B sequences."""
     device = Checking(tensor_cores=tensor_cores, tf32=precision == "tf32")
-    params, *moments = (costs.hollow((Layout(config).size,), np.float32) for _ in range(3))
+    params, first, second = (costs.hollow((Layout(config).size,), np.float32) for _ in range(3))
     model = GPT(config, emulated(device, precision), params)
-    costs.step(model, Moments(*moments), B)
+    costs.step(model, {"first": first, "second": second}, B)
     return device
 
 

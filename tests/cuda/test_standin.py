@@ -21,9 +21,10 @@ from scratchgpt.backend.gpu import kernels
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
-from scratchgpt.ops import adamw, layernorm
+from scratchgpt.ops import layernorm
 from tests.cuda.checks import needs_emulator
 from tests.cuda.standin import FOLDER, ROOT, environment, rules, standing_in
+from tests.engine import steps
 
 
 @pytest.fixture(scope="module")
@@ -463,12 +464,13 @@ def test_the_reference_trains_as_on_numpy(cupy: Any) -> None:
 
     def losses(xp: types.ModuleType, to_numpy: Callable[[Any], Any]) -> list[float]:
         model = GPT(config, reference(xp, to_numpy), Layout(config).initial(seed=0))
-        moments = adamw.Moments(xp.zeros_like(model.params), xp.zeros_like(model.params))
+        recipe = steps.recipe(4, learning_rate=1e-2)
+        slots = steps.slots_of(model, recipe)
         rng, found = np.random.default_rng(0), []
         for step in range(4):
             tokens, targets = rng.integers(config.vocab_size, size=(2, 4, 8))
             found.append(model.loss_and_grad(tokens, targets, seed=1, step=step, micro_batch=3))
-            found.append(model.update(moments, adamw.Hyperparameters(1e-2), clip=1.0, update_number=step + 1))
+            found.append(steps.update_model(model, slots, recipe, number=step + 1))
         return [*found, model.score(tokens, targets).loss / targets.size]
 
     assert np.abs(np.subtract(losses(cupy, cupy.asnumpy), losses(np, np.asarray))).max() <= 1e-6

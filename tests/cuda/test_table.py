@@ -10,11 +10,11 @@ from scratchgpt.backend.gpu import memory
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
 from tests.backends import emulated
 from tests.cuda.checks import needs_emulator
 from tests.cuda.device import Emulated
+from tests.engine import steps
 
 pytestmark = needs_emulator
 
@@ -35,29 +35,34 @@ CASES: list[dict[str, Any]] = [
 TOLERANCES = {"fp64": 1e-9, "fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2}
 
 
-def step(model: GPT, *, loss_scale: float = 1.0) -> tuple[float, Array, Array]:
-    """Return the loss and the gradients, added to random numbers, of two micro-batches; then the updated parameters."""
+def step(model: GPT, *, loss_scale: float = 1.0, is_weighed: bool = False) -> tuple[float, Array, Array]:
+    """Return the loss and the gradients, added to random numbers, of two micro-batches; then the updated parameters.
+
+    If it `is_weighed`, some targets do not count, and the others have weights.
+    """
     rng, xp, to_numpy = np.random.default_rng(5), model.backend.xp, model.backend.to_numpy
     prefill = rng.normal(size=model.layout.size).astype(model.params.dtype) * 1e-3
     model.grads[...] = xp.asarray(prefill * loss_scale)
     tokens, targets = rng.integers(0, model.config.vocab_size, (2, 3, model.config.block_size))
-    loss = model.loss_and_grad(tokens, targets, seed=2**40, step=3, micro_batch=2, loss_scale=loss_scale)
+    weights = rng.random(targets.shape) + 0.5 if is_weighed else None
+    if is_weighed:
+        targets[:2, 1] = -1
+    loss = model.loss_and_grad(tokens, targets, weights, seed=2**40, step=3, micro_batch=2, loss_scale=loss_scale)
     grads = to_numpy(model.grads) / loss_scale - prefill
-    moments = Moments(xp.zeros_like(model.params), xp.zeros_like(model.params))
-    settings = Hyperparameters(0.1, epsilon=1e-2)
-    model.update(moments, settings, clip=1.0, update_number=1, loss_scale=loss_scale)
+    recipe = steps.recipe(3, learning_rate=0.1, adam_epsilon=1e-2)
+    steps.update_model(model, steps.slots_of(model, recipe), recipe, loss_scale=loss_scale)
     assert not model.grads.any()
     return loss, grads, to_numpy(model.params)
 
 
-def compare(case: dict[str, Any], backend: Backend) -> None:
+def compare(case: dict[str, Any], backend: Backend, *, is_weighed: bool = False) -> None:
     """Compare a step on a backend with the reference's."""
     config, precision = ModelConfig(**(SIZES | case)), backend.precision
     params = np.random.default_rng(4).normal(size=Layout(config).size) * 0.2
-    expected = step(GPT(config, reference(), params.copy()))
+    expected = step(GPT(config, reference(), params.copy()), is_weighed=is_weighed)
     own = params if precision == "fp64" else params.astype(np.float32)
     model = GPT(config, backend, own)
-    loss, grads, updated = step(model, loss_scale=256.0 if precision == "fp16" else 1.0)
+    loss, grads, updated = step(model, loss_scale=256.0 if precision == "fp16" else 1.0, is_weighed=is_weighed)
     tolerance = TOLERANCES[precision]
     assert abs(loss - expected[0]) <= tolerance * expected[0]
     views, largest = model.layout.views, np.abs(expected[1]).max()
@@ -75,6 +80,11 @@ def compare(case: dict[str, Any], backend: Backend) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_a_step(case: dict[str, Any], precision: str) -> None:
     compare(case, emulated(Emulated(), precision))
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32", "fp16"])
+def test_a_weighed_step(precision: str) -> None:
+    compare(CASES[0], emulated(Emulated(), precision), is_weighed=True)
 
 
 @pytest.mark.parametrize(("rows", "parts"), [(5, 28 + 14), (69, 3 + 2), (200, 2 + 1)])

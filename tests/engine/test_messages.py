@@ -4,34 +4,36 @@ import math
 
 import pytest
 
-from scratchgpt.config import ModelConfig
+from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.engine.messages import (
     TYPES,
+    Accumulate,
     Barrier,
     Done,
     Failed,
-    Gradient,
     Measure,
     Message,
+    Norm,
     Reduce,
     Setup,
-    Update,
     Value,
     decode,
     encode,
 )
 from scratchgpt.engine.plan import Plan
 from scratchgpt.model.gpt import Score
-from scratchgpt.ops.adamw import Hyperparameters
+from scratchgpt.ops.optimizer import Update
 
 MODEL = ModelConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=8, dropout=0.1)
+TRAIN = TrainConfig(steps=9, batch_size=3, learning_rate=1e-3 / 3)
 PLAN = Plan(3, 2, block_bytes=2**17)
 MESSAGES: list[Message] = [
-    Setup(vars(MODEL), PLAN, 12, ["transformer.h.0.*", "Plan"], 2, 7),
+    Setup(vars(MODEL), vars(TRAIN) | {"freeze": ["transformer.h.0.*", "Plan"]}, PLAN, 2, 7),
     PLAN,
-    Gradient(4, 9, 2**63 - 1, 10),
+    Accumulate(4, 9, 2**63 - 1, 10, 35, is_weighed=True),
     Reduce(),
-    Update(math.inf, 0.1, 3, Hyperparameters(1e-3 / 3)),
+    Norm(),
+    Update(1e-3 / 3, 0.1, 3),
     Measure(1, 2),
     Value(0.1 + 0.2),
     Score(1 / 3, 4, 5),
@@ -57,4 +59,4 @@ def test_a_number_that_is_none_arrives() -> None:
 
 
 def test_all_kinds_are_tried() -> None:
-    assert {type(message).__name__ for message in MESSAGES} | {"Hyperparameters"} == TYPES.keys()
+    assert {type(message).__name__ for message in MESSAGES} == TYPES.keys()

@@ -38,13 +38,13 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **fast: int) -> None:
         """Let a step take a millisecond if the plan is as given, and else 50."""
         self.passed = 0.0
-        real = Workers.loss_and_grad
+        real = Workers.accumulate
 
         def timed(lanes: Workers, *arguments: Any, **settings: Any) -> float:
             self.passed += 0.001 if lanes.plan._asdict().items() >= fast.items() else 0.05
             return real(lanes, *arguments, **settings)
 
-        monkeypatch.setattr(Workers, "loss_and_grad", timed)
+        monkeypatch.setattr(Workers, "accumulate", timed)
         monkeypatch.setattr(tuning, "SECONDS", 60.0)
 
     def __call__(self) -> float:

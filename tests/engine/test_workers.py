@@ -23,9 +23,10 @@ from scratchgpt.engine.plan import Plan, default_lanes
 from scratchgpt.engine.worker import Worker
 from scratchgpt.engine.workers import Workers, _Process, serve
 from scratchgpt.errors import LaneError
+from scratchgpt.model.groups import new_slots
 from scratchgpt.model.params import SPLIT_ABOVE, Layout
-from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
+from tests.engine.steps import recipe, update
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="other lanes than the first need POSIX")
 
@@ -42,8 +43,8 @@ def make(n_lanes: int, config: ModelConfig = CONFIG, size: float = 1, freeze: Se
     layout = Layout(config)
     params = layout.initial(1)
     layout.tree(params).head.weight[...] *= size / 0.02 / math.sqrt(config.n_embd)
-    moments = Moments(np.zeros_like(params), np.zeros_like(params))
-    return Workers(config, params, moments, Plan(n_lanes, micro_batch=2), n_tokens=7 * 9, freeze=freeze)
+    train = recipe(7, freeze=freeze)
+    return Workers(config, train, params, new_slots(layout, train), Plan(n_lanes, micro_batch=2))
 
 
 def batch(B: int = 7, config: ModelConfig = CONFIG) -> tuple[Array, Array]:
@@ -58,8 +59,8 @@ def train(
     losses, norms = [], []
     with lanes.running():
         for step in range(n_steps):
-            losses.append(lanes.loss_and_grad(*batch(7, config), seed=5, step=step))
-            norms.append(lanes.update(Hyperparameters(1e-3), clip=1.0, update_number=step + 1))
+            losses.append(lanes.accumulate(*batch(7, config), seed=5, step=step))
+            norms.append(update(lanes, number=step + 1))
         score = lanes.score(*batch(7, config))
     return {"losses": losses, "norms": norms, "score": score, "params": lanes.gpt.params.copy(), "lanes": lanes}
 
@@ -77,6 +78,27 @@ def test_many_lanes_agree_with_one(n_lanes: int, config: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("config", [CONFIG, LARGE, UNTIED], ids=["small", "large", "untied"])
+@pytest.mark.parametrize("n_lanes", [2, 8])
+def test_many_lanes_agree_with_one_about_weights_and_targets_that_do_not_count(
+    n_lanes: int, config: ModelConfig
+) -> None:
+    tokens, targets = batch(7, config)
+    targets[2:4], targets[6, :5] = -1, -1  # no target of the second of two lanes' sequences counts
+    weights = np.random.default_rng(0).normal(size=targets.shape)
+    found = []
+    for lanes in (make(1, config), make(n_lanes, config)):
+        with lanes.running():
+            losses = [lanes.accumulate(tokens, targets, given, seed=5, step=0) for given in (weights, None)]
+            grads = lanes.reduce().copy()
+            found.append((losses, grads, lanes.score(tokens, targets)))
+    alone, many = found
+    assert np.abs(np.subtract(many[0], alone[0])).max() <= 1e-6
+    assert np.abs(many[1] - alone[1]).max() <= 1e-5 * np.abs(alone[1]).max()
+    assert many[2].n_targets == alone[2].n_targets == np.count_nonzero(targets >= 0) == 40
+    assert many[2].n_correct == alone[2].n_correct
+
+
+@pytest.mark.parametrize("config", [CONFIG, LARGE, UNTIED], ids=["small", "large", "untied"])
 def test_what_is_frozen_stays_in_all_lanes(config: ModelConfig) -> None:
     """It keeps its bits, its gradients count in no norm and are zeroed, and lanes agree about the rest."""
     runs = [train(n_lanes, config, freeze=FREEZE) for n_lanes in (1, 3)]
@@ -86,12 +108,12 @@ def test_what_is_frozen_stays_in_all_lanes(config: ModelConfig) -> None:
         for part in frozen:
             assert np.array_equal(run["params"][part], begun[part])
         assert not run["lanes"]._arrays["grads"].any()  # noqa: SLF001
-        assert not any(moment[part].any() for moment in run["lanes"].moments for part in frozen)
+        assert not any(slot[part].any() for slot in run["lanes"].slots.values() for part in frozen)
     alone, many = runs
     assert np.abs(np.subtract(many["norms"], alone["norms"])).max() <= 1e-5
     assert np.abs(many["params"] - alone["params"]).max() <= 1e-4
     lanes = make(1, config)
-    lanes.loss_and_grad(*batch(7, config), seed=5, step=0)
+    lanes.accumulate(*batch(7, config), seed=5, step=0)
     expected = math.sqrt(sum(float(np.square(lanes._arrays["grads"][part]).sum()) for part in trained))  # noqa: SLF001
     assert abs(alone["norms"][0] - expected) <= 1e-5 * expected
 

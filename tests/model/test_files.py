@@ -122,7 +122,7 @@ def test_one_function_has_several_names(name: str, folder: Path) -> None:
     ("name", "value", "message"),
     [
         ("model_type", "llama", "another architecture than GPT-2's, 'llama'"),
-        ("activation_function", "gelu", "activation must be gelu_new or relu, not 'gelu'."),
+        ("activation_function", "gelu", "activation must be gelu_new or relu, not 'gelu' (did you mean 'gelu_new'?)"),
         ("activation_function", ["gelu"], "activation must be of type str"),
         ("n_layer", "2", "n_layer must be of type int"),
         ("n_head", 5, "12 is not divisible by 5"),

@@ -16,8 +16,8 @@ from scratchgpt.backend import Backend, reference
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
-from scratchgpt.ops.adamw import Hyperparameters, Moments
 from scratchgpt.ops.array import Array
+from tests.engine import steps
 from tests.world import CPU
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -97,11 +97,12 @@ def test_every_gradient(golden: Golden) -> None:
 def test_twenty_steps(golden: Golden) -> None:
     model, file, clip = golden.model, golden.file, golden.about["clip"]
     assert min(file["norms"]) < clip < max(file["norms"])
-    hyperparameters = Hyperparameters(**golden.about["adamw"])
-    moments = Moments(np.zeros_like(model.params), np.zeros_like(model.params))
+    settings = golden.about["adamw"]
+    train = steps.recipe(1, grad_clip=clip, adam_epsilon=settings.pop("epsilon"), **settings)
+    slots = steps.slots_of(model, train)
     for step, (expected_loss, expected_norm) in enumerate(zip(file["losses"], file["norms"], strict=True)):
         batch = step % len(file["tokens"])
         loss = model.loss_and_grad(file["tokens"][batch], file["targets"][batch])
-        norm = model.update(moments, hyperparameters, clip=clip, update_number=step + 1)
+        norm = steps.update_model(model, slots, train, number=step + 1)
         assert abs(loss - expected_loss) <= golden.tolerance.losses
         assert abs(norm - expected_norm) <= golden.tolerance.norms

@@ -49,14 +49,16 @@ def batch(config: ModelConfig, B: int = 3, T: int = 5) -> tuple[Array, Array]:
 
 
 def check_gradient(check: Callable[..., None], config: ModelConfig) -> None:
-    """Assert the gradient of the loss with respect to all parameters, under one fixed dropout mask."""
+    """Assert the gradient of a weighed loss with respect to all parameters, under one fixed dropout mask."""
     tokens, targets = batch(config)
+    targets[0, 1:3] = -1  # do not count
+    weights = np.random.default_rng(3).normal(size=targets.shape)
     place: dict[str, Any] = {"seed": 5, "step": 6}
     model = lively(config)
-    model.loss_and_grad(tokens, targets, **place)
+    model.loss_and_grad(tokens, targets, weights, **place)
 
     def loss(params: Array) -> float:
-        return GPT(config, CPU, params).loss_and_grad(tokens, targets, **place)
+        return GPT(config, CPU, params).loss_and_grad(tokens, targets, weights, **place)
 
     check(loss, [model.params], np.ones(()), [model.grads])
 
@@ -82,6 +84,44 @@ def test_micro_batches_add_up_to_the_batch(kind: dict[str, Any], micro_batch: in
     loss = whole.loss_and_grad(tokens, targets, seed=5, step=6)
     assert abs(parts.loss_and_grad(tokens, targets, seed=5, step=6, micro_batch=micro_batch) - loss) <= 1e-12
     assert np.abs(parts.grads - whole.grads).max() <= 1e-12
+
+
+def test_targets_that_do_not_count() -> None:
+    """The loss is the mean over the others, whatever the micro-batches, and those have no gradient."""
+    config = ModelConfig(**SIZES)
+    tokens, targets = batch(config, B=4)
+    masked = targets.copy()
+    masked[1:] = -1  # whole micro-batches without a target
+    masked[0, -2:] = -1
+    model, alone = lively(config), lively(config)
+    loss = model.loss_and_grad(tokens, masked, micro_batch=1)
+    assert abs(loss - alone.loss_and_grad(tokens[:1, :-2], targets[:1, :-2])) <= 1e-12
+    assert np.abs(model.grads - alone.grads).max() <= 1e-12
+    score, expected = model.score(tokens, masked), model.score(tokens[:1, :-2], targets[:1, :-2])
+    assert abs(score.loss - expected.loss) <= 1e-12
+    assert score[1:] == expected[1:]
+    assert score.n_targets == targets.shape[1] - 2
+
+
+def test_weights_of_losses() -> None:
+    """They multiply; the sum of losses is divided by the number of targets, not by the sum of weights."""
+    config = ModelConfig(**SIZES)
+    tokens, targets = batch(config)
+    weights = np.zeros(targets.shape)
+    weights[1] = -2.5
+    model, alone = lively(config), lively(config)
+    loss = model.loss_and_grad(tokens, targets, weights, micro_batch=2)
+    factor = -2.5 / len(targets)
+    assert abs(loss - factor * alone.loss_and_grad(tokens[1:2], targets[1:2])) <= 1e-12
+    assert np.abs(model.grads - factor * alone.grads).max() <= 1e-12
+
+
+def test_a_batch_without_targets_has_neither_loss_nor_gradient() -> None:
+    model = lively(ModelConfig(**SIZES))
+    tokens, targets = batch(model.config)
+    assert model.loss_and_grad(tokens, np.full_like(targets, -1)) == 0
+    assert not model.grads.any()
+    assert model.score(tokens, np.full_like(targets, -1)) == (0, 0, 0)
 
 
 def test_gradients_accumulate_until_the_update() -> None:

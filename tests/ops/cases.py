@@ -287,14 +287,19 @@ def head_loss(
     loss_scale: float = 3.0,
     bias: bool = True,
     logit_bias: bool = True,
+    is_weighed: bool = True,
+    n_ignored: int = 2,
     seed: int = 0,
 ) -> Case:
     """The gradient comes with the loss, times its scale; a dy other than 1 multiplies it."""
     rng = np.random.default_rng(seed)
     x, targets = values(rng, (B, T, C)), _numbers(rng, V, (B, T))
+    weights = values(rng, (B, T)) if is_weighed else None
+    counts = np.arange(B * T) >= n_ignored
+    targets = np.where(counts.reshape(B, T), targets, -1)
     biases = values(rng, (C,)) if bias else None, values(rng, (V,)) if logit_bias else None
     params = HeadParams(values(rng, (C,)), biases[0], values(rng, (V, C)), biases[1])
-    step = _step(B, seed, n_targets=n_targets, loss_scale=loss_scale)
+    step = _step(B, seed, n_targets=n_targets, loss_scale=loss_scale, weights=weights)
     sublayer = module.Head(layernorm_op, EPSILON)
 
     def forward(x: Array, *leaves: Array) -> Any:
@@ -305,8 +310,9 @@ def head_loss(
     def function(x: Array, *leaves: Array) -> Array:
         gain, bias, weight, logit_bias = _filled(params, leaves)
         logits = plain.linear(plain.layernorm(x, gain, bias, EPSILON), weight.T, logit_bias)
-        losses = plain.cross_entropy(logits.reshape(-1, V), targets.reshape(-1))
-        return np.asarray(losses.sum() / n_targets)
+        losses = plain.cross_entropy(logits.reshape(-1, V), np.maximum(targets.reshape(-1), 0))
+        weighed = losses if weights is None else losses * weights.reshape(-1)
+        return np.asarray(weighed[counts].sum() / n_targets)
 
     return Case(
         forward,

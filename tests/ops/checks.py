@@ -15,8 +15,9 @@ import numpy.typing as npt
 from scratchgpt.chance import Place
 from scratchgpt.config import ModelConfig
 from scratchgpt.ops import layernorm, relu
-from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.ops.adamw import Moments, Settings
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import State, Update
 from scratchgpt.ops.table import AttentionParams, HeadParams, Step
 from tests import gradcheck
 from tests.ops import plain
@@ -143,12 +144,12 @@ def check_clip_scale(adamw: ModuleType) -> None:
     assert [adamw.clip_scale(norm, 0.0) for norm in (0.0, 0.5, 4.0)] == [1, 1, 1]
 
 
-def check_hyperparameters(adamw: ModuleType) -> None:
+def check_settings(adamw: ModuleType) -> None:
     """The defaults are those of GPT-2's training, with the β₂ that small models like."""
-    assert adamw.Hyperparameters(1.0) == (1.0, 0.9, 0.99, 0.1, 1e-8)
+    assert adamw.Settings() == (0.9, 0.99, 0.1, 1e-8)
 
 
-SETTINGS = Hyperparameters(0.1, beta1=0.8, beta2=0.95, weight_decay=0.3, epsilon=0.05)
+SETTINGS = Settings(beta1=0.8, beta2=0.95, weight_decay=0.3, epsilon=0.05)
 """Not the defaults, and strong: every term shows in the result."""
 
 
@@ -161,53 +162,29 @@ def check_adamw(adamw: ModuleType, seed: int = 0) -> None:
         grads = rng.normal(size=5)
         given = grads.copy()
         param, first, second = expected
-        expected = list(plain.adamw(param, given.tolist(), first, second, SETTINGS, update_number=update_number))
-        adamw.update(params, grads, moments, SETTINGS, update_number=update_number)
+        expected = list(plain.adamw(param, given.tolist(), first, second, SETTINGS, 0.1, update_number))
+        adamw.update(params, grads, moments, SETTINGS, learning_rate=0.1, update_number=update_number)
         assert_close(np.array([params, *moments]), np.array(expected))
         assert np.array_equal(grads, given)
 
 
-def check_update(
-    sublayers: ModuleType, *, n_decayed: int = 3, clip: float = 1.0, loss_scale: float = 8.0, seed: int = 0
-) -> None:
-    """Three updates equal those of a loop over scalars, clipped, the first `n_decayed` parameters decaying."""
+def check_rule(optimizer: ModuleType, *, span: slice = slice(1, 4), scale: float = 0.25, seed: int = 0) -> None:
+    """Three updates of a range equal those of a loop over scalars; what is outside of it stays as it is."""
     rng = np.random.default_rng(seed)
-    params, moments = rng.normal(size=5), Moments(np.zeros(5), np.zeros(5))
-    for update_number in (1, 2, 3):
+    params, first, second = rng.normal(size=5), np.zeros(5), np.zeros(5)
+    for number in (1, 2, 3):
         grads = rng.normal(size=5)
-        norm = plain.norm(grads.tolist())
-        clipped = grads * (clip / norm if clip and norm > clip else 1)
-        expected = []
-        for param, grad, first, second, i in zip(params, clipped, *moments, range(5), strict=True):
-            settings = SETTINGS if i < n_decayed else SETTINGS._replace(weight_decay=0.0)
-            moved = plain.adamw([param], [grad], [first], [second], settings, update_number=update_number)
-            expected.append(np.ravel(moved))
-        grads *= loss_scale
-        sublayers.update(
-            params,
-            grads,
-            moments,
-            SETTINGS,
-            n_decayed=n_decayed,
-            norm=norm,
-            clip=clip,
-            update_number=update_number,
-            **{"loss_scale": loss_scale} if loss_scale != 1 else {},
-        )
-        assert_close(np.array([params, *moments]).T, np.array(expected))
-        assert not grads.any()
-
-
-def check_broken_update(sublayers: ModuleType, broken: float) -> None:
-    """A gradient that is not finite changes nothing, and is forgotten."""
-    arrays = params, first, second = np.random.default_rng(0).random(size=(3, 5))
-    given = arrays.copy()
-    grads = np.array([1, broken, 0, 0, 2])
-    sublayers.update(
-        params, grads, Moments(first, second), SETTINGS, n_decayed=3, norm=abs(broken), clip=1.0, update_number=4
-    )
-    assert np.array_equal(arrays, given)
-    assert not grads.any()
+        before = [array.copy() for array in (params, grads, first, second)]
+        expected = [array.tolist() for array in before]
+        scaled = [scale * grad for grad in expected[1][span]]
+        moved = plain.adamw(expected[0][span], scaled, expected[2][span], expected[3][span], SETTINGS, 0.1, number)
+        for array, part in zip((expected[0], expected[2], expected[3]), moved, strict=True):
+            array[span] = part
+        expected[1][span] = [0.0] * len(scaled)
+        state = State(params, grads, {"second": second, "first": first})
+        optimizer.RULES["adamw"](state, span, SETTINGS, Update(0.1, scale, number))
+        assert_close(np.array([params, grads, first, second]), np.array(expected))
+    assert optimizer.SLOTS == {"adamw": ("first", "second")}
 
 
 def check_keys_values(sublayers: ModuleType) -> None:
@@ -237,10 +214,20 @@ def check_table(sublayers: ModuleType) -> None:
     assert_close(table.head.logits(x, params), plain.linear(normed, params.weight.T, params.logit_bias))
 
 
+def check_weigh(cross_entropy: ModuleType) -> None:
+    """Targets of -1 become 0, of weight 0."""
+    targets = np.array([[3, -1], [0, 5]])
+    for weights, expected in ((None, [1, 0, 1, 1]), (np.array([[0.5, 7], [-2, 0]]), [0.5, 0, -2, 0])):
+        ids, found = cross_entropy.weigh(targets, weights, np.float32)
+        assert ids.tolist() == [3, 0, 0, 5]
+        assert found.tolist() == expected
+        assert found.dtype == np.float32
+
+
 def check_masks(sublayers: ModuleType) -> None:
     """By default a model is used, not trained: no dropout, one prediction."""
     step = Step()
-    assert (step.dropout, step.n_targets, step.loss_scale) == (0, 1, 1)
+    assert (step.dropout, step.n_targets, step.loss_scale, step.weights) == (0, 1, 1, None)
     assert (step.seed, step.step, step.sequences) == (0, 0, ())
     assert sublayers.dropout_mask(step, Place.EMBEDDING, 0, (1,), np.zeros(1)) is None
 

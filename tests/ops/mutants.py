@@ -11,7 +11,6 @@ nothing; those few are listed in `EXPLAINED`, each with its proof, and the list 
 import ast
 import importlib
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -31,7 +30,7 @@ OTHERS: dict[str, tuple[Check, ...]] = {
         partial(checks.check_philox, place=17, seed=2**63 + 5, step=3, sequence=2**63 + 1, layer=7),
         partial(checks.check_philox, place=16, seed=1),
     ),
-    "ops.adamw": (checks.check_norm, checks.check_clip_scale, checks.check_hyperparameters, checks.check_adamw),
+    "ops.adamw": (checks.check_norm, checks.check_clip_scale, checks.check_settings, checks.check_adamw),
     "ops.array": (checks.check_array_module,),
     "ops.dropout": (
         partial(checks.check_mask, rate=0.3, seed=1, step=2, sequences=(9, 4, 6), layer=5, place=3, shape=(3, 9)),
@@ -46,11 +45,9 @@ OTHERS: dict[str, tuple[Check, ...]] = {
         checks.check_masks,
         checks.check_unwanted,
         checks.check_keys_values,
-        partial(checks.check_broken_update, broken=math.inf),
-        partial(checks.check_broken_update, broken=math.nan),
-        checks.check_update,
-        partial(checks.check_update, clip=0.0, n_decayed=0, loss_scale=1.0),
     ),
+    "ops.optimizer": (checks.check_rule,),
+    "ops.cross_entropy": (checks.check_weigh,),
 }
 """What is checked of a module besides its cases."""
 
@@ -276,11 +273,6 @@ EXPLAINED: dict[Change, str] = {
         "drawn = np.empty((len(sequences), size))",
     ): "A byte is the same number as float64, and is compared alike.",
     Change(
-        "ops.sublayers.update",
-        "for part, settings in ((slice(n_decayed), hyperparameters), (slice(n_decayed, None), no_decay)):",
-        "for part, settings in ((slice(n_decayed, None), no_decay), (slice(n_decayed), hyperparameters)):",
-    ): "The two parts share no parameter, so their order does not matter.",
-    Change(
         "ops.sublayers.forward",
         "mask = dropout_mask(step, Place.EMBEDDING, 0, x.shape[1:], x)",
         "mask = dropout_mask(step, 0, Place.EMBEDDING, x.shape[1:], x)",
@@ -299,7 +291,8 @@ EXPLAINED: dict[Change, str] = {
         Change(where, before, before.replace("reshape(-1", "reshape(-2")): UNKNOWN
         for where, before in (
             ("ops.sublayers.loss", "rows = logits.reshape(-1, logits.shape[-1])"),
-            ("ops.sublayers.loss", "losses, loss_saved = cross_entropy.forward(rows, targets.reshape(-1))"),
+            ("ops.cross_entropy.weigh", "ids = targets.reshape(-1)"),
+            ("ops.cross_entropy.weigh", "found *= weights.reshape(-1)"),
             ("ops.linear.backward", "rows = dy.reshape(-1, dy.shape[-1])"),
             ("ops.linear.backward", "dweight = saved.x.reshape(-1, saved.x.shape[-1]).T @ rows"),
             ("ops.embedding.backward", "tokens = saved.tokens.reshape(-1)"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from scratchgpt.ops.adamw import Hyperparameters
+from scratchgpt.ops.adamw import Settings
 from scratchgpt.ops.array import Array
 
 Row = list[float]
@@ -103,10 +103,10 @@ def norm(grads: Row) -> float:
 
 
 def adamw(
-    params: Row, grads: Row, first: Row, second: Row, settings: Hyperparameters, *, update_number: int
+    params: Row, grads: Row, first: Row, second: Row, settings: Settings, learning_rate: float, update_number: int
 ) -> tuple[Row, Row, Row]:
     """AdamW, one scalar after another -> new params, first and second moments."""
-    learning_rate, beta1, beta2, weight_decay, epsilon = settings
+    beta1, beta2, weight_decay, epsilon = settings
     first = [beta1 * m + (1 - beta1) * g for m, g in zip(first, grads, strict=True)]
     second = [beta2 * v + (1 - beta2) * g**2 for v, g in zip(second, grads, strict=True)]
     moved = []

@@ -20,5 +20,5 @@ def test_clip_scale() -> None:
     checks.check_clip_scale(adamw)
 
 
-def test_default_hyperparameters() -> None:
-    checks.check_hyperparameters(adamw)
+def test_default_settings() -> None:
+    checks.check_settings(adamw)

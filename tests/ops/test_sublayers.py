@@ -1,9 +1,7 @@
 """Every sublayer of the reference table, whole: its value, and the gradient of x and of each parameter."""
 
-import math
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,20 +45,12 @@ def test_mlp(**drawn: Any) -> None:
     loss_scale=loss_scales,
     bias=st.booleans(),
     logit_bias=st.booleans(),
+    is_weighed=st.booleans(),
+    n_ignored=sizes(12, smallest=0),
     seed=seeds,
 )
 def test_head_loss(**drawn: Any) -> None:
     check(cases.head_loss(sublayers, **drawn))
-
-
-@given(n_decayed=sizes(5, smallest=0), clip=st.sampled_from((0.0, 0.5, 100.0)), loss_scale=loss_scales, seed=seeds)
-def test_update(**drawn: Any) -> None:
-    checks.check_update(sublayers, **drawn)
-
-
-@pytest.mark.parametrize("broken", [math.inf, -math.inf, math.nan])
-def test_a_broken_gradient_changes_nothing(broken: float) -> None:
-    checks.check_broken_update(sublayers, broken)
 
 
 def test_keys_and_values() -> None:

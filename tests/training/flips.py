@@ -35,8 +35,8 @@ def everything(folder: Path) -> tuple[object, ...]:
     """Return all that a resumed run or a generation takes from a checkpoint, as what can be compared."""
     snapshot = checkpoint.read(folder)
     config, params, tokenizer = checkpoint.read_model(folder)
-    arrays = [array.tobytes() for array in (snapshot.params, *snapshot.moments, params)]
-    rest = [str(getattr(snapshot, name)) for name in Snapshot._fields if name not in {"params", "moments"}]
+    arrays = [array.tobytes() for array in (snapshot.params, *snapshot.slots.values(), params)]
+    rest = [str(getattr(snapshot, name)) for name in Snapshot._fields if name not in {"params", "slots"}]
     return (*arrays, *rest, config, tokenizer.decode(range(tokenizer.vocab_size)))
 
 

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 from scratchgpt.config import TrainConfig
 from scratchgpt.engine import plan
 from scratchgpt.errors import CheckpointError, UsageError
-from scratchgpt.ops.adamw import Moments
 from scratchgpt.training import checkpoint
 from scratchgpt.training.checkpoint import FILES, TRAINER, own_digest
 from scratchgpt.training.locate import locate
@@ -29,8 +28,8 @@ from tests.world import make_dataset, make_snapshot
 def snapshot(tmp_path: Path) -> Snapshot:
     made = make_snapshot(make_dataset(tmp_path), keep=2)
     rng = np.random.default_rng(0)
-    moments = Moments(*(rng.normal(size=made.params.size).astype(np.float32) for _ in range(2)))
-    return made._replace(moments=moments, step=10, best_loss=1.25)
+    slots = {name: rng.normal(size=made.params.size).astype(np.float32) for name in made.slots}
+    return made._replace(slots=slots, step=10, best_loss=1.25)
 
 
 def save(tmp_path: Path, snapshot: Snapshot) -> Path:
@@ -52,9 +51,11 @@ def test_what_is_read_is_what_was_saved(tmp_path: Path, snapshot: Snapshot) -> N
     assert {path.name for path in folder.iterdir()} == {*FILES, TRAINER}
     read = checkpoint.read(folder)
     none = np.empty(0)
-    rest, expected_rest = (each._replace(params=none, moments=Moments(none, none)) for each in (read, snapshot))
+    rest, expected_rest = (each._replace(params=none, slots={}) for each in (read, snapshot))
     assert str(rest) == str(expected_rest)
-    for got, expected in zip((read.params, *read.moments), (snapshot.params, *snapshot.moments), strict=True):
+    arrays, expected_arrays = ({"params": each.params, **each.slots} for each in (read, snapshot))
+    assert list(arrays) == list(expected_arrays)
+    for got, expected in zip(arrays.values(), expected_arrays.values(), strict=True):
         assert got.dtype == np.float32
         assert got.tobytes() == expected.tobytes()
     config, params, tokenizer = checkpoint.read_model(folder)
@@ -156,7 +157,7 @@ def test_every_damaged_file_is_named(name: str, tmp_path: Path, snapshot: Snapsh
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": 99}, r"of format 99, written by scratchgpt .* reads formats up to 4: update scratchgpt\."),
+        ({"format": 99}, r"of format 99, written by scratchgpt .* reads formats up to 5: update scratchgpt\."),
         ({"format": 0}, "damaged"),
         ({"format": True}, "damaged"),
         ({"best_step": -1}, "-1 is no whole number"),

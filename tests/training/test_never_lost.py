@@ -153,9 +153,9 @@ def infinite_at(trainer: Trainer, numbers: dict[int, tuple[float, float | None]]
     """Let the loss at some steps be another if that is not finite, and put the second number into the gradients."""
     engine = trainer.engine
     assert isinstance(engine, Workers)
-    compute, grads = engine.loss_and_grad, engine._arrays["grads"]  # noqa: SLF001 - what all lanes see
+    compute, grads = engine.accumulate, engine._arrays["grads"]  # noqa: SLF001 - what all lanes see
 
-    def loss_and_grad(tokens: Any, targets: Any, *, seed: int, step: int) -> float:
+    def accumulate(tokens: Any, targets: Any, *, seed: int, step: int) -> float:
         loss = compute(tokens, targets, seed=seed, step=step)
         if step not in numbers:
             return loss
@@ -164,7 +164,7 @@ def infinite_at(trainer: Trainer, numbers: dict[int, tuple[float, float | None]]
             grads[3] = poison
         return loss if math.isfinite(bad) else bad
 
-    vars(engine)["loss_and_grad"] = loss_and_grad
+    vars(engine)["accumulate"] = accumulate
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_an_update_that_cannot_be_made_is_skipped(bad: tuple[float, float | None
         if isinstance(event, StepDone):
             rates.append(event.learning_rate)
         if isinstance(event, StepDone) and event.step == 4:
-            before = [array.tobytes() for array in (trainer.model.params, *trainer.engine.moments)]
+            before = [array.tobytes() for array in (trainer.model.params, *trainer.engine.slots.values())]
         if isinstance(event, StepDone) and event.step == 5:
-            assert [array.tobytes() for array in (trainer.model.params, *trainer.engine.moments)] == before
+            assert [array.tobytes() for array in (trainer.model.params, *trainer.engine.slots.values())] == before
             assert not math.isfinite(event.grad_norm)
         if isinstance(event, Noted) and "tokens/s" not in event.message:
             assert event.message.startswith("step 5: the loss was ")

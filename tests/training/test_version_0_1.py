@@ -84,15 +84,15 @@ def test_the_texts_are_the_same(name: str, option: str, world: Path) -> None:
 def test_every_number_is_read(name: str) -> None:
     folder = OLD / name / "checkpoints" / STEP
     snapshot = sg.read(folder)
-    weights, moments = (load_file(folder / f"{file}.safetensors") for file in ("model", "optimizer"))
+    weights, slots = (load_file(folder / f"{file}.safetensors") for file in ("model", "optimizer"))
     layout = Layout(snapshot.model)
     for leaf, values in layout.views(snapshot.params).items():
         assert np.array_equal(values, weights.pop(leaf))
     assert not any(values.any() for values in weights.values())  # those of biases that the model does not have
-    for slot, flat in (("first", snapshot.moments.first), ("second", snapshot.moments.second)):
+    for slot, flat in snapshot.slots.items():
         for leaf, values in layout.views(flat).items():
-            assert np.array_equal(values, moments.pop(f"{slot}.{leaf}"))
-    assert not moments
+            assert np.array_equal(values, slots.pop(f"{slot}.{leaf}"))
+    assert not slots
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

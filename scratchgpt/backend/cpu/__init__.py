@@ -1,9 +1,11 @@
 """The CPU's table of sublayers: the reference's mathematics, in place, in blocks, on buffers taken once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from scratchgpt.backend.cpu import activations, embed, head
+from scratchgpt.backend.cpu.adamw import by_adamw
 from scratchgpt.backend.cpu.attention import Attention
 from scratchgpt.backend.cpu.dropout import Masks
 from scratchgpt.backend.cpu.embed import Embed
@@ -15,6 +17,7 @@ from scratchgpt.backend.cpu.norm import Norm
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig
+from scratchgpt.ops.optimizer import Rule
 from scratchgpt.ops.table import Table
 
 BLOCK_BYTES = 2**18
@@ -23,7 +26,7 @@ BLOCK_BYTES = 2**18
 NORMS: dict[str, Callable[[float], Norm[Any]]] = {"layernorm": LayerNorm}
 ACTIVATIONS: dict[str, activations.Activation] = {"gelu_new": activations.gelu, "relu": activations.relu}
 
-__all__ = ["BLOCK_BYTES", "Shapes", "shapes", "table", "vocabulary"]
+__all__ = ["BLOCK_BYTES", "Shapes", "rules", "shapes", "table", "vocabulary"]
 
 
 def shapes(C: int, size: int) -> Shapes:
@@ -46,3 +49,8 @@ def table(
         MLP(norm, ACTIVATIONS[config.activation], workspace, masks, block_bytes),
         Head(norm, workspace, block_bytes, team),
     )
+
+
+def rules(workspace: Workspace, *, block_bytes: int = BLOCK_BYTES) -> dict[str, Rule]:
+    """Return the rules of optimisers, on buffers from this workspace."""
+    return {"adamw": partial(by_adamw, workspace=workspace, block_bytes=block_bytes)}

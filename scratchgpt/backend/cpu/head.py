@@ -1,9 +1,10 @@
 """Final norm, output projection and cross-entropy without a matrix of all logits.
 
 Rows come and go in chunks. Each lane of a team computes the logits of its part of the vocabulary, for everybody's rows:
-with E = exp(logits), z its row sums over all parts, and Y the ones at the right tokens, the gradient with respect to
-the logits is (E - Y z) · scale / z, row by row. The factor is given to the rows of width C on either side of the
-products, so that the logits are touched only once. No row's maximum is subtracted unless a sum shows that it must be.
+with E = exp(logits), z its row sums over all parts, Y the ones at the right tokens and w the weights of the losses, the
+gradient with respect to the logits is (E - Y z) · w · scale / z, row by row. The factor is given to the rows of width C
+on either side of the products, so that the logits are touched only once. No row's maximum is subtracted unless a sum
+shows that it must be.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from scratchgpt.backend.cpu.norm import Norm
 from scratchgpt.backend.cpu.sums import are_safe, ones
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
+from scratchgpt.ops import cross_entropy
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.table import HeadParams, Step, Wanted
 
@@ -31,6 +33,7 @@ def shapes(C: int, size: int) -> Shapes:
         "sums": (np.float32, (size, ROWS)),
         "maxima": (np.float32, (size, ROWS)),
         "right": (np.float32, (ROWS,)),
+        "row weights": (np.float32, (ROWS,)),
         "dnormed": (np.float32, (size, ROWS, C)),
     }
 
@@ -58,14 +61,18 @@ class Head:
         weight = params.weight[part]
         bias = None if params.logit_bias is None else params.logit_bias[part]
         parts = team.shared("dnormed", (team.size, ROWS, C), dtype)
+        all_weights = team.shared("row weights", (ROWS,), dtype)
+        ids, own_weights = cross_entropy.weigh(targets, step.weights, dtype)
         scale = 1 / step.n_targets
         losses = []
-        for chunk in exchange("head", normed, targets.reshape(-1), team, workspace):
+        for chunk in exchange("head", normed, ids, team, workspace):
             n = len(chunk.rows)
+            weights = all_weights[:n]
+            weights[chunk.own] = own_weights[chunk.source]  # the others' are there after the next barrier
             exps = workspace.take("logits", (n, len(weight)), dtype)
             sums, chunk_losses = _exponentials(chunk, weight, bias, exps, part.start, team, self.block_bytes)
-            losses.append(float(chunk_losses[chunk.own].sum()))
-            factors = (step.loss_scale * scale / sums)[:, None]
+            losses.append(float((weights * chunk_losses)[chunk.own].sum()))
+            factors = (weights * (step.loss_scale * scale) / sums)[:, None]
             np.matmul(exps, weight, out=parts[team.rank, :n])
             if grads.logit_bias is not None:
                 grads.logit_bias[part] += factors[:, 0] @ exps

@@ -1,19 +1,22 @@
 """The GPU's table of sublayers: our own CUDA kernels, and cuBLAS for the products of matrices."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from scratchgpt.backend.gpu.adamw import by_adamw
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.layernorm import LayerNorm
 from scratchgpt.backend.gpu.norm import Norm
 from scratchgpt.backend.gpu.sublayers import MLP, Attention, Embed, Head
 from scratchgpt.backend.gpu.ways import attention_of, is_fused
 from scratchgpt.config import ModelConfig
+from scratchgpt.ops.optimizer import Rule
 from scratchgpt.ops.table import Table
 
 NORMS: dict[str, Callable[[float], Norm[Any]]] = {"layernorm": LayerNorm}
 
-__all__ = ["attention_of", "is_fused", "table"]
+__all__ = ["attention_of", "is_fused", "rules", "table"]
 
 
 def table(config: ModelConfig, device: Device) -> Table:
@@ -25,3 +28,8 @@ def table(config: ModelConfig, device: Device) -> Table:
         MLP(device, norm, config.activation),
         Head(device, norm),
     )
+
+
+def rules(device: Device) -> dict[str, Rule]:
+    """Return the rules of optimisers on this device."""
+    return {"adamw": partial(by_adamw, device=device)}

@@ -6,8 +6,9 @@ import numpy as np
 
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.kernels import width
-from scratchgpt.ops.adamw import Hyperparameters, Moments
+from scratchgpt.ops.adamw import Moments, Settings
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import State, Update
 
 THREADS = 256
 """Of a block."""
@@ -26,44 +27,37 @@ def sum_of_squares(device: Device, grads: Array) -> Array:
     return out
 
 
-def update(
-    device: Device,
-    params: Array,
-    grads: Array,
-    moments: Moments,
-    hyperparameters: Hyperparameters,
-    *,
-    n_decayed: int,
-    scale: float,
-    update_number: int,
-    rounded: Array | None,
-) -> None:
-    """Multiply the gradients by `scale`, move the parameters by AdamW, zero the gradients.
+def norm(grads: Array, *, device: Device) -> float:
+    """√Σ g². grads (P,)."""
+    return math.sqrt(float(sum_of_squares(device, grads)))
 
-    params, grads, moments (P,): the first `n_decayed` parameters decay, and `rounded` (n_decayed,), if there is one,
-    becomes their copy in half precision.
-    """
-    rate, beta1, beta2, weight_decay, epsilon = hyperparameters
+
+def by_adamw(state: State, span: slice, settings: Settings, update: Update, *, device: Device) -> None:
+    """Move the parameters of `span` as the reference does."""
+    params, rounded = state.params, state.rounded
+    beta1, beta2, weight_decay, epsilon = settings
     # √(v / (1 - β₂ⁿ)) + ε is (√v + ε root) / root:
-    root = math.sqrt(1 - beta2**update_number)
+    root = math.sqrt(1 - beta2**update.number)
     n = width(params.dtype)
+    n_packs = math.ceil(span.stop / n) - span.start // n  # that the range lies in
     device.launch(
         "adamw_update",
         params.dtype if rounded is None else rounded.dtype,
         n,
-        math.ceil(params.size / (THREADS * n)),
+        math.ceil(n_packs / THREADS),
         THREADS,
         params,
-        grads,
-        *moments,
+        state.grads,
+        *(state.slots[name] for name in Moments._fields),
         rounded,
-        np.uint64(params.size),
-        np.uint64(n_decayed),
-        1 - rate * weight_decay,
+        np.uint64(span.start),
+        np.uint64(span.stop),
+        np.uint64(0 if rounded is None else rounded.size),
+        1 - update.learning_rate * weight_decay,
         float(beta1),
         float(beta2),
-        (1 - beta1) * scale,
-        math.sqrt(1 - beta2) * scale,
-        root * rate / (1 - beta1**update_number),
+        (1 - beta1) * update.scale,
+        math.sqrt(1 - beta2) * update.scale,
+        root * update.learning_rate / (1 - beta1**update.number),
         epsilon * root,
     )

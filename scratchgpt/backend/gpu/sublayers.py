@@ -176,6 +176,7 @@ class Head:
         V, dtype = len(weight), weight.dtype
         normed, norm_saved = self.norm.forward(device, rows(x), params.gain, params.bias, dtype)
         R, answers = len(normed), targets.reshape(-1)
+        weights = None if step.weights is None else step.weights.reshape(-1)
         n, stride = logits_shape(R, V, dtype.itemsize)
         buffer, dnormed = device.empty((n, stride), dtype), device.empty(normed.shape, dtype)
         losses = []
@@ -189,7 +190,8 @@ class Head:
             if params.logit_bias is not None:
                 logits[:, :V] += params.logit_bias
             scale = step.loss_scale / step.n_targets
-            losses.append(cross_entropy.forward_backward(device, logits, V, answers[chunk], scale))
+            own_weights = None if weights is None else weights[chunk]
+            losses.append(cross_entropy.forward_backward(device, logits, V, answers[chunk], scale, own_weights))
             for part in parts:
                 device.matmul(logits[:, part], weight[part], dnormed[chunk], add=part.start is not None)
                 if grads.weight is not None:
