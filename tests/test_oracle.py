@@ -51,6 +51,7 @@ KINDS: list[dict[str, Any]] = [
     {"tie_word_embeddings": False},
     {"activation": "relu"},
     {"bias": False, "tie_word_embeddings": False, "activation": "relu"},
+    {"n_inner": 37},
 ]
 
 
@@ -127,14 +128,20 @@ def make_theirs(transformers: Any, torch: Any, **settings: Any) -> Any:
     return theirs
 
 
-def check_against(theirs: Any, folder: Path, torch: Any) -> None:
-    """Assert that what is read from a folder has the logits of a model, and goes on with the same 50 tokens."""
+def check_logits(theirs: Any, folder: Path, torch: Any) -> None:
+    """Assert that what is read from a folder has the logits of a model."""
     ours = GPT(*load_ours(folder))
     tokens = np.random.default_rng(1).integers(ours.config.vocab_size, size=(2, 64))
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens)).logits.numpy()
     assert np.abs(ours.logits(ours.hidden(tokens)) - expected).max() <= 1e-4
-    prompt = tokens[:1, :8]
+
+
+def check_against(theirs: Any, folder: Path, torch: Any) -> None:
+    """Assert that what is read from a folder has the logits of a model, and goes on with the same 50 tokens."""
+    check_logits(theirs, folder, torch)
+    ours = GPT(*load_ours(folder))
+    prompt = np.random.default_rng(1).integers(ours.config.vocab_size, size=(1, 8))
     generated = theirs.generate(torch.from_numpy(prompt), max_new_tokens=50, do_sample=False, pad_token_id=0)
     assert [*generate(ours, prompt[0].tolist(), 50, Sampling(temperature=0))] == generated[0, 8:].tolist()
 
@@ -158,6 +165,13 @@ def test_models_of_theirs(sizes: dict[str, int], tied: bool, torch: Any, transfo
     theirs = make_theirs(transformers, torch, **sizes, tie_word_embeddings=tied)
     theirs.save_pretrained(tmp_path)
     check_against(theirs, tmp_path, torch)
+
+
+def test_an_mlp_of_another_width(torch: Any, transformers: Any, tmp_path: Path) -> None:
+    theirs = make_theirs(transformers, torch, **SIZES, n_inner=50)
+    theirs.save_pretrained(tmp_path)
+    assert files.load_config(tmp_path / "config.json").inner_size == 50
+    check_logits(theirs, tmp_path, torch)
 
 
 SIZES = {"vocab_size": 101, "n_layer": 2, "n_head": 2, "n_embd": 16}

@@ -78,6 +78,7 @@ def _write_gguf(
             "which `scratchgpt encode` and `decode` make and read."
         )
     arguments = {"n_positions": config.block_size} if config.block_size != POSITIONS else {}
+    arguments |= {"n_inner": config.n_inner} if config.n_inner else {}
     arguments |= {} if has_vocabulary else {"vocab_size": config.vocab_size}
     if arguments:
         said = ", ".join(f"{name}={value}" for name, value in arguments.items())

@@ -236,7 +236,8 @@ def _compare_with_data(folder: Path) -> None:
 def _architecture(path: Path, report: Report) -> Report:
     """Return what a config.json says; that this program cannot use it is a problem. Raises CheckpointError."""
     try:
-        return {"model_type": "gpt2"} | dataclasses.asdict(model_files.load_config(path))
+        config = model_files.load_config(path)
+        return {"model_type": "gpt2"} | dataclasses.asdict(config) | {"n_inner": config.inner_size}
     except CheckpointError as error:
         content = read_json(path, CheckpointError)
         report["problems"].append(str(error))

@@ -200,7 +200,7 @@ def _to_gpt2(config: ModelConfig, ends: Sequence[int]) -> dict[str, Any]:
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "n_embd": config.n_embd,
-        "n_inner": None,
+        "n_inner": config.n_inner or None,
         "activation_function": config.activation,
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
@@ -248,6 +248,7 @@ def load_config(path: Path) -> ModelConfig:
             n_layer=content["n_layer"],
             n_head=content["n_head"],
             n_embd=content["n_embd"],
+            n_inner=0 if content["n_inner"] is None else content["n_inner"],
             dropout=content["resid_pdrop"],
             bias=content["bias"],
             norm_epsilon=content["layer_norm_epsilon"],
@@ -258,9 +259,4 @@ def load_config(path: Path) -> ModelConfig:
         Layout(config)  # refuses what no machine could hold
     except UsageError as error:
         raise CheckpointError(f"{path} is not a GPT-2 configuration that can be used: {error}") from error
-    if content["n_inner"] not in (None, 4 * config.n_embd):
-        raise CheckpointError(
-            f"{path}: a model whose n_inner is {content['n_inner']!r} cannot be used, only 4 · n_embd, "
-            f"{4 * config.n_embd}."
-        )
     return config

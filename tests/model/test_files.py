@@ -84,7 +84,6 @@ def test_weights_in_their_file_compute_the_same(folder: Path) -> None:
         ("scale_attn_by_inverse_layer_idx", False, True),
         ("scale_attn_weights", True, False),
         ("add_cross_attention", False, True),
-        ("n_inner", 48, 24),
     ],
 )
 def test_a_model_that_computes_otherwise_is_refused(name: str, usual: Any, other: Any, folder: Path) -> None:
@@ -100,6 +99,19 @@ def test_the_epsilon_of_the_norm(folder: Path) -> None:
     assert config == dataclasses.replace(CONFIG, norm_epsilon=1e-6)
     files.save(folder, config, PARAMS)
     assert files.load_config(folder / "config.json") == config
+
+
+def test_the_width_of_the_mlp(tmp_path: Path) -> None:
+    """The usual width is null, as in GPT-2's own files, whichever way it was asked for."""
+    for n_inner, written in ((0, None), (48, None), (17, 17)):
+        config = dataclasses.replace(CONFIG, n_inner=n_inner)
+        files.save(tmp_path, config, Layout(config).initial(1))
+        assert read_json(tmp_path / "config.json", CheckpointError)["n_inner"] == written
+        found, params = files.load(tmp_path)
+        assert found == config
+        assert params.tobytes() == Layout(config).initial(1).tobytes()
+    configure(tmp_path, n_inner=18)
+    assert "is of the shape (12, 17), not (12, 18)" in refusal(tmp_path)
 
 
 def test_what_is_not_said_is_as_in_transformers(folder: Path) -> None:
@@ -129,6 +141,7 @@ def test_one_function_has_several_names(name: str, folder: Path) -> None:
         ("layer_norm_epsilon", 0.0, "norm_epsilon must be above 0"),
         ("layer_norm_epsilon", "small", "norm_epsilon must be of type float"),
         ("n_embd", 0, "n_embd must be at least 1"),
+        ("n_inner", "wide", "n_inner must be of type int"),
         ("tie_word_embeddings", "yes", "tie_word_embeddings must be of type bool"),
     ],
 )
