@@ -21,7 +21,7 @@ from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.generation import Sampling, generate
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.gpt import GPT
 from scratchgpt.tokenizer import CharTokenizer, difference
 from scratchgpt.tokenizer.bpe_training import train
@@ -147,7 +147,7 @@ def check_against(theirs: Any, folder: Path, torch: Any) -> None:
 
 
 def load_ours(folder: Path) -> tuple[ModelConfig, Any, Any]:
-    config, params = files.load(folder)
+    config, params = model_folder.load(folder)
     return config, CPU, params
 
 
@@ -170,7 +170,7 @@ def test_models_of_theirs(sizes: dict[str, int], tied: bool, torch: Any, transfo
 def test_an_mlp_of_another_width(torch: Any, transformers: Any, tmp_path: Path) -> None:
     theirs = make_theirs(transformers, torch, **SIZES, n_inner=50)
     theirs.save_pretrained(tmp_path)
-    assert files.load_config(tmp_path / "config.json").inner_size == 50
+    assert model_folder.load_config(tmp_path / "config.json").inner_size == 50
     check_logits(theirs, tmp_path, torch)
 
 
@@ -189,7 +189,7 @@ SAVED: dict[str, Callable[[Any, Path], Any]] = {
 def test_however_they_are_saved(kind: str, torch: Any, transformers: Any, tmp_path: Path) -> None:
     theirs = make_theirs(transformers, torch, **SIZES, activation_function="relu" if kind == "relu" else "gelu_new")
     SAVED[kind](theirs, tmp_path)
-    assert (tmp_path / files.INDEX).exists() == (kind == "sharded")
+    assert (tmp_path / model_folder.INDEX).exists() == (kind == "sharded")
     check_against(theirs.float(), tmp_path, torch)
 
 
@@ -202,7 +202,7 @@ def test_advice_on_pickles_helps(
     theirs.config.save_pretrained(tmp_path)
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="is a pickle: to open it would run the code") as caught:
-        files.load(tmp_path)
+        model_folder.load(tmp_path)
     _, program, folder = shlex.split(str(caught.value).partition("python ")[2])
     monkeypatch.setattr(sys, "argv", ["-c", folder])
     (tmp_path / "program.py").write_text(program, encoding="utf-8")

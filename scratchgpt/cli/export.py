@@ -33,7 +33,7 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
     """
     from scratchgpt.cli.progress import waiting
     from scratchgpt.files import require_free, written_whole
-    from scratchgpt.model.files import end_tokens
+    from scratchgpt.model.folder import end_tokens
     from scratchgpt.training import checkpoint
     from scratchgpt.training.locate import locate
 

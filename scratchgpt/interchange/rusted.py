@@ -13,7 +13,7 @@ from scratchgpt.data.rusted import Vocabulary
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import read_json
 from scratchgpt.model import tensors
-from scratchgpt.model.files import require
+from scratchgpt.model.folder import require
 from scratchgpt.model.params import HEAD_BIAS, Layout
 from scratchgpt.ops.array import Array
 

@@ -3,6 +3,8 @@
 Gradients and the optimizer's moments are flat arrays of the same layout. So one loop updates everything, a
 checkpoint is one pass, and what weight decay touches is a range: matrices come first, vectors after them. The tables
 of V rows come first of all, so that lanes can share one gradient of these and have the rest each to themselves.
+
+A tree of leaves says each parameter once: its name, its shape, its initial values and its place.
 """
 
 import dataclasses
@@ -86,7 +88,7 @@ class Layout:
         tables = [leaf for leaf in leaves if leaf.name in TOKEN_TABLES]
         matrices = [leaf for leaf in leaves if len(leaf.shape) > 1 and leaf not in tables]
         vectors = [leaf for leaf in leaves if len(leaf.shape) == 1]
-        # A GPU reads vectors in packs of 16 bytes. Vectors of other sizes than C come last, so that those of C numbers
+        # A GPU reads vectors in packs of 16 bytes. Vectors whose size is no multiple of C come last, so that all others
         # begin at multiples of C.
         vectors.sort(key=lambda leaf: leaf.size % config.n_embd > 0)
         self.leaves = tables + matrices + vectors
@@ -174,17 +176,20 @@ def cropped(config: ModelConfig, params: Array, block_size: int) -> Array:
 
 
 def _leaf_tree(config: ModelConfig) -> Tree[Any]:
-    """Return the tree that has a Leaf in the place of each parameter, and None where there is none."""
+    """Return the tree that has a Leaf in the place of each parameter, and None where there is none.
+
+    The pairs that `norm` and `linear` return stand in the order of the records' fields (ops/table.py).
+    """
     V, T, C, K = config.vocab_size, config.block_size, config.n_embd, config.inner_size
     residual_std = STD / math.sqrt(2 * config.n_layer)
 
     def bias(name: str, n: int) -> Leaf | None:
         return Leaf(f"{name}.bias", (n,), 0) if config.bias else None
 
-    def norm(name: str) -> Any:
+    def norm(name: str) -> tuple[Any, Any]:
         return Leaf(f"{name}.weight", (C,), 0, mean=1), bias(name, C)
 
-    def linear(name: str, n_in: int, n_out: int, std: float) -> Any:
+    def linear(name: str, n_in: int, n_out: int, std: float) -> tuple[Any, Any]:
         return Leaf(f"{name}.weight", (n_in, n_out), std), bias(name, n_out)
 
     def block(name: str) -> Block[Any]:
@@ -197,14 +202,12 @@ def _leaf_tree(config: ModelConfig) -> Tree[Any]:
         )
 
     token_table = Leaf(TOKEN_TABLE, (V, C), STD)
+    head = token_table if config.tie_word_embeddings else Leaf(HEAD, (V, C), STD)
+    head_bias: Any = Leaf(HEAD_BIAS, (V,), 0) if config.head_bias else None
     return Tree(
-        embed=EmbedParams(token_table, Leaf(POSITION_TABLE, (T, C), STD)),
-        blocks=tuple(block(f"{LAYERS}.{layer}") for layer in range(config.n_layer)),
-        head=HeadParams(
-            *norm("transformer.ln_f"),
-            weight=token_table if config.tie_word_embeddings else Leaf(HEAD, (V, C), STD),
-            logit_bias=Leaf(HEAD_BIAS, (V,), 0) if config.head_bias else None,
-        ),
+        EmbedParams(token_table, Leaf(POSITION_TABLE, (T, C), STD)),
+        tuple(block(f"{LAYERS}.{layer}") for layer in range(config.n_layer)),
+        HeadParams(*norm("transformer.ln_f"), head, head_bias),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.tokenizer import CharTokenizer, Tokenizer
@@ -47,7 +47,7 @@ def save(folder: Path, tokenizer: Tokenizer = BPE, **kind: Any) -> GPT:
     """Save a small model and a vocabulary."""
     model = make_model(tokenizer, **kind)
     folder.mkdir(parents=True)
-    files.save(folder, model.config, model.params)
+    model_folder.save(folder, model.config, model.params)
     tokenizers.save(tokenizer, folder)
     return model
 
