@@ -14,11 +14,20 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from scratchgpt import __version__
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
+from scratchgpt.model.formats.base import Known, require_known
 from scratchgpt.model.params import HEAD_BIAS, Layout
 from scratchgpt.ops.array import Array
 
 OPSET, IR_VERSION = 20, 9
 """The first operators with GELU, and the version of the format that came with them."""
+
+KNOWN: Known = {
+    "activation": ("gelu_new", "relu"),
+    "bias": (True, False),
+    "tie_word_embeddings": (True, False),
+    "head_bias": (True, False),
+}
+"""What `graph` can make operators of."""
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights in a file that may have 2 GB."""
@@ -29,6 +38,7 @@ def write(path: Path, config: ModelConfig, params: Array, ends: Sequence[int] = 
 
     Raises UsageError and OSError.
     """
+    require_known(config, KNOWN, "An ONNX file of ours")
     if params.nbytes > LARGEST:
         raise UsageError(
             f"An ONNX file can have 2 GB, and this model's weights alone are {params.nbytes / 1e9:.1f} GB; "

@@ -154,8 +154,8 @@ def test_a_vocabulary_that_gguf_does_not_know_is_left_out(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ({"activation": "relu"}, "cannot say that a GPT-2's activation is relu; use --onnx instead"),
-        ({"head_bias": True}, "cannot hold the bias of a GPT-2's head; use --onnx instead"),
+        ({"activation": "relu"}, r"cannot hold this model's activation: relu; use --onnx instead\."),
+        ({"head_bias": True}, r"cannot hold this model's head_bias: true; use --onnx instead\."),
     ],
     ids=str,
 )
