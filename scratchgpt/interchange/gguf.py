@@ -16,7 +16,7 @@ from scratchgpt.ops.array import Array
 from scratchgpt.tokenizer import BPETokenizer, Tokenizer, end_of_text
 
 KNOWN: Known = {"bias": (True, False), "tie_word_embeddings": (True, False)}
-"""What a file of the architecture gpt2 can say. Its activation is GELU, and its head has no bias."""
+"""The choices of GGUF's architecture gpt2. Its activation is GELU, and its head has no bias."""
 
 OUTSIDE = {
     "transformer.wte": "token_embd",

@@ -27,7 +27,7 @@ KNOWN: Known = {
     "tie_word_embeddings": (True, False),
     "head_bias": (True, False),
 }
-"""What `graph` can make operators of."""
+"""The choices that `graph` can build."""
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights in a file that may have 2 GB."""
@@ -38,7 +38,7 @@ def write(path: Path, config: ModelConfig, params: Array, ends: Sequence[int] = 
 
     Raises UsageError and OSError.
     """
-    require_known(config, KNOWN, "An ONNX file of ours")
+    require_known(config, KNOWN, "The ONNX export")
     if params.nbytes > LARGEST:
         raise UsageError(
             f"An ONNX file can have 2 GB, and this model's weights alone are {params.nbytes / 1e9:.1f} GB; "

@@ -1,8 +1,8 @@
-"""What a model costs: floating-point operations, from the shapes of its parameters.
+"""The cost of a model in floating-point operations, from the shapes of its parameters.
 
 A product of a row and a matrix takes two operations for each number of the matrix, forward. The backward has two
-products of the same size, so that training takes six. The memory of what sublayers keep is told by the backends
-(backend/cpu/memory.py, backend/gpu/memory.py), since each keeps something else.
+products of the same size, so that training takes six. Each backend counts the memory of its own sublayers
+(backend/cpu/memory.py, backend/gpu/memory.py), since each keeps other arrays.
 """
 
 from scratchgpt.config import ModelConfig

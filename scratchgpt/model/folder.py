@@ -1,7 +1,7 @@
 """A model as a folder: config.json and model.safetensors, which other tools open as they are.
 
-What they hold is a matter of the format (model/formats). What others have written opens here, too: docs/folders.md says
-what.
+The format (model/formats) defines their contents. Folders that other programs have written open here, too: see
+docs/folders.md.
 """
 
 import re
@@ -27,7 +27,7 @@ INDEX = "model.safetensors.index.json"
 """Names the files that hold the weights, where those are many."""
 
 DEFAULT_TYPE = "gpt2"
-"""What is meant by a config.json without a model_type."""
+"""The type of a config.json without a model_type."""
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 
@@ -87,7 +87,7 @@ def load_parts(folder: Path) -> tuple[ModelConfig, list[Array]]:
 
 
 def find(folder: Path) -> Found:
-    """Return a model's configuration and its tensors, of the shapes that belong to it. Raises CheckpointError."""
+    """Find a model's configuration and its tensors, and check their names and shapes. Raises CheckpointError."""
     known, config = read_config(folder / CONFIG)
     found, places = _tensors(folder, known), known.places(config)
     expected = {name: place.shape for name, place in places.items() if name in found or not place.is_copy}
@@ -118,7 +118,7 @@ def _format_of(path: Path, content: Mapping[str, Any]) -> Format:
     name = content.get("model_type", DEFAULT_TYPE)
     if not isinstance(name, str) or name not in FORMATS:
         raise CheckpointError(
-            f"{path} describes a model of the type {name!r}{did_you_mean(str(name), FORMATS)}; what can be used is "
+            f"{path} describes a model of the type {name!r}{did_you_mean(str(name), FORMATS)}; known types: "
             f"{', '.join(FORMATS)}."
         )
     return FORMATS[name]

@@ -18,7 +18,7 @@ def activation_bytes(model: ModelConfig, n_tokens: int, n_lanes: int) -> int:
     C, H, T, K, qkv = model.n_embd, model.n_head, model.block_size, model.inner_size, model.qkv_size
     probabilities = H * (T + min(T, attention.ROWS)) // 2
     kept = (C + C + qkv + C) + probabilities + (C + C + K + K)
-    working = C + 3 * C + K + qkv + 2 * C + 2 * C + C
+    working = C + (C + C + C) + (K + qkv) + (C + C) + (C + C) + C
     if model.dropout:
         mask = C + C // NUMBER
         kept += probabilities + H * T // NUMBER + 2 * mask

@@ -1,7 +1,4 @@
-"""What a format of models is, and which architectures it can hold.
-
-A format is the config.json and the tensors of one `model_type` of `transformers`.
-"""
+"""A format of models: the config.json and the tensors of one `model_type`, and the architectures that it can hold."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,7 +8,7 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
 
 Known = Mapping[str, Collection[str | bool]]
-"""The choices that can be expressed, by the name of the setting. Of a setting that is not there, only the default."""
+"""The choices that a format can express, by the name of the setting. Of a setting that is missing: only the default."""
 
 
 class Place(NamedTuple):
@@ -19,7 +16,7 @@ class Place(NamedTuple):
 
     leaf: str | None  # the parameter's name; None: the model has no such parameter, and the file has zeros
     shape: tuple[int, ...]  # in the file
-    is_copy: bool = False  # of a parameter that has a place already: a file may have it, and must then have it the same
+    is_copy: bool = False  # of a parameter that has another place: a file may lack it, but may not differ
 
 
 class Format(NamedTuple):
@@ -27,7 +24,7 @@ class Format(NamedTuple):
 
     model_type: str  # in config.json
     known: Known
-    end: int | None  # the eos_token_id that is meant by a config.json without one
+    end: int | None  # the eos_token_id of a config.json without one
     to_json: Callable[[ModelConfig, Sequence[int]], dict[str, Any]]  # with the ids that end a text
     from_json: Callable[[Mapping[str, Any]], ModelConfig]  # raises UsageError
     name_of: Callable[[str], str | None]  # a tensor's name in `places`, by that in a file; None: it is passed over
