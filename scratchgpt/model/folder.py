@@ -33,7 +33,7 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 
 
 class Found(NamedTuple):
-    """A model in a folder. Of its numbers, none is read."""
+    """A model in a folder, before any of its numbers is read."""
 
     config: ModelConfig
     places: dict[str, Place]
