@@ -83,6 +83,7 @@ class ModelConfig(_Config):
     n_layer: int = _setting("Number of layers (L).")
     n_head: int = _setting("Attention heads in each layer (H); divides n_embd.")
     n_embd: int = _setting("Channels (C).")
+    n_inner: int = _setting("Channels inside the MLP (K); 0: four times n_embd.", 0)
     dropout: float = _setting("Fraction of activations dropped while training, to the nearest 1/256.", 0.0)
     bias: bool = _setting("Whether linear maps and norms have biases.", default=True)
     norm: str = _setting("The norm before each branch and the head: layernorm.", "layernorm", ("layernorm",))
@@ -95,6 +96,7 @@ class ModelConfig(_Config):
         super().__post_init__()
         for name in ("vocab_size", "block_size", "n_head", "n_embd"):
             self._require(name, at_least=1, below=2**31)
+        self._require("n_inner", at_least=0, below=2**31)
         self._require("n_layer", at_least=1, below=1001)
         if self.n_embd % self.n_head:
             raise UsageError(
@@ -104,6 +106,23 @@ class ModelConfig(_Config):
         self._require("dropout", at_least=0, below=0.995)
         if not 0 < self.norm_epsilon <= 1:
             raise UsageError(f"norm_epsilon must be above 0 and at most 1, not {self.norm_epsilon}.")
+        if self.n_inner == 4 * self.n_embd:  # the usual width has one form, so that equal models are equal records
+            object.__setattr__(self, "n_inner", 0)
+
+    @property
+    def head_size(self) -> int:
+        """Channels of a head (D)."""
+        return self.n_embd // self.n_head
+
+    @property
+    def qkv_size(self) -> int:
+        """Channels of the queries, keys and values of all heads together (3 H D)."""
+        return 3 * self.n_head * self.head_size
+
+    @property
+    def inner_size(self) -> int:
+        """Channels inside the MLP (K)."""
+        return self.n_inner or 4 * self.n_embd
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -300,6 +319,8 @@ class Recipe(NamedTuple):
         for name, value in sizes.items():
             asked = self.settings.get(name)
             if asked is None or not asked.is_asked_for or asked.value == value:
+                continue
+            if name == "n_inner" and asked.value == model.inner_size:
                 continue
             if name != "block_size":
                 raise UsageError(

@@ -1,5 +1,6 @@
 """Configurations: what cannot be meant is refused in a sentence; presets are what they claim to be."""
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -7,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from scratchgpt.config import ModelConfig, TrainConfig, load_config, load_preset, preset_names, read_setting
+from scratchgpt.config import (
+    ModelConfig,
+    TrainConfig,
+    load_config,
+    load_preset,
+    load_recipe,
+    preset_names,
+    read_setting,
+)
 from scratchgpt.errors import UsageError
 from scratchgpt.files import read_json
 from scratchgpt.ops.sublayers import ACTIVATIONS
@@ -58,6 +67,21 @@ def test_every_activation_can_be_configured() -> None:
         assert ModelConfig.from_mapping(MODEL | {"activation": activation}).activation == activation
 
 
+def test_widths() -> None:
+    model = ModelConfig.from_mapping(MODEL)
+    assert (model.head_size, model.qkv_size, model.inner_size) == (8, 48, 64)
+    assert ModelConfig.from_mapping(MODEL | {"n_inner": 17}).inner_size == 17
+    assert ModelConfig.from_mapping(MODEL | {"n_inner": 64}) == model
+
+
+@pytest.mark.parametrize(("asked", "is_right"), [(0, True), (64, True), (17, False)])
+def test_the_usual_width_of_an_mlp_may_be_asked_for_in_two_ways(asked: int, *, is_right: bool) -> None:
+    recipe = load_recipe(None, None).changed({"n_inner": asked}, "--n-inner")
+    model = ModelConfig.from_mapping(MODEL)
+    with contextlib.nullcontext() if is_right else pytest.raises(UsageError, match="n_inner is 17 by --n-inner, but 0"):
+        assert recipe.for_weights(model, "--init").of(ModelConfig)["n_inner"] == 0
+
+
 def test_a_whole_number_will_do_for_a_fraction() -> None:
     config = TrainConfig.from_mapping(TRAIN | {"learning_rate": 1})
     assert (config.learning_rate, type(config.learning_rate)) == (1.0, float)
@@ -69,6 +93,7 @@ def test_a_whole_number_will_do_for_a_fraction() -> None:
         ({"n_head": 3}, "16 is not divisible by 3"),
         ({"n_layer": 0}, "n_layer must be at least 1 and below 1001, not 0"),
         ({"n_embd": -16}, "n_embd must be at least 1"),
+        ({"n_inner": -1}, "n_inner must be at least 0"),
         ({"vocab_size": 0}, "vocab_size"),
         ({"block_size": 8.0}, r"block_size must be of type int, not 8\.0"),
         ({"n_head": True}, "n_head must be of type int, not True"),

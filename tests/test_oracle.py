@@ -21,7 +21,7 @@ from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.generation import Sampling, generate
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.gpt import GPT
 from scratchgpt.tokenizer import CharTokenizer, difference
 from scratchgpt.tokenizer.bpe_training import train
@@ -51,6 +51,7 @@ KINDS: list[dict[str, Any]] = [
     {"tie_word_embeddings": False},
     {"activation": "relu"},
     {"bias": False, "tie_word_embeddings": False, "activation": "relu"},
+    {"n_inner": 37},
 ]
 
 
@@ -127,20 +128,26 @@ def make_theirs(transformers: Any, torch: Any, **settings: Any) -> Any:
     return theirs
 
 
-def check_against(theirs: Any, folder: Path, torch: Any) -> None:
-    """Assert that what is read from a folder has the logits of a model, and goes on with the same 50 tokens."""
+def check_logits(theirs: Any, folder: Path, torch: Any) -> None:
+    """Assert that what is read from a folder has the logits of a model."""
     ours = GPT(*load_ours(folder))
     tokens = np.random.default_rng(1).integers(ours.config.vocab_size, size=(2, 64))
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens)).logits.numpy()
     assert np.abs(ours.logits(ours.hidden(tokens)) - expected).max() <= 1e-4
-    prompt = tokens[:1, :8]
+
+
+def check_against(theirs: Any, folder: Path, torch: Any) -> None:
+    """Assert that what is read from a folder has the logits of a model, and goes on with the same 50 tokens."""
+    check_logits(theirs, folder, torch)
+    ours = GPT(*load_ours(folder))
+    prompt = np.random.default_rng(1).integers(ours.config.vocab_size, size=(1, 8))
     generated = theirs.generate(torch.from_numpy(prompt), max_new_tokens=50, do_sample=False, pad_token_id=0)
     assert [*generate(ours, prompt[0].tolist(), 50, Sampling(temperature=0))] == generated[0, 8:].tolist()
 
 
 def load_ours(folder: Path) -> tuple[ModelConfig, Any, Any]:
-    config, params = files.load(folder)
+    config, params = model_folder.load(folder)
     return config, CPU, params
 
 
@@ -160,6 +167,13 @@ def test_models_of_theirs(sizes: dict[str, int], tied: bool, torch: Any, transfo
     check_against(theirs, tmp_path, torch)
 
 
+def test_an_mlp_of_another_width(torch: Any, transformers: Any, tmp_path: Path) -> None:
+    theirs = make_theirs(transformers, torch, **SIZES, n_inner=50)
+    theirs.save_pretrained(tmp_path)
+    assert model_folder.load_config(tmp_path / "config.json").inner_size == 50
+    check_logits(theirs, tmp_path, torch)
+
+
 SIZES = {"vocab_size": 101, "n_layer": 2, "n_head": 2, "n_embd": 16}
 SAVED: dict[str, Callable[[Any, Path], Any]] = {
     "sharded": lambda theirs, folder: theirs.save_pretrained(folder, max_shard_size="10KB"),
@@ -175,7 +189,7 @@ SAVED: dict[str, Callable[[Any, Path], Any]] = {
 def test_however_they_are_saved(kind: str, torch: Any, transformers: Any, tmp_path: Path) -> None:
     theirs = make_theirs(transformers, torch, **SIZES, activation_function="relu" if kind == "relu" else "gelu_new")
     SAVED[kind](theirs, tmp_path)
-    assert (tmp_path / files.INDEX).exists() == (kind == "sharded")
+    assert (tmp_path / model_folder.INDEX).exists() == (kind == "sharded")
     check_against(theirs.float(), tmp_path, torch)
 
 
@@ -188,7 +202,7 @@ def test_advice_on_pickles_helps(
     theirs.config.save_pretrained(tmp_path)
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="is a pickle: to open it would run the code") as caught:
-        files.load(tmp_path)
+        model_folder.load(tmp_path)
     _, program, folder = shlex.split(str(caught.value).partition("python ")[2])
     monkeypatch.setattr(sys, "argv", ["-c", folder])
     (tmp_path / "program.py").write_text(program, encoding="utf-8")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from scratchgpt.config import ModelConfig, TrainConfig
+from scratchgpt.model import cost
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.array import Array
 
@@ -100,14 +101,8 @@ class Workload:
 
     @property
     def flops(self) -> int:
-        """The multiplications and additions in the matrix products of a step: 6 · P · tokens + 12 · L · C · T · tokens.
+        """The multiplications and additions in the matrix products of a step.
 
-        P are the parameters that are multiplied with: all but the position table and, where the head is a matrix of
-        its own, the token table. The second term is attention over all of the T positions; to leave out what the
-        causal mask hides may therefore beat the limit that follows from this number.
+        A contender that leaves out what the causal mask hides may beat the limit that follows from this number.
         """
-        config = self.model
-        C, T, L = config.n_embd, config.block_size, config.n_layer
-        looked_up = T * C + (0 if config.tie_word_embeddings else config.vocab_size * C)
-        tokens = self.batch_size * T
-        return 6 * (Layout(config).size - looked_up) * tokens + 12 * L * C * T * tokens
+        return cost.training_flops(self.model, self.batch_size * self.model.block_size)

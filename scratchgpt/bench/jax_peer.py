@@ -16,7 +16,7 @@ def build(workload: Workload) -> Contender:
     if workload.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     config = workload.model
-    B, T, C, H = workload.batch_size, config.block_size, config.n_embd, config.n_head
+    B, T, C, H, D = workload.batch_size, config.block_size, config.n_embd, config.n_head, config.head_size
     recipe = workload.recipe
     learning_rate, beta1, beta2 = recipe.learning_rate, recipe.beta1, recipe.beta2
 
@@ -33,7 +33,7 @@ def build(workload: Workload) -> Contender:
         for layer in range(config.n_layer):
             name = f"transformer.h.{layer}"
             qkv = linear(params, f"{name}.attn.c_attn", norm(params, f"{name}.ln_1", x))
-            q, k, v = (part.reshape(B, T, H, C // H) for part in jnp.split(qkv, 3, axis=-1))
+            q, k, v = (part.reshape(B, T, H, D) for part in jnp.split(qkv, 3, axis=-1))
             heads = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(B, T, C)
             x += linear(params, f"{name}.attn.c_proj", heads)
             hidden = linear(params, f"{name}.mlp.c_fc", norm(params, f"{name}.ln_2", x))

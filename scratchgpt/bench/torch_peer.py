@@ -30,7 +30,7 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
     device = "cpu" if workload.device == "cpu" else workload.device.replace("gpu", "cuda")
     torch.backends.cuda.matmul.allow_tf32 = workload.precision == "tf32"
     config = workload.model
-    B, T, C, H = workload.batch_size, config.block_size, config.n_embd, config.n_head
+    B, T, C, H, D = workload.batch_size, config.block_size, config.n_embd, config.n_head, config.head_size
     # PyTorch's linear maps are (out, in).
     params = {
         name: torch.tensor(
@@ -46,7 +46,7 @@ def build(workload: Workload, *, compiled: bool = False) -> Contender:
         return F.linear(x, params[f"{name}.weight"], params.get(f"{name}.bias"))
 
     def attention(x: torch.Tensor, name: str) -> torch.Tensor:
-        q, k, v = (part.view(B, T, H, C // H).transpose(1, 2) for part in linear(x, f"{name}.c_attn").split(C, dim=2))
+        q, k, v = (part.view(B, T, H, D).transpose(1, 2) for part in linear(x, f"{name}.c_attn").split(C, dim=2))
         heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return linear(heads.transpose(1, 2).reshape(B, T, C), f"{name}.c_proj")
 

@@ -31,7 +31,7 @@ def command(
     """
     recipe = load_recipe(preset, config).with_settings(asked_for(settings, changes))
     if init is not None:
-        from scratchgpt.model.files import load_config
+        from scratchgpt.model.folder import load_config
         from scratchgpt.training.locate import locate
 
         recipe = recipe.for_weights(load_config(locate(init) / "config.json"), f"--init {init}")

@@ -33,7 +33,7 @@ def command(*, model: Path | None, gguf: Path | None, onnx: Path | None, force: 
     """
     from scratchgpt.cli.progress import waiting
     from scratchgpt.files import require_free, written_whole
-    from scratchgpt.model.files import end_tokens
+    from scratchgpt.model.folder import end_tokens
     from scratchgpt.training import checkpoint
     from scratchgpt.training.locate import locate
 
@@ -78,6 +78,7 @@ def _write_gguf(
             "which `scratchgpt encode` and `decode` make and read."
         )
     arguments = {"n_positions": config.block_size} if config.block_size != POSITIONS else {}
+    arguments |= {"n_inner": config.n_inner} if config.n_inner else {}
     arguments |= {} if has_vocabulary else {"vocab_size": config.vocab_size}
     if arguments:
         said = ", ".join(f"{name}={value}" for name, value in arguments.items())

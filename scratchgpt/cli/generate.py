@@ -127,7 +127,7 @@ def _opened(
     """Return the model that was named, its vocabulary, and what ends its texts."""
     from scratchgpt import backend
     from scratchgpt.generation import Stop, token_named
-    from scratchgpt.model.files import end_tokens
+    from scratchgpt.model.folder import end_tokens
     from scratchgpt.model.gpt import GPT
     from scratchgpt.training import checkpoint
     from scratchgpt.training.locate import locate

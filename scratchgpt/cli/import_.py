@@ -56,7 +56,8 @@ def _import_model(stem: Path, vocab: Path | None, out: Path | None, *, force: bo
     from scratchgpt.data.rusted import VOCABULARY, read_vocabulary
     from scratchgpt.files import copy_mode, folder_written_whole
     from scratchgpt.interchange.rusted import read_model
-    from scratchgpt.model import files as model_files
+    from scratchgpt.model import folder as model_folder
+    from scratchgpt.model.formats.gpt2 import HEAD_BIAS_NOTE
 
     if not stem.name:
         raise UsageError(f"{stem} names no file; give what its names begin with, as in --rusted model_step_1000.")
@@ -69,13 +70,13 @@ def _import_model(stem: Path, vocab: Path | None, out: Path | None, *, force: bo
     vocabulary = read_vocabulary(vocab, tell=lambda what: say(what, err=True))
     with waiting(f"Reading {stem} ..."):
         config, params = read_model(stem, vocabulary)
-        names = (*model_files.FILES, *tokenizers.FILES)
+        names = (*model_folder.FILES, *tokenizers.FILES)
         with folder_written_whole(out, names, force=force) as folder:
-            model_files.save(folder, config, params)
+            model_folder.save(folder, config, params)
             tokenizers.save(vocabulary.tokenizer, folder)
             # safetensors makes files that only their owner can read
             copy_mode(folder / names[1], like=folder / names[0])
-    say(f"{out} is ready: {params.size:,} parameters. {model_files.HEAD_BIAS_NOTE}")
+    say(f"{out} is ready: {params.size:,} parameters. {HEAD_BIAS_NOTE}")
 
 
 def _import_data(source: Path, out: Path, *, force: bool) -> None:

@@ -100,7 +100,7 @@ def _weights(init: Path, recipe: Recipe, dataset: "Dataset") -> tuple[Recipe, "A
     V is larger than the data's where rows have no token. Raises UsageError.
     """
     from scratchgpt.data.dataset import require_vocabulary
-    from scratchgpt.model.files import end_tokens
+    from scratchgpt.model.folder import end_tokens
     from scratchgpt.model.params import cropped
     from scratchgpt.training.checkpoint import read_model
     from scratchgpt.training.locate import locate

@@ -78,7 +78,7 @@ def command(
         from scratchgpt.serving.origins import allowed_origin
         from scratchgpt.serving.tokens import Login
     from scratchgpt import backend
-    from scratchgpt.model.files import end_tokens
+    from scratchgpt.model.folder import end_tokens
     from scratchgpt.model.gpt import GPT
     from scratchgpt.serving.engine import Engine
     from scratchgpt.training import checkpoint

@@ -23,6 +23,7 @@ from scratchgpt.engine.workers import Workers
 from scratchgpt.errors import DataError
 from scratchgpt.files import read_json, replace_json
 from scratchgpt.machine import cache_folder, processor_name, usable_cores
+from scratchgpt.model import cost
 from scratchgpt.model.groups import new_slots
 from scratchgpt.model.params import Layout
 
@@ -82,8 +83,8 @@ def _measured(model: ModelConfig, train: TrainConfig, plan: Plan, choices: list[
     candidates = [
         choice for choice in choices if plan.micro_batch == choice.micro_batch or plan.block_bytes == choice.block_bytes
     ]
-    rows, C = max(choice.micro_batch for choice in candidates) * model.block_size, model.n_embd
-    operations = rows * (72 * C * C + 12 * C * model.block_size)
+    rows = max(choice.micro_batch for choice in candidates) * model.block_size
+    operations = rows * cost.layer_flops(model)
     if len(candidates) * (1 + ROUNDS) * operations / SPEED > SECONDS:
         return None
     small = dataclasses.replace(model, vocab_size=64, n_layer=1)
@@ -118,7 +119,8 @@ def _measured(model: ModelConfig, train: TrainConfig, plan: Plan, choices: list[
 def _cache_path(model: ModelConfig, train: TrainConfig, plan: Plan) -> Path | None:
     """Return the file for what a measurement holds for: the processor, the programs, and the sizes that matter."""
     folder = cache_folder()
-    sizes = (model.block_size, model.n_embd, model.n_head, model.activation, model.bias, model.dropout)
+    widths = (model.n_embd, model.n_head, model.inner_size)
+    sizes = (model.block_size, *widths, model.activation, model.bias, model.dropout)
     work = (train.batch_size, train.micro_batch, plan.lanes)
     key = repr((__version__, np.__version__, processor_name(), usable_cores(), sizes, work))
     return folder and folder / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

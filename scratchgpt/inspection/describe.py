@@ -25,7 +25,7 @@ from scratchgpt.files import read_json
 from scratchgpt.inspection.labels import label
 from scratchgpt.inspection.parts import parameters
 from scratchgpt.inspection.statistics import statistics
-from scratchgpt.model import files as model_files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model import tensors
 from scratchgpt.model.tensors import Tensor
 from scratchgpt.training import checkpoint, runs
@@ -83,7 +83,7 @@ def _of_folder(path: Path, report: Report) -> list[Tensor]:
         report["kind"] = "tokenizer"
         _try(report, "tokenizer", lambda: _tokenizer(tokenizers.load(path)))
         return []
-    model_files.refuse_pickles(path)
+    model_folder.refuse_pickles(path)
     raise UsageError(f"{path} is no run, checkpoint, model, prepared data or tokenizer; name a folder that is.")
 
 
@@ -100,9 +100,9 @@ def _of_file(path: Path, report: Report) -> list[Tensor]:
     """Add what a file holds; return its tensors. Raises UsageError, DataError and CheckpointError."""
     with path.open("rb") as file:
         beginning = file.read(16)
-    model_files.refuse_pickles(path)
+    model_folder.refuse_pickles(path)
     if beginning.startswith(LEGACY) or _has_zipped_pickle(path):
-        raise CheckpointError(model_files.about_pickle(path))
+        raise CheckpointError(model_folder.about_pickle(path))
     match path.suffix.lower():
         case ".safetensors":
             report["kind"] = "safetensors file"
@@ -152,16 +152,16 @@ def _of_model(folder: Path, report: Report) -> list[Tensor]:
     found: list[Tensor] = []
     for file in _weights(folder):
         found += (_try(report, None, partial(tensors.load, file)) or {}).values()
-    index = folder / model_files.INDEX
+    index = folder / model_folder.INDEX
     if index.exists():
         _try(report, None, lambda: _compare_with_index(index, found))
     if found:
         report["parameters"] = parameters(found, content)
     else:
         report["problems"].append(f"{folder} has no weights that can be read: no .safetensors file.")
-        _try(report, None, lambda: model_files.refuse_pickles(folder))
+        _try(report, None, lambda: model_folder.refuse_pickles(folder))
     if content and found and not report["problems"]:
-        _try(report, None, lambda: model_files.find(folder))
+        _try(report, None, lambda: model_folder.find(folder))
     tokenizer = _try(report, None, lambda: tokenizers.load(folder))
     if tokenizer:
         report["tokenizer"] = _tokenizer(tokenizer)
@@ -236,7 +236,8 @@ def _compare_with_data(folder: Path) -> None:
 def _architecture(path: Path, report: Report) -> Report:
     """Return what a config.json says; that this program cannot use it is a problem. Raises CheckpointError."""
     try:
-        return {"model_type": "gpt2"} | dataclasses.asdict(model_files.load_config(path))
+        known, config = model_folder.read_config(path)
+        return {"model_type": known.model_type} | dataclasses.asdict(config) | {"n_inner": config.inner_size}
     except CheckpointError as error:
         content = read_json(path, CheckpointError)
         report["problems"].append(str(error))

@@ -10,10 +10,13 @@ import gguf
 import numpy as np
 
 from scratchgpt.config import ModelConfig
-from scratchgpt.errors import UsageError
+from scratchgpt.model.formats.base import Known, require_known
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.array import Array
 from scratchgpt.tokenizer import BPETokenizer, Tokenizer, end_of_text
+
+KNOWN: Known = {"bias": (True, False), "tie_word_embeddings": (True, False)}
+"""The choices of GGUF's architecture gpt2. Its activation is GELU, and its head has no bias."""
 
 OUTSIDE = {
     "transformer.wte": "token_embd",
@@ -45,19 +48,14 @@ def write(
     Of the ids that end its texts, `ends`, the file holds the first; without these, that of <|endoftext|>.
     `progress` is told of bytes written, and of how many there are. Raises UsageError and OSError.
     """
-    if config.activation != "gelu_new":
-        raise UsageError(
-            f"A GGUF file cannot say that a GPT-2's activation is {config.activation}; use --onnx instead."
-        )
-    if config.head_bias:
-        raise UsageError("A GGUF file cannot hold the bias of a GPT-2's head; use --onnx instead.")
+    require_known(config, KNOWN, "A GGUF file", "; use --onnx instead")
     has_vocabulary = isinstance(tokenizer, BPETokenizer) and tokenizer.is_plain and bool(tokenizer.merges)
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.block_size)
     writer.add_embedding_length(config.n_embd)
-    writer.add_feed_forward_length(4 * config.n_embd)
+    writer.add_feed_forward_length(config.inner_size)
     writer.add_block_count(config.n_layer)
     writer.add_head_count(config.n_head)
     writer.add_layer_norm_eps(config.norm_epsilon)

@@ -14,11 +14,20 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from scratchgpt import __version__
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
+from scratchgpt.model.formats.base import Known, require_known
 from scratchgpt.model.params import HEAD_BIAS, Layout
 from scratchgpt.ops.array import Array
 
 OPSET, IR_VERSION = 20, 9
 """The first operators with GELU, and the version of the format that came with them."""
+
+KNOWN: Known = {
+    "activation": ("gelu_new", "relu"),
+    "bias": (True, False),
+    "tie_word_embeddings": (True, False),
+    "head_bias": (True, False),
+}
+"""The choices that `graph` can build."""
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights in a file that may have 2 GB."""
@@ -29,6 +38,7 @@ def write(path: Path, config: ModelConfig, params: Array, ends: Sequence[int] = 
 
     Raises UsageError and OSError.
     """
+    require_known(config, KNOWN, "The ONNX export")
     if params.nbytes > LARGEST:
         raise UsageError(
             f"An ONNX file can have 2 GB, and this model's weights alone are {params.nbytes / 1e9:.1f} GB; "
@@ -73,17 +83,17 @@ class _Graph:
     def _bias(self, name: str) -> list[str]:
         return [bias] if (bias := f"{name}.bias") in self.weights else []
 
-    def attention(self, x: str, name: str, mask: str, n_head: int, n_embd: int) -> str:
+    def attention(self, x: str, name: str, mask: str, config: ModelConfig) -> str:
         """Causal attention and its projections: (B, T, C) -> (B, T, C)."""
-        D = n_embd // n_head
-        qkv = self.op("Reshape", self.linear(x, f"{name}.c_attn"), np.array([0, 0, 3, n_head, D]))
+        H, D = config.n_head, config.head_size
+        qkv = self.op("Reshape", self.linear(x, f"{name}.c_attn"), np.array([0, 0, 3, H, D]))
         qkv = self.op("Transpose", qkv, perm=(2, 0, 3, 1, 4))  # (3, B, H, T, D)
         q, k, v = (self.op("Gather", qkv, np.array(part)) for part in range(3))
         scores = self.op("MatMul", q, self.op("Transpose", k, perm=(0, 1, 3, 2)))
         scores = self.op("Mul", scores, np.array(1 / math.sqrt(D), np.float32))
         weights = self.op("Softmax", self.op("Add", scores, mask))
         heads = self.op("Transpose", self.op("MatMul", weights, v), perm=(0, 2, 1, 3))
-        return self.linear(self.op("Reshape", heads, np.array([0, 0, n_embd])), f"{name}.c_proj")
+        return self.linear(self.op("Reshape", heads, np.array([0, 0, H * D])), f"{name}.c_proj")
 
     def mlp(self, x: str, name: str, activation: str) -> str:
         """Two linear maps with the activation between them."""
@@ -106,7 +116,7 @@ def graph(config: ModelConfig, params: Array) -> ModelProto:
     mask = g.op("Trilu", square, np.array(1), upper=1)  # -inf above the diagonal, 0 elsewhere
     for layer in range(config.n_layer):
         name = f"transformer.h.{layer}"
-        x = g.op("Add", x, g.attention(g.norm(x, f"{name}.ln_1"), f"{name}.attn", mask, config.n_head, config.n_embd))
+        x = g.op("Add", x, g.attention(g.norm(x, f"{name}.ln_1"), f"{name}.attn", mask, config))
         x = g.op("Add", x, g.mlp(g.norm(x, f"{name}.ln_2"), f"{name}.mlp", config.activation))
     head = "transformer.wte.weight" if config.tie_word_embeddings else "lm_head.weight"
     logits = g.op("MatMul", g.norm(x, "transformer.ln_f"), g.op("Transpose", head))

@@ -13,7 +13,7 @@ from scratchgpt.data.rusted import Vocabulary
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import read_json
 from scratchgpt.model import tensors
-from scratchgpt.model.files import require
+from scratchgpt.model.folder import require
 from scratchgpt.model.params import HEAD_BIAS, Layout
 from scratchgpt.ops.array import Array
 
@@ -80,7 +80,7 @@ def _read_config(path: Path) -> ModelConfig:
 
 def _places(config: ModelConfig, views: dict[str, Array]) -> dict[str, Array]:
     """Return where each of their tensors belongs: views of ours, transposed, since their matrices are (out, in)."""
-    C, D = config.n_embd, config.n_embd // config.n_head
+    C, D = config.n_embd, config.head_size
     places = {theirs: views[ours] for theirs, ours in OF_TOKENS.items()}
     places["position_embedding.weight"] = views["transformer.wpe.weight"]
     places |= {f"ln_f.{kind}": views[f"transformer.ln_f.{kind}"] for kind in ("weight", "bias")}

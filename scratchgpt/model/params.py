@@ -3,12 +3,14 @@
 Gradients and the optimizer's moments are flat arrays of the same layout. So one loop updates everything, a
 checkpoint is one pass, and what weight decay touches is a range: matrices come first, vectors after them. The tables
 of V rows come first of all, so that lanes can share one gradient of these and have the rest each to themselves.
+
+A tree of leaves says each parameter once: its name, its shape, its initial values and its place.
 """
 
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,12 +24,18 @@ from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, MLPPa
 
 MOST_PARAMETERS = 2**40
 
-TOKEN_TABLES = ("transformer.wte.weight", "lm_head.weight")
+TOKEN_TABLE, POSITION_TABLE = "transformer.wte.weight", "transformer.wpe.weight"
+LAYERS = "transformer.h"
+HEAD, HEAD_BIAS = "lm_head.weight", "lm_head.bias"
 
-HEAD_BIAS = "lm_head.bias"
+TOKEN_TABLES = (TOKEN_TABLE, HEAD)
 
 SPLIT_ABOVE = 2048
 """With more tokens than this, lanes divide the vocabulary among them instead of each having a gradient of all of it."""
+
+
+STD = 0.02
+"""Deviation of the initial matrices."""
 
 
 class Leaf(NamedTuple):
@@ -37,6 +45,11 @@ class Leaf(NamedTuple):
     shape: tuple[int, ...]
     std: float  # of its initial values around `mean`
     mean: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
 
 
 View = TypeVar("View", Array, Wanted)
@@ -70,13 +83,17 @@ class Layout:
     def __init__(self, config: ModelConfig) -> None:
         """Lay out the parameters of `config`. Raises UsageError if they are more than any machine could hold."""
         self.config = config
-        leaves = _leaves(config)
+        self._tree = _leaf_tree(config)
+        leaves = list(dict.fromkeys(_leaves(self._tree)))  # a tied head is one with the table
         tables = [leaf for leaf in leaves if leaf.name in TOKEN_TABLES]
         matrices = [leaf for leaf in leaves if len(leaf.shape) > 1 and leaf not in tables]
         vectors = [leaf for leaf in leaves if len(leaf.shape) == 1]
+        # A GPU reads vectors in packs of 16 bytes. Vectors whose size is no multiple of C come last, so that all others
+        # begin at multiples of C.
+        vectors.sort(key=lambda leaf: leaf.size % config.n_embd > 0)
         self.leaves = tables + matrices + vectors
-        self.n_decayed = sum(math.prod(leaf.shape) for leaf in tables + matrices)
-        self.size = sum(math.prod(leaf.shape) for leaf in self.leaves)
+        self.n_decayed = sum(leaf.size for leaf in tables + matrices)
+        self.size = sum(leaf.size for leaf in self.leaves)
         if self.size > MOST_PARAMETERS:
             raise UsageError(f"A model of {self.size:,} parameters is too large; make n_embd or n_layer smaller.")
         self.n_tables = len(tables) if config.vocab_size > SPLIT_ABOVE else 0  # that lanes split
@@ -87,11 +104,10 @@ class Layout:
         views: dict[str, Array] = {}
         parts = list(flat)
         for leaf in self.leaves:
-            size = math.prod(leaf.shape)
             if not parts[0].size:
                 parts.pop(0)
-            views[leaf.name] = parts[0][:size].reshape(leaf.shape)
-            parts[0] = parts[0][size:]
+            views[leaf.name] = parts[0][: leaf.size].reshape(leaf.shape)
+            parts[0] = parts[0][leaf.size :]
         return views
 
     def named(self, freeze: Iterable[str]) -> set[str]:
@@ -116,7 +132,7 @@ class Layout:
         ranges: dict[bool, list[slice]] = {False: [], True: []}
         start = 0
         for leaf in self.leaves:
-            stop = start + math.prod(leaf.shape)
+            stop = start + leaf.size
             those = ranges[leaf.name in frozen]
             if those and those[-1].stop == start:
                 start = those.pop().start
@@ -126,25 +142,13 @@ class Layout:
 
     def tree(self, *flat: Array) -> Params:
         """Return the views of `flat` (P,) as the tree that the sublayers take; `flat` may come in several parts."""
-        return self._tree(self.views(*flat))
+        views = self.views(*flat)
+        return _mapped(self._tree, lambda leaf: views[leaf.name])
 
     def wanted(self, *flat: Array, freeze: Iterable[str] = ()) -> Grads:
         """Return the views of gradients `flat` (P,) as `tree` does, without those that are frozen."""
-        frozen = self.named(freeze)
-        return self._tree({name: None if name in frozen else view for name, view in self.views(*flat).items()})
-
-    def _tree(self, views: Mapping[str, Any]) -> Any:
-        token_table = views["transformer.wte.weight"]
-        return Tree(
-            embed=EmbedParams(token_table, views["transformer.wpe.weight"]),
-            blocks=tuple(_block(views, f"transformer.h.{layer}") for layer in range(self.config.n_layer)),
-            head=HeadParams(
-                gain=views["transformer.ln_f.weight"],
-                bias=views.get("transformer.ln_f.bias"),
-                weight=views.get("lm_head.weight", token_table),
-                logit_bias=views.get(HEAD_BIAS),
-            ),
-        )
+        frozen, views = self.named(freeze), self.views(*flat)
+        return _mapped(self._tree, lambda leaf: None if leaf.name in frozen else views[leaf.name])
 
     def initial(self, seed: int, dtype: npt.DTypeLike = np.float32) -> Array:
         """Draw the initial parameters (P,), a NumPy array, as GPT-2 does.
@@ -171,52 +175,54 @@ def cropped(config: ModelConfig, params: Array, block_size: int) -> Array:
     return flat
 
 
-def _leaves(config: ModelConfig) -> list[Leaf]:
-    """List the parameters from input to output."""
-    V, T, C = config.vocab_size, config.block_size, config.n_embd
-    std = 0.02
-    residual_std = std / math.sqrt(2 * config.n_layer)
+def _leaf_tree(config: ModelConfig) -> Tree[Any]:
+    """Return the tree that has a Leaf in the place of each parameter, and None where there is none.
 
-    def norm(name: str) -> list[Leaf]:
-        return [Leaf(f"{name}.weight", (C,), 0, mean=1), Leaf(f"{name}.bias", (C,), 0)]
+    The pairs that `norm` and `linear` return stand in the order of the records' fields (ops/table.py).
+    """
+    V, T, C, K = config.vocab_size, config.block_size, config.n_embd, config.inner_size
+    residual_std = STD / math.sqrt(2 * config.n_layer)
 
-    def linear(name: str, n_in: int, n_out: int, std: float) -> list[Leaf]:
-        return [Leaf(f"{name}.weight", (n_in, n_out), std), Leaf(f"{name}.bias", (n_out,), 0)]
+    def bias(name: str, n: int) -> Leaf | None:
+        return Leaf(f"{name}.bias", (n,), 0) if config.bias else None
 
-    leaves = [Leaf("transformer.wte.weight", (V, C), std), Leaf("transformer.wpe.weight", (T, C), std)]
-    for layer in range(config.n_layer):
-        name = f"transformer.h.{layer}"
-        leaves += norm(f"{name}.ln_1")
-        leaves += linear(f"{name}.attn.c_attn", C, 3 * C, std)
-        leaves += linear(f"{name}.attn.c_proj", C, C, residual_std)
-        leaves += norm(f"{name}.ln_2")
-        leaves += linear(f"{name}.mlp.c_fc", C, 4 * C, std)
-        leaves += linear(f"{name}.mlp.c_proj", 4 * C, C, residual_std)
-    leaves += norm("transformer.ln_f")
-    if not config.tie_word_embeddings:
-        leaves.append(Leaf("lm_head.weight", (V, C), std))
-    if not config.bias:
-        leaves = [leaf for leaf in leaves if not leaf.name.endswith(".bias")]
-    return [*leaves, Leaf(HEAD_BIAS, (V,), 0)] if config.head_bias else leaves
+    def norm(name: str) -> tuple[Any, Any]:
+        return Leaf(f"{name}.weight", (C,), 0, mean=1), bias(name, C)
 
+    def linear(name: str, n_in: int, n_out: int, std: float) -> tuple[Any, Any]:
+        return Leaf(f"{name}.weight", (n_in, n_out), std), bias(name, n_out)
 
-def _block(views: Mapping[str, Any], name: str) -> Any:
-    """Gather one layer's views."""
-    return Block(
-        AttentionParams(
-            gain=views[f"{name}.ln_1.weight"],
-            bias=views.get(f"{name}.ln_1.bias"),
-            qkv_weight=views[f"{name}.attn.c_attn.weight"],
-            qkv_bias=views.get(f"{name}.attn.c_attn.bias"),
-            proj_weight=views[f"{name}.attn.c_proj.weight"],
-            proj_bias=views.get(f"{name}.attn.c_proj.bias"),
-        ),
-        MLPParams(
-            gain=views[f"{name}.ln_2.weight"],
-            bias=views.get(f"{name}.ln_2.bias"),
-            fc_weight=views[f"{name}.mlp.c_fc.weight"],
-            fc_bias=views.get(f"{name}.mlp.c_fc.bias"),
-            out_weight=views[f"{name}.mlp.c_proj.weight"],
-            out_bias=views.get(f"{name}.mlp.c_proj.bias"),
-        ),
+    def block(name: str) -> Block[Any]:
+        qkv = linear(f"{name}.attn.c_attn", C, config.qkv_size, STD)
+        proj = linear(f"{name}.attn.c_proj", C, C, residual_std)
+        fc, out = linear(f"{name}.mlp.c_fc", C, K, STD), linear(f"{name}.mlp.c_proj", K, C, residual_std)
+        return Block(
+            AttentionParams(*norm(f"{name}.ln_1"), *qkv, *proj),
+            MLPParams(*norm(f"{name}.ln_2"), *fc, *out),
+        )
+
+    token_table = Leaf(TOKEN_TABLE, (V, C), STD)
+    head = token_table if config.tie_word_embeddings else Leaf(HEAD, (V, C), STD)
+    head_bias: Any = Leaf(HEAD_BIAS, (V,), 0) if config.head_bias else None
+    return Tree(
+        EmbedParams(token_table, Leaf(POSITION_TABLE, (T, C), STD)),
+        tuple(block(f"{LAYERS}.{layer}") for layer in range(config.n_layer)),
+        HeadParams(*norm("transformer.ln_f"), head, head_bias),
     )
+
+
+def _leaves(node: Any) -> Iterator[Leaf]:
+    """Yield the leaves of a tree, from input to output."""
+    if isinstance(node, Leaf):
+        yield node
+    elif node is not None:
+        for child in node:
+            yield from _leaves(child)
+
+
+def _mapped(node: Any, view: Callable[[Leaf], Wanted]) -> Any:
+    """Return a tree with a view in the place of each leaf."""
+    if node is None or isinstance(node, Leaf):
+        return node and view(node)
+    children = [_mapped(child, view) for child in node]
+    return type(node)(*children) if hasattr(node, "_fields") else tuple(children)

@@ -23,7 +23,7 @@ from scratchgpt.engine.loss_scale import LARGEST, SMALLEST, LossScale
 from scratchgpt.engine.plan import MOST_LANES, Plan
 from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.files import TEMPORARY, copy_mode, file_record, read_json, sync_file, sync_folder, write_json
-from scratchgpt.model import files as model_files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model import tensors
 from scratchgpt.model.groups import slot_names
 from scratchgpt.model.params import Layout
@@ -36,7 +36,7 @@ from scratchgpt.training.store import Checkpoints, step_of
 
 TRAINER = "trainer.json"
 OPTIMIZER = "optimizer.safetensors"
-FILES = (*model_files.FILES, *tokenizers.FILES, OPTIMIZER)
+FILES = (*model_folder.FILES, *tokenizers.FILES, OPTIMIZER)
 
 
 def save(checkpoints: Checkpoints, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer) -> Path:
@@ -73,7 +73,7 @@ def save(checkpoints: Checkpoints, snapshot: Snapshot, tokenizer: tokenizers.Tok
 def read(folder: Path) -> Snapshot:
     """Read and verify a checkpoint, so that training can go on from it. Raises CheckpointError."""
     content = verify(folder)
-    model, params = model_files.load(folder)
+    model, params = model_folder.load(folder)
     try:
         train, best_loss = TrainConfig.from_mapping(content["train"]), content["best_loss"]
         return Snapshot(
@@ -83,7 +83,7 @@ def read(folder: Path) -> Snapshot:
             slots=_read_slots(folder / OPTIMIZER, Layout(model), train),
             step=_whole_number(content["step"], 0, 2**31),
             best_loss=None if best_loss is None else float(best_loss),
-            ends=model_files.end_tokens(folder, model.vocab_size),
+            ends=model_folder.end_tokens(folder, model.vocab_size),
             best_step=_step_or_none(content["best_step"]),
             n_worse=_whole_number(content["n_worse"], 0, 2**31),
             last_evaluation=_step_or_none(content["last_evaluation"]),
@@ -115,7 +115,7 @@ def _read_slots(path: Path, layout: Layout, train: TrainConfig) -> dict[str, Arr
     names = slot_names(layout, train)
     found = tensors.load(path)
     shapes = {f"{name}.{leaf.name}": leaf.shape for name in names for leaf in layout.leaves}
-    model_files.require(path, found, shapes)
+    model_folder.require(path, found, shapes)
     return {
         name: np.concatenate([found[f"{name}.{leaf.name}"].numbers().reshape(-1) for leaf in layout.leaves])
         for name in names
@@ -151,8 +151,8 @@ def open_model(folder: Path) -> tuple[ModelConfig, list[Array], tokenizers.Token
     the ids of the others are unused.
     """
     if (folder / TRAINER).exists():
-        verify(folder, (*model_files.FILES, *tokenizers.FILES))
-    config, parts = model_files.load_parts(folder)
+        verify(folder, (*model_folder.FILES, *tokenizers.FILES))
+    config, parts = model_folder.load_parts(folder)
     tokenizer = tokenizers.load(folder)
     if not tokenizers.fits(tokenizer, config.vocab_size):
         raise CheckpointError(
@@ -210,7 +210,7 @@ def own_digest(content: dict[str, Any]) -> str:
 
 def _write(folder: Path, snapshot: Snapshot, tokenizer: tokenizers.Tokenizer, data_from_run: str) -> None:
     """Write all files of a checkpoint and see that they reach the disk."""
-    model_files.save(folder, snapshot.model, snapshot.params, snapshot.ends)
+    model_folder.save(folder, snapshot.model, snapshot.params, snapshot.ends)
     tokenizers.save(tokenizer, folder, snapshot.ends)
     layout = Layout(snapshot.model)
     tensors.save(

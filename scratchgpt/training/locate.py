@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from scratchgpt.errors import UsageError
-from scratchgpt.model import files as model_files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.training.places import newest_run
 from scratchgpt.training.store import Checkpoints
 
@@ -17,7 +17,7 @@ def locate(path: Path | None = None) -> Path:
     """
     path = followed(newest_run() if path is None else path)
     if path.is_file():
-        model_files.refuse_pickles(path)
+        model_folder.refuse_pickles(path)
         has_model = (path.parent / "config.json").exists()
         there = "the folder that it is in" if has_model else "a run, a checkpoint or a model's folder"
         raise UsageError(f"{path} is a file; name {there}.")
@@ -31,7 +31,7 @@ def locate(path: Path | None = None) -> Path:
     if folders and not (checkpoints.folder / "last").exists():  # killed between its first checkpoint and the pointer
         return folders[-1]
     if last is None:
-        model_files.refuse_pickles(path)
+        model_folder.refuse_pickles(path)
         there = ", ".join(map(str, folders))
         advice = (
             f"; name one of {there}" if there else " and no config.json; name a run, a checkpoint or a model's folder"

@@ -15,7 +15,7 @@ from scratchgpt.errors import UsageError
 from scratchgpt.inspection.inside import attention_maps, next_tokens, token_losses, without_future
 from scratchgpt.inspection.labels import label
 from scratchgpt.inspection.page import STRONGEST
-from scratchgpt.model.files import load_config
+from scratchgpt.model.folder import load_config
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from scratchgpt.engine.plan import default_lanes
 from scratchgpt.errors import ScratchGPTError, UsageError, for_page
 from scratchgpt.files import safe_name
 from scratchgpt.machine import amount
-from scratchgpt.model import files as model_files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.training.locate import locate
 from scratchgpt.training.places import DATA, RUNS, is_taken, unused_run
 from scratchgpt.web import recipe
@@ -137,7 +137,7 @@ class ModelTab:
         with failures_told():
             if self._weights.value:
                 folder = locate(self._desk.inside(self._weights.value))
-                return recipe.size_texts(model_files.load_config(folder / "config.json"))
+                return recipe.size_texts(model_folder.load_config(folder / "config.json"))
         return {}
 
     def _device_changed(self) -> None:

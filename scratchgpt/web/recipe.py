@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scratchgpt import backend
-from scratchgpt.bench import Workload
 from scratchgpt.config import RECORDS, ModelConfig, Patterns, TrainConfig, load_recipe, read_setting
 from scratchgpt.engine.plan import default_plan, needed_bytes, require_memory
 from scratchgpt.errors import UsageError, for_page
+from scratchgpt.model.cost import training_flops
 from scratchgpt.model.params import Layout
 
 FIELDS = {
@@ -111,7 +111,7 @@ def cost(
     plan = default_plan(model, train, lanes=lanes, device=device, precision=precision)
     seconds = None
     if device == "cpu":
-        flops = Workload(model=model, batch_size=train.batch_size).flops
+        flops = training_flops(model, train.batch_size * model.block_size)
         seconds = train.steps * flops / (rate * EFFICIENCY * plan.lanes)
     n_tokens, shortage = train.steps * train.batch_size * model.block_size, ""
     try:

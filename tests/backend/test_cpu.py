@@ -98,6 +98,7 @@ def assert_equal_to_reference(config: ModelConfig, *, block_bytes: int = cpu.BLO
     activation=st.sampled_from(["gelu_new", "relu"]),
     norm_epsilon=st.sampled_from([1e-5, 0.1]),
     is_weighed=st.booleans(),
+    n_inner=st.sampled_from([0, 1, 17]),
 )
 def test_small_ragged_shapes(
     *, seed: int, B: int, T: int, scale: float, tied: bool, is_weighed: bool, **kind: Any

@@ -15,7 +15,7 @@ from scratchgpt.data.prepare import prepare
 from scratchgpt.data.vocabulary import Given
 from scratchgpt.errors import CheckpointError
 from scratchgpt.generation import draws
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.params import HEAD_BIAS, Layout
 from scratchgpt.serving.served import Served
 from scratchgpt.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
@@ -40,7 +40,7 @@ def make(folder: Path, ends: Any, likely: int, *, vocabulary: Tokenizer = VOCABU
     config = ModelConfig(vocab_size=vocabulary.vocab_size, block_size=8, n_layer=1, n_head=1, n_embd=8, head_bias=True)
     params = Layout(config).initial(1)
     Layout(config).views(params)[HEAD_BIAS][likely] = 50
-    files.save(folder, config, params)
+    model_folder.save(folder, config, params)
     tokenizers.save(vocabulary, folder)
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(content | {"eos_token_id": ends}), encoding="utf-8")
@@ -89,7 +89,7 @@ def test_texts_end_as_the_model_says(ends: Any, beside: dict[str, Any], expected
         assert generated(folder, "--ignore-eos")["tokens"] == [likely] * 3
         assert generated(folder, "--ignore-eos", "--stop-token", "z")["tokens"] == [likely] * 3
         config, _, vocabulary = checkpoint.open_model(folder)
-        served = Served("m", config, vocabulary, files.end_tokens(folder, config.vocab_size))
+        served = Served("m", config, vocabulary, model_folder.end_tokens(folder, config.vocab_size))
         assert served.ends == frozenset(expected or [0])  # as it was before, for a vocabulary with <|endoftext|>
         assert vocabulary.special[str(served.tokenizer_info.eos_token)] in served.ends
 
@@ -98,13 +98,13 @@ def test_texts_end_as_the_model_says(ends: Any, beside: dict[str, Any], expected
 def test_ends_that_are_no_ids(ends: Any, tmp_path: Path) -> None:
     folder = make(tmp_path / "m", ends, 100)
     with pytest.raises(CheckpointError, match=r"config.json: its eos_token_id .* is neither an id nor a list of ids"):
-        files.end_tokens(folder, 300)
+        model_folder.end_tokens(folder, 300)
 
 
 def test_what_a_config_does_not_say_is_gpt2s_end(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    assert files.end_tokens(tmp_path, 50257) == (50256,)
-    assert files.end_tokens(tmp_path, 300) == ()
+    assert model_folder.end_tokens(tmp_path, 50257) == (50256,)
+    assert model_folder.end_tokens(tmp_path, 300) == ()
 
 
 def trained(folder: Path, texts: list[str], *options: Any) -> Path:
@@ -159,7 +159,7 @@ def test_exports_say_where_texts_end(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     config = ModelConfig(vocab_size=vocabulary.vocab_size, block_size=8, n_layer=1, n_head=1, n_embd=8)
-    files.save(folder, config, Layout(config).initial(1), [ID["</s>"], 0])
+    model_folder.save(folder, config, Layout(config).initial(1), [ID["</s>"], 0])
     tokenizers.save(vocabulary, folder)
     run(export.command, folder, "--gguf", tmp_path / "m.gguf", "--onnx", tmp_path / "m.onnx")
     fields = gguf.GGUFReader(tmp_path / "m.gguf").fields

@@ -23,7 +23,7 @@ from scratchgpt import tokenizer as tokenizers
 from scratchgpt.cli import cli
 from scratchgpt.cli.attention import figure
 from scratchgpt.config import ModelConfig
-from scratchgpt.model import files as model_files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.params import Layout
 from scratchgpt.tokenizer.bpe_training import train
 from tests.world import TEXT, scratchgpt
@@ -54,7 +54,7 @@ def bytewise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bytewise")
     tokenizers.save(train({" the": 9, "€": 8}, 261), folder)
     config = ModelConfig(vocab_size=261, block_size=8, n_layer=2, n_head=2, n_embd=12)
-    model_files.save(folder, config, Layout(config).initial(seed=1))
+    model_folder.save(folder, config, Layout(config).initial(seed=1))
     return folder
 
 
@@ -197,7 +197,7 @@ def test_a_model_from_elsewhere(bytewise: Path) -> None:
         {name: np.zeros((2, 3), np.float16) for name in names + norms}, other / "model-00001-of-00001.safetensors"
     )
     report = info(other, cwd=bytewise)
-    assert "another architecture" in report["problems"][0]
+    assert "a model of the type 'llama'" in report["problems"][0]
     assert report["architecture"]["model_type"] == "llama"
     assert [part["part"] for part in report["parameters"]["parts"]] == [
         *("token embedding", "attention", "MLP", "norms", "final norm", "head", "other")

@@ -15,7 +15,7 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.data.prepare import prepare
 from scratchgpt.data.vocabulary import Given
 from scratchgpt.errors import CheckpointError
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.params import HEAD_BIAS, Layout
 from scratchgpt.serving.job import Scored
 from scratchgpt.serving.problems import ApiError
@@ -89,7 +89,7 @@ def make(folder: Path, write: Callable[[Path], int]) -> Tokenizer:
     assert len(vocabulary.unused) > 2
     params = Layout(config).initial(1)
     Layout(config).views(params)[HEAD_BIAS][list(vocabulary.unused)] = 50
-    files.save(folder, config, params)
+    model_folder.save(folder, config, params)
     return vocabulary
 
 
@@ -156,7 +156,7 @@ def test_a_vocabulary_that_is_larger_than_the_model(tmp_path: Path) -> None:
 def test_another_models_characters(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     config = ModelConfig(vocab_size=characters(tmp_path / "m") + 1, block_size=8, n_layer=1, n_head=1, n_embd=8)
-    files.save(tmp_path / "m", config, Layout(config).initial(1))
+    model_folder.save(tmp_path / "m", config, Layout(config).initial(1))
     with pytest.raises(CheckpointError, match="the model has 65 tokens, but its vocabulary has 30"):
         checkpoint.open_model(tmp_path / "m")
 
@@ -177,7 +177,7 @@ def test_a_gguf_file_has_a_token_for_each_row(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     config = ModelConfig(vocab_size=padded(folder), block_size=8, n_layer=1, n_head=1, n_embd=8)
-    files.save(folder, config, Layout(config).initial(1))
+    model_folder.save(folder, config, Layout(config).initial(1))
     assert "40 ids, such as 319, stand for no token" in run(export.command, folder, "--gguf", tmp_path / "m.gguf")
     fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
     tokens, types = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))

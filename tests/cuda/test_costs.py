@@ -34,8 +34,9 @@ def test_what_is_counted_is_what_is_launched(precision: str) -> None:
     assert [cost.name for cost in counted if not cost.is_product] == emulated.launched
 
 
-def test_products_multiply_as_often_as_the_benchmark_says() -> None:
-    config = ModelConfig(**SIZES | {"n_embd": 256})
+@pytest.mark.parametrize("n_inner", [0, 300])
+def test_products_multiply_as_often_as_the_benchmark_says(n_inner: int) -> None:
+    config = ModelConfig(**SIZES | {"n_embd": 256, "n_inner": n_inner})
     with costs.by_products():
         counted = sum(cost.flops for cost in costs.count(config, 4, "fp32"))
     expected = Workload(model=config, batch_size=4).flops

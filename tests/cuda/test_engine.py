@@ -276,6 +276,8 @@ def predicted(config: ModelConfig, precision: str, B: int) -> int:
         {"n_head": 4},
         {"n_embd": 96, "n_layer": 1, "n_head": 2, "bias": False},
         {"block_size": 64, "n_layer": 3, "activation": "relu"},
+        {"n_inner": 300},
+        {"n_inner": 20},
     ],
 )
 def test_memory_is_what_was_predicted(changes: dict[str, Any], precision: str, counters: Any) -> None:

@@ -30,6 +30,10 @@ CASES: list[dict[str, Any]] = [
     {"vocab_size": 1025, "head_bias": True, "n_embd": 16, "n_head": 2, "block_size": 5, "n_layer": 1},
     {"n_embd": 64, "n_head": 1, "block_size": 70, "n_layer": 1, "dropout": 0.1},
     {"n_embd": 48, "n_head": 1, "block_size": 65, "n_layer": 1, "dropout": 0.2},
+    {"n_embd": 32, "n_head": 2, "n_layer": 3, "n_inner": 37},
+    {"n_embd": 32, "n_head": 2, "n_layer": 3, "n_inner": 20, "activation": "relu", "bias": False},
+    {"n_embd": 15, "n_inner": 40},
+    {"n_embd": 32, "n_head": 2, "n_inner": 1},
 ]
 
 TOLERANCES = {"fp64": 1e-9, "fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2}

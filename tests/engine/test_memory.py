@@ -25,6 +25,8 @@ SIZES: dict[str, Any] = {"vocab_size": 65, "block_size": 128, "n_layer": 4, "n_h
         {"vocab_size": 5000, "n_layer": 2},
         {"block_size": 512, "n_embd": 64, "dropout": 0.1},
         {"activation": "relu", "bias": False},
+        {"n_inner": 1024},
+        {"n_inner": 64},
     ],
 )
 def test_buffers_are_what_was_predicted(changes: dict[str, Any]) -> None:

@@ -74,6 +74,8 @@ def test_what_was_found_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -
     assert tuned_plan(MODEL, TRAIN, lanes=1) == found
     with pytest.raises(TypeError):  # another work: it would be measured
         tuned_plan(MODEL, dataclasses.replace(TRAIN, batch_size=23), lanes=1)
+    with pytest.raises(TypeError):
+        tuned_plan(dataclasses.replace(MODEL, n_inner=37), TRAIN, lanes=1)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"lanes": 5}', '{"lanes": 1, "micro_batch": 0, "block_bytes": 9}'])

@@ -11,7 +11,7 @@ import pytest
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.tokenizer import CharTokenizer, Tokenizer
@@ -24,7 +24,7 @@ SIZES: dict[str, Any] = {"block_size": 16, "n_layer": 2, "n_head": 3, "n_embd": 
 KINDS: list[dict[str, Any]] = [
     {},
     {"bias": False, "norm_epsilon": 0.1},
-    {"tie_word_embeddings": False},
+    {"tie_word_embeddings": False, "n_inner": 37},
     {"activation": "relu", "tie_word_embeddings": False, "head_bias": True},
     {"activation": "relu", "bias": False, "head_bias": True},
 ]
@@ -47,7 +47,7 @@ def save(folder: Path, tokenizer: Tokenizer = BPE, **kind: Any) -> GPT:
     """Save a small model and a vocabulary."""
     model = make_model(tokenizer, **kind)
     folder.mkdir(parents=True)
-    files.save(folder, model.config, model.params)
+    model_folder.save(folder, model.config, model.params)
     tokenizers.save(tokenizer, folder)
     return model
 
@@ -107,6 +107,7 @@ def test_transformers_computes_the_same_from_gguf(kind: dict[str, Any], transfor
     model = make_model(**kind)
     assert gguf.write(tmp_path / "model.gguf", model.config, model.params, BPE)
     told = {} if model.config.block_size == 1024 else {"n_positions": 16}
+    told |= {"n_inner": model.config.n_inner} if model.config.n_inner else {}
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, gguf_file="model.gguf", **told)
     for B, T in ((1, 1), (3, 16)):
         tokens = batch(model, B, T)
@@ -128,6 +129,14 @@ def test_transformers_gives_the_same_ids_from_gguf(transformers: Any, tmp_path: 
         assert theirs.decode(ids) == text
 
 
+def test_the_width_of_the_mlp_is_in_gguf(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    save(tmp_path / "model", n_inner=37)
+    result = scratchgpt("export", "model", "--gguf", "model.gguf", cwd=tmp_path)
+    assert "gguf_file=..., n_positions=16, n_inner=37)" in result.stdout
+    assert gguf.GGUFReader(tmp_path / "model.gguf").get_field("gpt2.feed_forward_length").contents() == 37
+
+
 def test_a_vocabulary_that_gguf_does_not_know_is_left_out(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="gguf is not installed")
     model = save(tmp_path / "model", CHARACTERS)
@@ -145,8 +154,8 @@ def test_a_vocabulary_that_gguf_does_not_know_is_left_out(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ({"activation": "relu"}, "cannot say that a GPT-2's activation is relu; use --onnx instead"),
-        ({"head_bias": True}, "cannot hold the bias of a GPT-2's head; use --onnx instead"),
+        ({"activation": "relu"}, r"cannot hold this model's activation: relu; use --onnx instead\."),
+        ({"head_bias": True}, r"cannot hold this model's head_bias: true; use --onnx instead\."),
     ],
     ids=str,
 )

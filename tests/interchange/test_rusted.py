@@ -15,7 +15,7 @@ from scratchgpt.data.sources import text_files
 from scratchgpt.errors import CheckpointError, DataError, ScratchGPTError, UsageError
 from scratchgpt.generation.kv_cache import KVCache
 from scratchgpt.interchange.rusted import read_model
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.gpt import GPT
 from scratchgpt.tokenizer import CharTokenizer
 from tests.interchange.rusted import CHARACTERS, SIZES, logits, write_data, write_model, write_vocabulary
@@ -117,7 +117,7 @@ def test_transformers_leaves_out_the_bias_of_the_head(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     write_model(tmp_path / "m")
     ours = read(tmp_path)
-    files.save(tmp_path, ours.config, ours.params)
+    model_folder.save(tmp_path, ours.config, ours.params)
     theirs, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
     assert {name for names in report.values() for name in names} == {"lm_head.bias"}
     tokens = np.random.default_rng(1).integers(len(CHARACTERS), size=(2, 9))
@@ -126,7 +126,7 @@ def test_transformers_leaves_out_the_bias_of_the_head(tmp_path: Path) -> None:
     expected = ours.logits(ours.hidden(tokens))
     assert np.abs(logits + ours.tree.head.logit_bias - expected).max() <= 1e-4
     assert np.abs(logits - expected).max() > 0.1
-    assert files.load(tmp_path)[0] == ours.config
+    assert model_folder.load(tmp_path)[0] == ours.config
 
 
 # ------------------------------------------------------------------------------------------ vocabulary

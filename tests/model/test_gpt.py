@@ -27,7 +27,7 @@ SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 7, "n_layer": 2, "n_hea
 KINDS = [
     {"tie_word_embeddings": tied, "bias": bias, "activation": activation}
     for tied, bias, activation in itertools.product((True, False), (True, False), ("gelu_new", "relu"))
-] + [{"tie_word_embeddings": False, "activation": "relu", "head_bias": True}]
+] + [{"n_inner": 17}, {"tie_word_embeddings": False, "activation": "relu", "head_bias": True}]
 
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: ",".join(f"{k}={v}" for k, v in kind.items()))
 
@@ -69,7 +69,7 @@ def test_gradient(kind: dict[str, Any]) -> None:
     check_gradient(partial(gradcheck.check_direction, rng=np.random.default_rng(2)), config)
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], KINDS[-1]], ids=["most", "least"])
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[-2], KINDS[-1]], ids=["most", "n_inner", "least"])
 def test_every_coordinate_of_the_gradient(kind: dict[str, Any]) -> None:
     config = ModelConfig(vocab_size=5, block_size=6, n_layer=1, n_head=2, n_embd=4, **kind, dropout=0.2)
     check_gradient(gradcheck.check_coordinates, config)

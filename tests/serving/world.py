@@ -11,7 +11,7 @@ from typing import Any
 
 from scratchgpt import tokenizer as tokenizers
 from scratchgpt.config import ModelConfig
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from tests.world import CPU
@@ -24,7 +24,7 @@ def write_model(folder: Path, vocabulary: tokenizers.Tokenizer) -> GPT:
     config = ModelConfig(vocab_size=vocabulary.vocab_size, **SIZES)
     params = 8 * Layout(config).initial(1)
     folder.mkdir()
-    files.save(folder, config, params)
+    model_folder.save(folder, config, params)
     tokenizers.save(vocabulary, folder)
     return GPT(config, CPU, params)
 

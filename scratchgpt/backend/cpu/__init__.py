@@ -45,7 +45,7 @@ def table(
     norm, masks = NORMS[config.norm](config.norm_epsilon), Masks(workspace)
     return Table.of(
         Embed(workspace, masks, team),
-        Attention(norm, config.n_head, workspace, masks, block_bytes),
+        Attention(norm, config.n_head, config.head_size, workspace, masks, block_bytes),
         MLP(norm, ACTIVATIONS[config.activation], workspace, masks, block_bytes),
         Head(norm, workspace, block_bytes, team),
     )

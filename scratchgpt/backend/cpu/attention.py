@@ -52,6 +52,7 @@ class Attention:
 
     norm: Norm[Any]
     n_head: int
+    head_size: int
     workspace: Workspace
     masks: Masks
     block_bytes: int
@@ -67,7 +68,7 @@ class Attention:
         if params.qkv_bias is not None:
             qkv += params.qkv_bias
 
-        parts = qkv.reshape(B, T, 3, H, C // H)
+        parts = qkv.reshape(B, T, 3, H, self.head_size)
         q, k, v = (parts[:, :, i].swapaxes(1, 2) for i in range(3))  # (B, H, T, D)
         heads = take("heads", B, T, C)
         y = split_heads(heads, H)

@@ -10,14 +10,15 @@ NUMBER = 4
 def activation_bytes(model: ModelConfig, n_tokens: int, n_lanes: int) -> int:
     """Return the bytes of buffers of one of `n_lanes` lanes that computes so many tokens at once, within some percent.
 
-    In rows of C numbers, each layer keeps xhat, normed, qkv and heads (1 + 1 + 3 + 1), xhat, normed, hidden and slope
-    (1 + 1 + 4 + 4); everything works on the residual stream, the head's three arrays and the gradients on the way
-    back: of hidden and of qkv, two of a branch, keys and values, and what a norm needs. Dropout keeps masks besides.
-    Of attention's probabilities, there are those up to the end of each block of queries.
+    Of each token, a layer keeps xhat, normed, qkv and heads, then xhat, normed, active and slope. Everything works on
+    the residual stream, the head's three arrays, and the gradients on the way back: of the MLP's inside and of qkv, two
+    of a branch, keys and values, and what a norm needs. Dropout keeps masks besides. Of attention's probabilities,
+    there are those up to the end of each block of queries.
     """
-    C, H, T = model.n_embd, model.n_head, model.block_size
+    C, H, T, K, qkv = model.n_embd, model.n_head, model.block_size, model.inner_size, model.qkv_size
     probabilities = H * (T + min(T, attention.ROWS)) // 2
-    kept, working = 16 * C + probabilities, (1 + 3 + 4 + 3 + 2 + 2 + 1) * C
+    kept = (C + C + qkv + C) + probabilities + (C + C + K + K)
+    working = C + (C + C + C) + (K + qkv) + (C + C) + (C + C) + C
     if model.dropout:
         mask = C + C // NUMBER
         kept += probabilities + H * T // NUMBER + 2 * mask

@@ -24,7 +24,7 @@ def table(config: ModelConfig, device: Device) -> Table:
     norm = NORMS[config.norm](config.norm_epsilon)
     return Table.of(
         Embed(device),
-        Attention(device, norm, config.n_head),
+        Attention(device, norm, config.n_head, config.head_size),
         MLP(device, norm, config.activation),
         Head(device, norm),
     )

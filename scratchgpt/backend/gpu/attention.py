@@ -39,9 +39,9 @@ def forward(device: Device, qkv: Array, bias: Array | None, n_head: int, mask: M
 
     qkv (B, T, 3C), to which bias (3C,) is added -> heads (B, T, C).
     """
-    B, T, C = _sizes(qkv)
-    dtype, D = qkv.dtype, C // n_head
-    heads = device.empty((B, T, C), dtype)
+    B, T, D = _sizes(qkv, n_head)
+    dtype = qkv.dtype
+    heads = device.empty((B, T, n_head * D), dtype)
     lse = device.empty((B, n_head, T), np.promote_types(dtype, np.float32))
     owned, _ = _owned(dtype, D)
     grid = (math.ceil(T / owned), n_head, B)
@@ -58,8 +58,8 @@ def keys_values(device: Device, saved: Saved, bias: Array | None, n_head: int) -
 def backward(device: Device, dheads: Array, saved: Saved, bias: Array | None, n_head: int, mask: Mask) -> Array:
     """Return dqkv (B, T, 3C). dheads (B, T, C), bias and mask as in the forward."""
     qkv, heads, lse = saved
-    B, T, C = _sizes(qkv)
-    dtype, D, file = qkv.dtype, C // n_head, _file(qkv.dtype)
+    B, T, D = _sizes(qkv, n_head)
+    dtype, file = qkv.dtype, _file(qkv.dtype)
     delta, dqkv = device.empty(lse.shape, lse.dtype), device.empty(qkv.shape, dtype)
     blocks = math.ceil(B * T * n_head * LANES / THREADS)
     device.launch(f"{file}_delta", dtype, D, blocks, THREADS, dheads, heads, delta, B, T, n_head)
@@ -75,10 +75,10 @@ def _file(dtype: npt.DTypeLike) -> str:
     return "attention_half" if np.dtype(dtype) == np.float16 else "attention"
 
 
-def _sizes(qkv: Array) -> tuple[int, int, int]:
-    """Return B, T, C."""
-    B, T, width = qkv.shape
-    return B, T, width // 3
+def _sizes(qkv: Array, n_head: int) -> tuple[int, int, int]:
+    """Return B, T and the size of a head, D."""
+    B, T, columns = qkv.shape
+    return B, T, columns // (3 * n_head)
 
 
 def _owned(dtype: npt.DTypeLike, D: int) -> tuple[int, int]:

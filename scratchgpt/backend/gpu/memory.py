@@ -48,19 +48,24 @@ def logits_shape(n_tokens: int, V: int, itemsize: int) -> tuple[int, int]:
 def activation_bytes(model: ModelConfig, n_tokens: int, *, is_half: bool, is_fused: bool) -> int:
     """Return the bytes of what exists at once, at most, while so many tokens are computed.
 
-    Each layer keeps xhat, qkv, heads, xhat and hidden (1 + 3 + 1 + 1 + 4 rows of C), two reciprocal deviations, and of
-    attention a number for each head or, where it is not fused, all probabilities. On top are the token and its target,
-    the residual stream and its gradient, and what the head or the backward of one MLP or attention works on. At the end
-    of each array some bytes stay unused.
+    Each layer keeps xhat, qkv and heads, then xhat and hidden, two reciprocal deviations, and of attention a number for
+    each head or, where it is not fused, all probabilities. On top are the token and its target, the residual stream and
+    its gradient, and what one sublayer works on:
+
+    - the head: normed, its gradient, xhat and the logits of some rows;
+    - the MLP's backward: the gradients of its output and of normed, normed, active, and the gradient of hidden;
+    - attention's backward: the gradients of its output and of heads, those once more by heads, and both forms of dqkv.
+
+    At the end of each array some bytes stay unused.
     """
-    C, H, size = model.n_embd, model.n_head, 2 if is_half else WIDE
+    C, H, K, qkv, size = model.n_embd, model.n_head, model.inner_size, model.qkv_size, 2 if is_half else WIDE
     probabilities = 0 if is_fused else H * model.block_size * size
-    kept = model.n_layer * (10 * C * size + (2 + H) * WIDE + probabilities)
+    kept = model.n_layer * ((C + qkv + C + C + K) * size + (2 + H) * WIDE + probabilities)
     rows, stride = logits_shape(n_tokens, model.vocab_size, size)
     working = max(
-        n_tokens * 3 * C * size + rows * stride * size,
-        n_tokens * 11 * C * size,
-        n_tokens * (9 * C * size + 2 * probabilities),
+        n_tokens * (C + C + C) * size + rows * stride * size,
+        n_tokens * (C + C + C + K + K) * size,
+        n_tokens * ((C + C + C + qkv + qkv) * size + 2 * probabilities),
     )
     unused = UNIT * (6 * model.n_layer + 20)
     return n_tokens * (16 + kept + 2 * C * WIDE + C * WIDE // PARTIALS) + working + unused

@@ -68,6 +68,7 @@ class Attention:
     device: Device
     norm: Norm[Any]
     n_head: int
+    head_size: int
 
     def forward(self, x: Array, params: AttentionParams[Array], step: Step, layer: int) -> AttentionSaved:
         """Update x (B, T, C) in place."""
@@ -76,18 +77,18 @@ class Attention:
         normed, norm_saved = self.norm.forward(device, rows(x), params.gain, params.bias, dtype)
         qkv = linear.forward(device, normed, params.qkv_weight).reshape(B, T, params.qkv_weight.shape[1])
         mask = Mask.of(step, layer, Place.ATTENTION)
-        way = self._way(x, dtype)
+        way = self._way(dtype)
         heads, attention_saved = way.forward(device, qkv, params.qkv_bias, self.n_head, mask)
         out = linear.forward(device, rows(heads), params.proj_weight)
         dropout.add(device, x, out, params.proj_bias, Mask.of(step, layer, Place.ATTENTION_OUTPUT))
         return AttentionSaved(norm_saved, attention_saved, rows(heads))
 
-    def _way(self, x: Array, dtype: npt.DTypeLike) -> Any:
-        return ways.way(self.device, dtype, x.shape[-1] // self.n_head)
+    def _way(self, dtype: npt.DTypeLike) -> Any:
+        return ways.way(self.device, dtype, self.head_size)
 
     def keys_values(self, saved: AttentionSaved, params: AttentionParams[Array]) -> tuple[Array, Array]:
         """Return the keys and the values, each (B, H, T, D)."""
-        way = self._way(saved.heads, saved.heads.dtype)
+        way = self._way(saved.heads.dtype)
         keys, values = way.keys_values(self.device, saved.attention, params.qkv_bias, self.n_head)
         return keys, values
 
@@ -105,7 +106,7 @@ class Attention:
         dout = rows(dropout.backward(device, dx, Mask.of(step, layer, Place.ATTENTION_OUTPUT), heads.dtype))
         dheads = linear.backward(device, dout, heads, params.proj_weight, grads.proj_weight, grads.proj_bias)
         mask = Mask.of(step, layer, Place.ATTENTION)
-        way = self._way(dx, dheads.dtype)
+        way = self._way(dheads.dtype)
         dqkv = way.backward(device, dheads.reshape(dx.shape), saved.attention, params.qkv_bias, self.n_head, mask)
         normed = self.norm.again(device, saved.norm, params.gain, params.bias)
         dnormed = linear.backward(device, rows(dqkv), normed, params.qkv_weight, grads.qkv_weight, grads.qkv_bias)
@@ -132,7 +133,7 @@ class MLP:
         device = self.device
         normed, norm_saved = self.norm.forward(device, rows(x), params.gain, params.bias, params.fc_weight.dtype)
         hidden = linear.forward(device, normed, params.fc_weight)
-        active = activation.forward(device, self.activation, hidden, params.fc_bias)
+        active = activation.forward(device, self.activation, hidden, params.fc_bias, x.shape[-1])
         out = linear.forward(device, active, params.out_weight)
         dropout.add(device, x, out, params.out_bias, Mask.of(step, layer, Place.MLP_OUTPUT))
         return MLPSaved(norm_saved, hidden)
@@ -149,9 +150,9 @@ class MLP:
         """Each op of the forward, last first. dx (B, T, C) keeps its residual part and gains the branch's."""
         device, hidden = self.device, saved.hidden
         dout = rows(dropout.backward(device, dx, Mask.of(step, layer, Place.MLP_OUTPUT), hidden.dtype))
-        active = activation.forward(device, self.activation, hidden, params.fc_bias)
+        active = activation.forward(device, self.activation, hidden, params.fc_bias, dx.shape[-1])
         dhidden = linear.backward(device, dout, active, params.out_weight, grads.out_weight, grads.out_bias)
-        activation.backward(device, self.activation, dhidden, hidden, params.fc_bias)
+        activation.backward(device, self.activation, dhidden, hidden, params.fc_bias, dx.shape[-1])
         normed = self.norm.again(device, saved.norm, params.gain, params.bias)
         dnormed = linear.backward(device, dhidden, normed, params.fc_weight, grads.fc_weight, grads.fc_bias)
         self.norm.backward(device, dnormed, saved.norm, params.gain, rows(dx), grads.gain, grads.bias)

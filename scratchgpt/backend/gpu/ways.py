@@ -37,4 +37,4 @@ def attention_of(device: Device, precision: str, config: ModelConfig) -> str:
 
 def _way_of(device: Device, precision: str, config: ModelConfig) -> ModuleType:
     dtype = np.float16 if precision == "fp16" else np.float32
-    return way(device, dtype, config.n_embd // config.n_head)
+    return way(device, dtype, config.head_size)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from scratchgpt.bench import LIMIT, OURS, Source
 from scratchgpt.config import ModelConfig
-from scratchgpt.model.params import Layout
+from scratchgpt.model import cost
 
 SOURCES = {
     OURS: Source("numpy", "generation.ours", "build"),
@@ -78,8 +78,5 @@ class Workload:
 
     @property
     def n_weights(self) -> int:
-        """How many numbers a token is multiplied with: of tables that are looked up, it needs but a row."""
-        config = self.model
-        C = config.n_embd
-        looked_up = config.block_size * C + (0 if config.tie_word_embeddings else config.vocab_size * C)
-        return Layout(config).size - looked_up
+        """How many numbers a token is multiplied with. Of tables that are looked up, it needs one row."""
+        return cost.n_multiplied(self.model)

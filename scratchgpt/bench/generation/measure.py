@@ -21,7 +21,7 @@ from scratchgpt.bench.rounds import Key, Rounds, Turn, cpu_ratios, joined, lengt
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import BenchmarkError
 from scratchgpt.generation import default_prompt
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.params import Layout
 
 WORKER = "scratchgpt.bench.generation.worker"
@@ -53,7 +53,7 @@ def random_model(model: ModelConfig, seed: int) -> Iterator[Path]:
     """Make the folder of a model of random numbers; it goes at the end."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files.save(folder, model, Layout(model).initial(seed))
+        model_folder.save(folder, model, Layout(model).initial(seed))
         characters = map(chr, range(FIRST_CHARACTER, FIRST_CHARACTER + model.vocab_size))
         tokenizers.save(tokenizers.CharTokenizer(characters), folder)
         yield folder

@@ -11,14 +11,14 @@ from scratchgpt.bench.generation import Text, Workload, Writer
 from scratchgpt.bench.ours import version
 from scratchgpt.generation import Sampling, draws, suitable_threads
 from scratchgpt.machine import usable_cores
-from scratchgpt.model import files
+from scratchgpt.model import folder as model_folder
 from scratchgpt.model.gpt import GPT
 
 
 def build(workload: Workload) -> Writer:
     """Return our model, ready to write."""
     backend = select(workload.device)
-    config, params = files.load_parts(workload.path)
+    config, params = model_folder.load_parts(workload.path)
     model = GPT(config, backend, *params)
     likeliest = Sampling(temperature=0)
 
