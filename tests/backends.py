@@ -6,8 +6,12 @@ import numpy as np
 
 from scratchgpt.backend import Backend, cpu, on_gpu
 from scratchgpt.backend.gpu.device import Device
+from scratchgpt.backend.precision import PRECISIONS, Precision
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.ops import adamw
+
+KNOWN = PRECISIONS | {"fp64": Precision("fp64", "float64", "float64", tolerance=1e-9, sums="float64")}
+"""The precisions, and one that only tests compute in."""
 
 
 def on_cpu(workspace: Workspace | None = None, *, block_bytes: int = cpu.BLOCK_BYTES) -> Backend:
@@ -25,4 +29,4 @@ def on_cpu(workspace: Workspace | None = None, *, block_bytes: int = cpu.BLOCK_B
 
 def emulated(device: Device, precision: str = "fp32") -> Backend:
     """Return the GPU's backend on an emulator."""
-    return on_gpu(device, "gpu:0", np.asarray, precision)
+    return on_gpu(device, "gpu:0", np.asarray, KNOWN[precision])

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scratchgpt.backend import cpu
+from scratchgpt.backend.precision import FP32, PRECISIONS, Precision
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig
-from scratchgpt.errors import NoGPUError, UsageError
+from scratchgpt.errors import NoGPUError, UsageError, did_you_mean
 from scratchgpt.ops import adamw, sublayers
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.optimizer import RULES, Rule
@@ -20,9 +21,6 @@ from scratchgpt.ops.table import Table
 
 if TYPE_CHECKING:
     from scratchgpt.backend.gpu.device import Device
-
-PRECISIONS = ("fp32", "tf32", "fp16")
-"""How a GPU computes: in float32, in float32 but for the inputs of products, or in float16 with float32 masters."""
 
 
 class Backend(NamedTuple):
@@ -34,7 +32,7 @@ class Backend(NamedTuple):
     norm: Callable[[Array], float]  # the Euclidean norm of all gradients (P,)
     rules: Mapping[str, Rule]  # of optimisers, by name
     to_numpy: Callable[[Array], Array]
-    precision: str = "fp32"
+    precision: Precision = FP32
     attention: Callable[[ModelConfig], str] | None = None  # tells how a model's is computed, where there are ways
     use: Callable[[], object] = lambda: None
     """Choose the device in another thread than `select` was called in: CUDA has a current device for each thread."""
@@ -49,11 +47,6 @@ class Backend(NamedTuple):
         moved = self.xp.empty(values.shape, values.dtype)
         moved.set(values)
         return moved
-
-    @property
-    def is_half(self) -> bool:
-        """Whether matrices are multiplied in float16."""
-        return self.precision == "fp16"
 
 
 def reference(xp: ModuleType = np, to_numpy: Callable[[Array], Array] = np.asarray) -> Backend:
@@ -104,7 +97,8 @@ def resolve(device: str, *, tell: Callable[[str], None] | None = None) -> str:
 def require_precision(device: str, precision: str) -> None:
     """Raise UsageError if `cpu` or `gpu:N` does not compute in this precision."""
     if precision not in PRECISIONS:
-        raise UsageError(f"There is no precision {precision!r}; choose {', '.join(PRECISIONS)}.")
+        hint = did_you_mean(precision, PRECISIONS)
+        raise UsageError(f"There is no precision {precision!r}{hint}; choose {', '.join(PRECISIONS)}.")
     if device == "cpu" and precision != "fp32":
         raise UsageError(
             f"A CPU computes in fp32, not in {precision}.", advice="Leave out --precision.", page="Choose fp32."
@@ -123,7 +117,8 @@ def has_fused_attention(device: str, precision: str, model: ModelConfig) -> bool
     from scratchgpt.backend import gpu  # noqa: PLC0415
     from scratchgpt.backend.gpu.cuda import Cuda  # noqa: PLC0415
 
-    return gpu.is_fused(Cuda(int(device.removeprefix("gpu:")), tf32=precision == "tf32"), precision, model)
+    chosen = PRECISIONS[precision]
+    return gpu.is_fused(Cuda(int(device.removeprefix("gpu:")), chosen), chosen, model)
 
 
 def pool_bytes() -> int:
@@ -156,12 +151,13 @@ def select(
     from scratchgpt.backend import gpu  # noqa: PLC0415
     from scratchgpt.backend.gpu.cuda import Cuda  # noqa: PLC0415
 
-    cuda = Cuda(int(name.removeprefix("gpu:")), tf32=precision == "tf32")
-    attention = partial(gpu.attention_of, cuda, precision)
-    return on_gpu(cuda, name, cuda.xp.asnumpy, precision)._replace(attention=attention, use=cuda.use)
+    chosen = PRECISIONS[precision]
+    cuda = Cuda(int(name.removeprefix("gpu:")), chosen)
+    attention = partial(gpu.attention_of, cuda, chosen)
+    return on_gpu(cuda, name, cuda.xp.asnumpy, chosen)._replace(attention=attention, use=cuda.use)
 
 
-def on_gpu(device: "Device", name: str, to_numpy: Callable[[Array], Array], precision: str) -> Backend:
+def on_gpu(device: "Device", name: str, to_numpy: Callable[[Array], Array], precision: Precision) -> Backend:
     """Return the backend that launches our kernels on a device."""
     from scratchgpt.backend import gpu  # noqa: PLC0415
     from scratchgpt.backend.gpu import adamw  # noqa: PLC0415

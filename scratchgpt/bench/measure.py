@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import IO, Any, cast
 
+from scratchgpt.backend.precision import PRECISIONS
 from scratchgpt.bench import LIMIT, OURS, PEERS, SOURCES, Source, Workload, parsed, processes, settings_of
 from scratchgpt.bench.rounds import Rounds, Turn, cpu_ratios, joined, length, play, ratios
 from scratchgpt.errors import BenchmarkError, UsageError, did_you_mean
@@ -224,8 +225,9 @@ def compare(
 
 def check_losses(losses: dict[str, list[float]], precision: str) -> None:
     """Refuse to compare models that do not compute the same. Raises BenchmarkError."""
+    usual = TOLERANCE if PRECISIONS[precision].products == "float32" else ROUNDED_TOLERANCE
     for name, theirs in losses.items():
-        tolerance = TOLERANCES.get(name, TOLERANCE if precision == "fp32" else ROUNDED_TOLERANCE)
+        tolerance = TOLERANCES.get(name, usual)
         for step, (our_loss, loss) in enumerate(zip(losses[OURS], theirs, strict=True), start=1):
             if not math.isclose(our_loss, loss, rel_tol=0, abs_tol=tolerance):
                 raise BenchmarkError(

@@ -35,7 +35,7 @@ class OneDevice:
     ) -> None:
         """Copy the state to the device. Raises UsageError and MemoryError."""
         self.plan = plan
-        self.loss_scale = loss_scale if backend.is_half else None
+        self.loss_scale = loss_scale if backend.precision.has_loss_scale else None
         self.gpt = GPT(model, backend, params, freeze=train.freeze)
         self.slots: Mapping[str, Array] = {name: backend.to_device(values) for name, values in slots.items()}
         self._groups = groups(self.gpt.layout, train)

@@ -10,6 +10,7 @@ from scratchgpt.backend import free_memory, has_fused_attention, require_precisi
 from scratchgpt.backend.cpu import BLOCK_BYTES
 from scratchgpt.backend.cpu.memory import activation_bytes as cpu_activation_bytes
 from scratchgpt.backend.gpu.memory import activation_bytes, most_sequences, state_bytes
+from scratchgpt.backend.precision import PRECISIONS
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.errors import MemoryShortageError
 from scratchgpt.machine import amount, available_memory, usable_cores
@@ -72,10 +73,10 @@ def default_plan(
 
 def _fitting(model: ModelConfig, train: TrainConfig, device: str, precision: str) -> int:
     """Return how many sequences fit into the free memory of a GPU at once: the batch, or half of it, ..."""
-    is_half, is_fused = precision == "fp16", has_fused_attention(device, precision, model)
-    room = SPARE * free_memory(device) - state_bytes(Layout(model).size, is_half=is_half)
+    chosen, is_fused = PRECISIONS[precision], has_fused_attention(device, precision, model)
+    room = SPARE * free_memory(device) - state_bytes(Layout(model).size, chosen)
     size = train.batch_size
-    while size > 1 and activation_bytes(model, size * model.block_size, is_half=is_half, is_fused=is_fused) > room:
+    while size > 1 and activation_bytes(model, size * model.block_size, chosen, is_fused=is_fused) > room:
         size = math.ceil(size / 2)
     return size
 
@@ -84,9 +85,8 @@ def expected_bytes(model: ModelConfig, plan: Plan) -> int:
     """Return about how much memory a run takes while it trains: of a GPU's, or of this machine's."""
     layout, n_tokens = Layout(model), plan.micro_batch * model.block_size
     if plan.device != "cpu":
-        is_half, is_fused = plan.precision == "fp16", has_fused_attention(plan.device, plan.precision, model)
-        state = state_bytes(layout.size, is_half=is_half)
-        return state + activation_bytes(model, n_tokens, is_half=is_half, is_fused=is_fused)
+        precision, is_fused = PRECISIONS[plan.precision], has_fused_attention(plan.device, plan.precision, model)
+        return state_bytes(layout.size, precision) + activation_bytes(model, n_tokens, precision, is_fused=is_fused)
     state = 4 * (3 * layout.size + _gradients(layout, plan))
     return state + plan.lanes * (PROCESS_BYTES + cpu_activation_bytes(model, n_tokens, plan.lanes))
 
@@ -119,7 +119,7 @@ def require_memory(model: ModelConfig, plan: Plan) -> None:
     layout = Layout(model)
     who = f"To train a model of {layout.size:,} parameters"
     if plan.device != "cpu":
-        needed, free = state_bytes(layout.size, is_half=plan.precision == "fp16"), free_memory(plan.device)
+        needed, free = state_bytes(layout.size, PRECISIONS[plan.precision]), free_memory(plan.device)
         if needed > free:
             raise MemoryShortageError(
                 f"{who} takes at least {amount(needed)}, and {amount(free)} are free on {plan.device}."

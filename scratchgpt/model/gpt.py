@@ -39,18 +39,18 @@ class GPT:
     def __init__(self, config: ModelConfig, backend: Backend, *params: Array, freeze: Sequence[str] = ()) -> None:
         """Take over `params` (P,), laid out by `Layout(config)`, as the model's own, on the backend's device.
 
-        They may come in parts, as they lie in a file, for a model that is used and not trained. Where the backend
-        multiplies in float16, matrices are used as a copy that each update renews. Tensors whose names fit a pattern of
+        They may come in parts, as they lie in a file, for a model that is used and not trained. Where the precision
+        keeps copies, matrices are used as rounded copies that each update renews. Tensors whose names fit a pattern of
         `freeze` get no gradient and stay as they are. Raises UsageError.
         """
         self.config = config
         self.layout = Layout(config)
         parts = [backend.to_device(part) for part in params]
         self.params = _only(parts)  # all of them, flat, as training needs them
-        self.masters = self.tree = self.layout.tree(*parts)  # of these, the tree may become one of float16
+        self.masters = self.tree = self.layout.tree(*parts)  # of these, the tree may become one of rounded copies
         self.rounded: Array | None = None
-        if backend.is_half:
-            self.rounded = self.params[: self.layout.n_decayed].astype("float16")
+        if backend.precision.keeps_copies:
+            self.rounded = self.params[: self.layout.n_decayed].astype(backend.precision.matrices)
             self.tree = self.layout.tree(self.rounded, self.params[self.layout.n_decayed :])
         self._grads: Array | None = None
         self._freeze = freeze

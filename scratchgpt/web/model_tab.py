@@ -10,7 +10,7 @@ from typing import Any
 
 from nicegui import ui
 
-from scratchgpt.backend import PRECISIONS
+from scratchgpt.backend.precision import PRECISIONS
 from scratchgpt.config import DEFAULT_PRESET, TrainConfig, preset_names
 from scratchgpt.data.dataset import require_vocabulary, require_windows, separator
 from scratchgpt.engine.plan import default_lanes

@@ -205,7 +205,7 @@ def names_in(file: str) -> list[str]:
 
 def architectures_of(file: str) -> list[int]:
     """Return those that a file is for."""
-    return [architecture for architecture in ARCHITECTURES if architecture >= kernels.SOURCES[file].arch]
+    return [architecture for architecture in ARCHITECTURES if architecture >= kernels.sources()[file].arch]
 
 
 @cache

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from scratchgpt.backend.gpu import kernels, products, ways
 from scratchgpt.backend.gpu.device import Size
+from scratchgpt.backend.precision import FP32, PRECISIONS, Precision
 from scratchgpt.cli.bench import CHARACTERS, MOST_TOKENS, WORD_PIECES
 from scratchgpt.config import ModelConfig, load_preset
 from scratchgpt.model.gpt import GPT
@@ -91,9 +92,9 @@ class Counting:
 
     xp = XP
 
-    def __init__(self, *, tensor_cores: bool = True, tf32: bool = False) -> None:
+    def __init__(self, precision: Precision = FP32, *, tensor_cores: bool = True) -> None:
         """Begin with nothing."""
-        self.tensor_cores, self.tf32 = tensor_cores, tf32
+        self.tensor_cores, self.tf32 = tensor_cores, precision.products == "tf32"
         self.costs: list[Cost] = []
         self._made: list[Array] = []  # kept, so that no two have the same address
         self._unwritten: set[int] = set()
@@ -178,7 +179,7 @@ def step(model: GPT, slots: Mapping[str, Array], B: int) -> None:
 
 def count(config: ModelConfig, B: int, precision: str, *, tensor_cores: bool = True) -> list[Cost]:
     """Return what each launch and product of a training step costs, in their order."""
-    device = Counting(tensor_cores=tensor_cores, tf32=precision == "tf32")
+    device = Counting(PRECISIONS[precision], tensor_cores=tensor_cores)
     params = hollow((Layout(config).size,), np.float32)
     model = GPT(config, emulated(device, precision), params)
     step(model, {name: hollow(params.shape, np.float32) for name in Moments._fields}, B)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 # Kernels that work on packs of 16 bytes, not on whole heads, live on bandwidth: on many threads and on wide accesses.
 STREAMING = {
     file
-    for file, source in kernels.SOURCES.items()
+    for file, source in kernels.sources().items()
     if all(max(numbers) <= max(kernels.WIDTHS[type_name]) for type_name, numbers in source.variants.items())
 }
 STREAMS = {name for file in STREAMING for name in compiler.names_in(file)}
@@ -33,11 +33,11 @@ WIDEST = {  # double is for gradient checks, whose speed matters to nobody
     name
     for file in STREAMING
     for type_name, n, names in kernels.instances(file)
-    if type_name != "double" and n == max(kernels.SOURCES[file].variants[type_name])
+    if type_name != "double" and n == max(kernels.sources()[file].variants[type_name])
     for name in names
 }
 TENSOR_CORES = {
-    name for file, source in kernels.SOURCES.items() if source.arch >= 80 for name in compiler.names_in(file)
+    name for file, source in kernels.sources().items() if source.arch >= 80 for name in compiler.names_in(file)
 }
 
 
@@ -109,7 +109,7 @@ def findings(kernel: Compiled) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "architecture"),
-    [(file, architecture) for file in kernels.SOURCES for architecture in compiler.architectures_of(file)],
+    [(file, architecture) for file in kernels.sources() for architecture in compiler.architectures_of(file)],
 )
 def test_kernels_keep_within_limits(file: str, architecture: int) -> None:
     assert [finding for kernel in compiler.compiled_file(file, architecture) for finding in findings(kernel)] == []
@@ -119,7 +119,7 @@ def test_kernels_keep_within_limits(file: str, architecture: int) -> None:
 def test_exceptions_are_needed() -> None:
     """No exception outlives the kernel or the fault that it was made for."""
     needed = set()
-    for file in kernels.SOURCES:
+    for file in kernels.sources():
         for architecture in compiler.architectures_of(file):
             for kernel in compiler.compiled_file(file, architecture):
                 needed |= {

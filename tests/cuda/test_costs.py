@@ -65,7 +65,7 @@ def test_bytes() -> None:
 
 
 def test_parameters_of_all_kernels_are_understood() -> None:
-    for source in kernels.SOURCES.values():
+    for source in kernels.sources().values():
         for kernel in source.kernels:
             assert all(name.isidentifier() for name, _ in costs.parameters(kernel))
             assert not kernel.startswith("attention") or kernel.rpartition("_")[2] in costs.FUSED_PRODUCTS

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from scratchgpt.backend import has_fused_attention
 from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
+from scratchgpt.backend.precision import PRECISIONS
 from scratchgpt.cli import views
 from scratchgpt.config import ModelConfig, load_preset
 from scratchgpt.engine.base import Engine, open_engine
@@ -260,11 +261,9 @@ def train(model: Engine, B: int) -> float:
 
 
 def predicted(config: ModelConfig, precision: str, B: int) -> int:
-    is_half, is_fused = precision == "fp16", has_fused_attention("gpu:0", precision, config)
-    n_tokens = B * config.block_size
-    return state_bytes(Layout(config).size, is_half=is_half) + activation_bytes(
-        config, n_tokens, is_half=is_half, is_fused=is_fused
-    )
+    chosen, is_fused = PRECISIONS[precision], has_fused_attention("gpu:0", precision, config)
+    activations = activation_bytes(config, B * config.block_size, chosen, is_fused=is_fused)
+    return state_bytes(Layout(config).size, chosen) + activations
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -306,7 +305,7 @@ def test_memory_of_baby_gpt(counters: Any) -> None:
     del counters
     recipe = load_preset("baby-gpt")
     config = ModelConfig.from_mapping({"vocab_size": 65} | recipe.model)
-    expected = [predicted(config, precision, recipe.train["batch_size"]) for precision in ("fp32", "tf32", "fp16")]
+    expected = [predicted(config, precision, recipe.train["batch_size"]) for precision in PRECISIONS]
     assert recipe.train["batch_size"] == 64
     assert all(2**30 <= size <= 4e9 for size in expected)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scratchgpt.backend import PRECISIONS
+from scratchgpt.backend.precision import PRECISIONS
 from tests.cuda.checks import needs_emulator
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check"

@@ -9,6 +9,7 @@ import pytest
 
 from scratchgpt.backend.gpu.device import Size
 from scratchgpt.backend.gpu.memory import MOST_BLOCKS, most_sequences
+from scratchgpt.backend.precision import PRECISIONS
 from scratchgpt.config import ModelConfig
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
@@ -57,7 +58,7 @@ class Checking(costs.Counting):
 
 def launch(config: ModelConfig, B: int, precision: str, *, tensor_cores: bool = True) -> Checking:
     """Launch a step of B sequences."""
-    device = Checking(tensor_cores=tensor_cores, tf32=precision == "tf32")
+    device = Checking(PRECISIONS[precision], tensor_cores=tensor_cores)
     params, first, second = (costs.hollow((Layout(config).size,), np.float32) for _ in range(3))
     model = GPT(config, emulated(device, precision), params)
     costs.step(model, {"first": first, "second": second}, B)

@@ -7,6 +7,7 @@ import pytest
 
 from scratchgpt.backend import gpu
 from scratchgpt.backend.gpu.memory import activation_bytes, state_bytes
+from scratchgpt.backend.precision import PRECISIONS
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.engine import plan
 from scratchgpt.engine.plan import Plan, default_plan, require_memory
@@ -31,10 +32,9 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(("precision", "is_fused"), [("fp32", True), ("tf32", False), ("fp16", True)])
 def test_what_is_kept_fits(precision: str, is_fused: bool) -> None:  # noqa: FBT001
     """Without flash attention, the probabilities are most of what is kept."""
-    is_half = precision == "fp16"
     size = default_plan(MODEL, TRAIN, device="gpu:0", precision=precision).micro_batch
-    room = 0.9 * 80e9 - state_bytes(Layout(MODEL).size, is_half=is_half)
-    needed = activation_bytes(MODEL, size * 1024, is_half=is_half, is_fused=is_fused)
+    room = 0.9 * 80e9 - state_bytes(Layout(MODEL).size, PRECISIONS[precision])
+    needed = activation_bytes(MODEL, size * 1024, PRECISIONS[precision], is_fused=is_fused)
     assert needed <= room < 2.1 * needed
 
 

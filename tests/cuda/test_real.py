@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scratchgpt.backend import on_gpu, select
+from tests.backends import KNOWN
 from tests.cuda.test_table import CASES, compare
 from tests.world import make_dataset
 
@@ -37,7 +38,7 @@ def test_a_step(case: dict[str, Any], precision: str) -> None:
         from scratchgpt.backend.gpu.cuda import Cuda  # noqa: PLC0415 - CuPy is needed for a GPU only
 
         device = Cuda()
-        backend = on_gpu(device, "gpu:0", device.xp.asnumpy, precision)
+        backend = on_gpu(device, "gpu:0", device.xp.asnumpy, KNOWN[precision])
     else:
         backend = select("gpu:0", precision=precision)
     compare(case, backend)

@@ -36,8 +36,6 @@ CASES: list[dict[str, Any]] = [
     {"n_embd": 32, "n_head": 2, "n_inner": 1},
 ]
 
-TOLERANCES = {"fp64": 1e-9, "fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2}
-
 
 def step(model: GPT, *, loss_scale: float = 1.0, is_weighed: bool = False) -> tuple[float, Array, Array]:
     """Return the loss and the gradients, added to random numbers, of two micro-batches; then the updated parameters.
@@ -64,20 +62,19 @@ def compare(case: dict[str, Any], backend: Backend, *, is_weighed: bool = False)
     config, precision = ModelConfig(**(SIZES | case)), backend.precision
     params = np.random.default_rng(4).normal(size=Layout(config).size) * 0.2
     expected = step(GPT(config, reference(), params.copy()), is_weighed=is_weighed)
-    own = params if precision == "fp64" else params.astype(np.float32)
+    own = params.astype(precision.sums)
     model = GPT(config, backend, own)
-    loss, grads, updated = step(model, loss_scale=256.0 if precision == "fp16" else 1.0, is_weighed=is_weighed)
-    tolerance = TOLERANCES[precision]
+    loss, grads, updated = step(model, loss_scale=256.0 if precision.has_loss_scale else 1.0, is_weighed=is_weighed)
+    tolerance = precision.tolerance
     assert abs(loss - expected[0]) <= tolerance * expected[0]
     views, largest = model.layout.views, np.abs(expected[1]).max()
     for name, gradient in views(grads).items():
         error = np.abs(gradient - views(expected[1])[name]).max()
         assert error <= tolerance * largest, name
     assert np.abs(updated - expected[2]).max() <= 2 * tolerance
-    if precision == "fp16":
-        rounded = model.tree.embed.token_table
-        assert rounded.dtype == np.float16
-        assert np.array_equal(backend.to_numpy(rounded), views(updated)["transformer.wte.weight"].astype(np.float16))
+    rounded, master = model.tree.embed.token_table, views(updated)["transformer.wte.weight"]
+    assert rounded.dtype == precision.matrices
+    assert np.array_equal(backend.to_numpy(rounded), master.astype(precision.matrices))
 
 
 @pytest.mark.parametrize("precision", ["fp64", "fp32", "fp16"])

@@ -12,12 +12,15 @@ import numpy.typing as npt
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.dropout import Mask
 from scratchgpt.backend.gpu.heads import split
-from scratchgpt.backend.gpu.kernels import SOURCES, TYPES
+from scratchgpt.backend.gpu.kernels import TYPES, sources
 from scratchgpt.ops.array import Array
 
 THREADS = 128
 LANES = 8
 """That share a row."""
+
+ON_TENSOR_CORES = "attention_half"
+"""The file of kernels that multiply on tensor cores."""
 
 
 class Saved(NamedTuple):
@@ -28,10 +31,14 @@ class Saved(NamedTuple):
     lse: Array  # (B, H, T): the logarithm of each row's sum of exponentials
 
 
+def needs_tensor_cores(dtype: npt.DTypeLike) -> bool:
+    """Return whether the kernels for a type run only where there are tensor cores."""
+    return _file(dtype) == ON_TENSOR_CORES
+
+
 def supports(dtype: npt.DTypeLike, D: int) -> bool:
     """Return whether there are kernels for heads of this size."""
-    source = SOURCES.get(_file(dtype))
-    return source is not None and D in source.variants[TYPES[np.dtype(dtype)]]
+    return D in sources()[_file(dtype)].variants.get(TYPES[np.dtype(dtype)], ())
 
 
 def forward(device: Device, qkv: Array, bias: Array | None, n_head: int, mask: Mask) -> tuple[Array, Saved]:
@@ -71,8 +78,8 @@ def backward(device: Device, dheads: Array, saved: Saved, bias: Array | None, n_
 
 
 def _file(dtype: npt.DTypeLike) -> str:
-    """Return where the kernels for a type are: those for half precision need tensor cores."""
-    return "attention_half" if np.dtype(dtype) == np.float16 else "attention"
+    """Return where the kernels for a type are."""
+    return ON_TENSOR_CORES if TYPES[np.dtype(dtype)] in sources()[ON_TENSOR_CORES].variants else "attention"
 
 
 def _sizes(qkv: Array, n_head: int) -> tuple[int, int, int]:
@@ -83,6 +90,6 @@ def _sizes(qkv: Array, n_head: int) -> tuple[int, int, int]:
 
 def _owned(dtype: npt.DTypeLike, D: int) -> tuple[int, int]:
     """Return how many rows a block owns, as the kernels' file has it: in the forward, in the backward."""
-    if np.dtype(dtype) == np.float16:
+    if needs_tensor_cores(dtype):
         return (128, 128) if D <= 64 else (64, 64)
     return 64 if np.dtype(dtype).itemsize == 4 and D <= 64 else 32, 32

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from scratchgpt.backend.gpu import kernels
 from scratchgpt.backend.gpu.device import Size
+from scratchgpt.backend.precision import FP32, Precision
 from scratchgpt.errors import NoGPUError, UsageError
 from scratchgpt.ops.array import Array
 
@@ -100,15 +101,15 @@ class Cuda:
 
     xp: ModuleType = cupy
 
-    def __init__(self, number: int = 0, *, tf32: bool = False) -> None:
-        """Use GPU `number`; with `tf32`, inputs of float32 products are rounded to 10 bits. Raises UsageError."""
+    def __init__(self, number: int = 0, precision: Precision = FP32) -> None:
+        """Use GPU `number`; the precision says how float32 products are computed. Raises UsageError."""
         require(number)
         self._device = cupy.cuda.Device(number)
         self.use()
         _require_headers()
         self.tensor_cores = int(self._device.compute_capability) >= TENSOR_CORES
-        self.tf32 = tf32
-        self._compute_32f = COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F
+        self.tf32 = precision.products == "tf32"
+        self._compute_32f = COMPUTE_32F_FAST_TF32 if self.tf32 else COMPUTE_32F
         self._functions: dict[tuple[str, np.dtype[Any], int], Callable[..., None]] = {}
         self._constants: dict[tuple[float, np.dtype[Any]], tuple[int, Array]] = {}
 
@@ -139,7 +140,7 @@ class Cuda:
     def _compile(self, kernel: str, dtype: np.dtype[Any], n: int) -> Callable[..., None]:
         """Compile all kernels of the same file for a type and a number; return the one."""
         file = kernels.file_of(kernel)
-        names = {name: kernels.instance(name, dtype, n) for name in kernels.SOURCES[file].kernels}
+        names = {name: kernels.instance(name, dtype, n) for name in kernels.sources()[file].kernels}
         module = cupy.RawModule(
             code=kernels.text(file), options=kernels.OPTIONS, name_expressions=tuple(names.values())
         )

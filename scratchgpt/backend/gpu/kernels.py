@@ -37,31 +37,34 @@ class Source(NamedTuple):
 
     kernels: tuple[str, ...]
     variants: Variants  # the n that each type is compiled for
-    arch: int = 70  # the least compute capability, times ten
+    arch: int  # the least compute capability, times ten
 
 
-SOURCES = {
-    "linear": Source(("column_partials", "add_partials"), WIDTHS),
-    "attention_half": Source(
-        ("attention_half_forward", "attention_half_delta", "attention_half_keys", "attention_half_queries"),
-        {"__half": (16, 32, 48, 64, 96, 128)},
-        arch=80,  # ldmatrix and mma.m16n8k16
-    ),
-    "layernorm": Source(("layernorm_forward", "layernorm_apply", "layernorm_backward", "layernorm_partials"), WIDTHS),
-    "gelu": Source(("gelu_forward", "gelu_backward"), WIDTHS),
-    "relu": Source(("relu_forward", "relu_backward"), WIDTHS),
-    "dropout": Source(("dropout_add", "dropout_backward"), WIDTHS),
-    "embedding": Source(("embedding_forward", "embedding_add_rows"), WIDTHS),
-    "adamw": Source(("sum_of_squares", "sum_partials", "adamw_update"), FLAT),
-    "cross_entropy": Source(("cross_entropy",), ALIGNED),
-    "softmax": Source(("softmax_forward", "softmax_dropped", "softmax_backward"), WIDTHS),
-    "heads": Source(("split_heads", "join_heads"), WIDTHS),
-    "attention": Source(
-        ("attention_forward", "attention_delta", "attention_keys", "attention_queries"),
-        {"double": (16, 32, 64), "float": (16, 32, 48, 64, 96, 128)},
-    ),
+VARIANTS: dict[str, Variants] = {
+    "adamw": FLAT,
+    "attention": {"double": (16, 32, 64), "float": (16, 32, 48, 64, 96, 128)},
+    "attention_half": {"__half": (16, 32, 48, 64, 96, 128)},
+    "cross_entropy": ALIGNED,
 }
-"""All kernels, by the names of their files."""
+"""The n that a file's kernels are compiled for, where they are not WIDTHS."""
+
+ARCHITECTURES = {"attention_half": 80}  # ldmatrix and mma.m16n8k16
+"""The least compute capability for a file's kernels, times ten, where it is not 70."""
+
+KERNEL = re.compile(r"^__global__ void(?:\s+__launch_bounds__\([^()]*\))?\s+(\w+)\(", re.MULTILINE)
+
+
+@cache
+def sources() -> dict[str, Source]:
+    """Return all kernels, by the names of their files: every `.cu` beside the mathematics."""
+    return {
+        path.stem: Source(
+            tuple(KERNEL.findall(path.read_text(encoding="utf-8"))),
+            VARIANTS.get(path.stem, WIDTHS),
+            ARCHITECTURES.get(path.stem, 70),
+        )
+        for path in sorted(OPS.glob("*.cu"))
+    }
 
 
 def width(dtype: npt.DTypeLike, *sizes: int) -> int:
@@ -72,20 +75,20 @@ def width(dtype: npt.DTypeLike, *sizes: int) -> int:
 
 def file_of(kernel: str) -> str:
     """Return the name of the file that holds a kernel."""
-    return next(name for name, source in SOURCES.items() if kernel in source.kernels)
+    return next(name for name, source in sources().items() if kernel in source.kernels)
 
 
 def instance(kernel: str, dtype: npt.DTypeLike, n: int) -> str:
     """Return the C++ name of a kernel for a type and a number. Raises ValueError if it is not compiled for these."""
     type_name = TYPES[np.dtype(dtype)]
-    if n not in SOURCES[file_of(kernel)].variants.get(type_name, ()):
+    if n not in sources()[file_of(kernel)].variants.get(type_name, ()):
         raise ValueError(f"{kernel} is not made for {type_name} and {n}")
     return f"{kernel}<{type_name}, {n}>"
 
 
 def instances(file: str) -> Iterator[tuple[str, int, list[str]]]:
     """Yield each type and number that a file is compiled for, with the C++ names of its kernels."""
-    kernels, variants, _ = SOURCES[file]
+    kernels, variants, _ = sources()[file]
     for type_name, numbers in variants.items():
         for n in numbers:
             yield type_name, n, [f"{kernel}<{type_name}, {n}>" for kernel in kernels]

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.backend.gpu import linear
@@ -43,11 +44,7 @@ class LayerNorm:
 
     def again(self, device: Device, saved: Saved, gain: Array, bias: Array | None) -> Array:
         """Return `normed` (R, C) once more: the backward needs it, and to compute it is cheaper than to keep it."""
-        R, C = saved.xhat.shape
-        normed, dtype = device.empty((R, C), saved.xhat.dtype), saved.xhat.dtype
-        n, grid = width(dtype, C), math.ceil(R / ROWS)
-        device.launch("layernorm_apply", dtype, n, grid, 32 * ROWS, saved.xhat, gain, bias, normed, R, C)
-        return normed
+        return scaled(device, saved.xhat, gain, bias)
 
     def backward(
         self, device: Device, dnormed: Array, saved: Saved, gain: Array, dx: Array, dgain: Wanted, dbias: Wanted
@@ -57,13 +54,28 @@ class LayerNorm:
         R, C = xhat.shape
         dtype, n, grid = xhat.dtype, width(xhat.dtype, C), math.ceil(R / ROWS)
         device.launch("layernorm_backward", dtype, n, grid, 32 * ROWS, dnormed, xhat, rstd, gain, dx, R, C)
-        if dgain is None and dbias is None:
-            return
-        chunks = math.ceil(R / linear.CHUNK)
-        partials = device.empty((2, chunks, C), dx.dtype)
-        columns = (math.ceil(C / (32 * n)), chunks)
-        device.launch("layernorm_partials", dtype, n, columns, (32, 8), dnormed, xhat, partials, linear.CHUNK, R, C)
-        if dgain is not None:
-            linear.add_partials(device, partials[0], dgain, dtype)
-        if dbias is not None:
-            linear.add_partials(device, partials[1], dbias, dtype)
+        add_gradients(device, dnormed, xhat, dgain, dbias)
+
+
+def scaled(device: Device, xhat: Array, gain: Array, bias: Array | None) -> Array:
+    """Return x̂ · gain + bias, of x̂'s type. xhat (R, C), gain, bias (C,)."""
+    R, C = xhat.shape
+    normed, dtype = device.empty((R, C), xhat.dtype), xhat.dtype
+    n, grid = width(dtype, C), math.ceil(R / ROWS)
+    device.launch("layernorm_apply", dtype, n, grid, 32 * ROWS, xhat, gain, bias, normed, R, C)
+    return normed
+
+
+def add_gradients(device: Device, dnormed: Array, xhat: Array, dgain: Wanted, dbias: Wanted) -> None:
+    """Add to dgain and dbias (C,) if they are wanted. dnormed, xhat (R, C)."""
+    if dgain is None and dbias is None:
+        return
+    R, C = xhat.shape
+    dtype, n, chunks = xhat.dtype, width(xhat.dtype, C), math.ceil(R / linear.CHUNK)
+    partials = device.empty((2, chunks, C), np.promote_types(dtype, np.float32))
+    grid = (math.ceil(C / (32 * n)), chunks)
+    device.launch("layernorm_partials", dtype, n, grid, (32, 8), dnormed, xhat, partials, linear.CHUNK, R, C)
+    if dgain is not None:
+        linear.add_partials(device, partials[0], dgain, dtype)
+    if dbias is not None:
+        linear.add_partials(device, partials[1], dbias, dtype)

@@ -3,6 +3,7 @@
 import math
 
 from scratchgpt.backend.gpu.linear import CHUNK
+from scratchgpt.backend.precision import Precision
 from scratchgpt.config import ModelConfig
 
 LOGIT_BYTES = 2**28
@@ -33,9 +34,9 @@ def most_sequences(model: ModelConfig) -> int:
     return max(1, min(MOST_BLOCKS, MOST_BLOCKS * CHUNK // model.block_size))
 
 
-def state_bytes(n_parameters: int, *, is_half: bool) -> int:
-    """Return the bytes of parameters, gradients and two moments; in half precision of a copy, too."""
-    return n_parameters * (4 * WIDE + (2 if is_half else 0))
+def state_bytes(n_parameters: int, precision: Precision) -> int:
+    """Return the bytes of parameters, gradients and two moments, and of rounded copies if there are any."""
+    return n_parameters * (4 * WIDE + (precision.itemsize if precision.keeps_copies else 0))
 
 
 def logits_shape(n_tokens: int, V: int, itemsize: int) -> tuple[int, int]:
@@ -45,7 +46,7 @@ def logits_shape(n_tokens: int, V: int, itemsize: int) -> tuple[int, int]:
     return min(n_tokens, fitting - fitting % TILE or fitting), stride
 
 
-def activation_bytes(model: ModelConfig, n_tokens: int, *, is_half: bool, is_fused: bool) -> int:
+def activation_bytes(model: ModelConfig, n_tokens: int, precision: Precision, *, is_fused: bool) -> int:
     """Return the bytes of what exists at once, at most, while so many tokens are computed.
 
     Each layer keeps xhat, qkv and heads, then xhat and hidden, two reciprocal deviations, and of attention a number for
@@ -58,7 +59,7 @@ def activation_bytes(model: ModelConfig, n_tokens: int, *, is_half: bool, is_fus
 
     At the end of each array some bytes stay unused.
     """
-    C, H, K, qkv, size = model.n_embd, model.n_head, model.inner_size, model.qkv_size, 2 if is_half else WIDE
+    C, H, K, qkv, size = model.n_embd, model.n_head, model.inner_size, model.qkv_size, precision.itemsize
     probabilities = 0 if is_fused else H * model.block_size * size
     kept = model.n_layer * ((C + qkv + C + C + K) * size + (2 + H) * WIDE + probabilities)
     rows, stride = logits_shape(n_tokens, model.vocab_size, size)

@@ -2,11 +2,11 @@
 
 from types import ModuleType
 
-import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.backend.gpu import attention, products
 from scratchgpt.backend.gpu.device import Device
+from scratchgpt.backend.precision import Precision
 from scratchgpt.config import ModelConfig
 
 NAMES = {attention: "by one kernel (flash attention)", products: "by products of matrices"}
@@ -18,23 +18,19 @@ def way(device: Device, dtype: npt.DTypeLike, D: int) -> ModuleType:
     Flash attention where there is a kernel for it, as it alone needs no memory that grows with T². Its float32 sums are
     exact products: where those may be rounded to TF32, cuBLAS's products run on tensor cores and are the faster way.
     """
-    if np.dtype(dtype) == np.float16:
-        suits = device.tensor_cores and attention.supports(dtype, D)
-    else:
-        suits = not device.tf32 and attention.supports(dtype, D)
-    return attention if suits else products
+    can_run = device.tensor_cores if attention.needs_tensor_cores(dtype) else not device.tf32
+    return attention if can_run and attention.supports(dtype, D) else products
 
 
-def is_fused(device: Device, precision: str, config: ModelConfig) -> bool:
+def is_fused(device: Device, precision: Precision, config: ModelConfig) -> bool:
     """Return whether the attention of a model is computed without an array of T × T numbers."""
     return _way_of(device, precision, config) is not products
 
 
-def attention_of(device: Device, precision: str, config: ModelConfig) -> str:
+def attention_of(device: Device, precision: Precision, config: ModelConfig) -> str:
     """Tell which way the attention of a model is computed."""
     return NAMES[_way_of(device, precision, config)]
 
 
-def _way_of(device: Device, precision: str, config: ModelConfig) -> ModuleType:
-    dtype = np.float16 if precision == "fp16" else np.float32
-    return way(device, dtype, config.head_size)
+def _way_of(device: Device, precision: Precision, config: ModelConfig) -> ModuleType:
+    return way(device, precision.matrices, config.head_size)
