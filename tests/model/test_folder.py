@@ -134,8 +134,8 @@ def test_one_function_has_several_names(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("model_type", "llama", "a model of the type 'llama'; known types: gpt2."),
-        ("model_type", "gpt-2", "a model of the type 'gpt-2' (did you mean 'gpt2'?); known types: gpt2."),
+        ("model_type", "llama", "a model of the type 'llama'; known types: gpt2, scratchgpt."),
+        ("model_type", "gpt-2", "a model of the type 'gpt-2' (did you mean 'gpt2'?); known types: gpt2, scratchgpt."),
         ("model_type", ["gpt2"], "a model of the type ['gpt2']"),
         ("activation_function", "gelu", "activation must be gelu_new or relu, not 'gelu' (did you mean 'gelu_new'?)"),
         ("activation_function", ["gelu"], "activation must be of type str"),

@@ -1,6 +1,7 @@
 """Formats: which architectures they hold, and where their tensors belong."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,14 @@ import numpy as np
 import pytest
 
 from scratchgpt.config import ModelConfig
-from scratchgpt.errors import UsageError
+from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.model import folder as model_folder
 from scratchgpt.model import formats
 from scratchgpt.model.formats.base import Known, require_known
 from scratchgpt.model.params import Layout
 
 CONFIG = ModelConfig(vocab_size=11, block_size=7, n_layer=2, n_head=3, n_embd=12)
-GPT2 = formats.FORMATS["gpt2"]
+GPT2, OWN = formats.FORMATS["gpt2"], formats.FORMATS["scratchgpt"]
 
 KINDS: list[dict[str, Any]] = [
     {},
@@ -84,6 +85,40 @@ def test_a_format_that_forgets_a_number_cannot_hold_the_model(monkeypatch: pytes
     assert formats.format_for(CONFIG) is forgetful
     with pytest.raises(UsageError, match=r"cannot hold this model's n_inner: 17\.$"):
         formats.format_for(dataclasses.replace(CONFIG, n_inner=17))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_our_own_format_holds_every_architecture(
+    kind: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(CONFIG, **kind)
+    monkeypatch.setattr(formats, "FORMATS", {"scratchgpt": OWN})
+    params = Layout(config).initial(1)
+    model_folder.save(tmp_path, config, params, (3, 4))
+    loaded, numbers = model_folder.load(tmp_path)
+    assert loaded == config
+    assert np.array_equal(numbers, params)
+    assert model_folder.end_tokens(tmp_path, 11) == (3, 4)
+
+
+def test_our_own_format_of_a_newer_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the setting that this version does not know, or its value."""
+    monkeypatch.setattr(formats, "FORMATS", {"scratchgpt": OWN})
+    model_folder.save(tmp_path, CONFIG, Layout(CONFIG).initial(1))
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for change, reason in (
+        ({"n_kv_head": 1}, r"There is no setting 'n_kv_head' \(did you mean 'n_head'\?\)"),
+        ({"norm": "layernorm2"}, r"norm must be .*, not 'layernorm2' \(did you mean 'layernorm'\?\)"),
+    ):
+        path.write_text(json.dumps(content | change), encoding="utf-8")
+        with pytest.raises(CheckpointError, match=reason):
+            model_folder.load(tmp_path)
+
+
+def test_what_other_programs_open_comes_first() -> None:
+    assert list(formats.FORMATS) == ["gpt2", "scratchgpt"]
+    assert formats.format_for(CONFIG) is GPT2
 
 
 def test_names_in_files() -> None:

@@ -4,14 +4,15 @@ import dataclasses
 
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
-from scratchgpt.model.formats import gpt2
+from scratchgpt.model.formats import gpt2, own
 from scratchgpt.model.formats.base import Format, unknown
 
-FORMATS: dict[str, Format] = {each.model_type: each for each in (gpt2.FORMAT,)}
+FORMATS: dict[str, Format] = {each.model_type: each for each in (gpt2.FORMAT, own.FORMAT)}
+"""Of several that can hold a model, the first is taken: one that other programs open."""
 
 
 def format_for(config: ModelConfig) -> Format:
-    """Return a format that can hold a model. Raises UsageError that names the parts which no format can hold."""
+    """Return the format for a model. Raises UsageError that names the parts which no format can hold."""
     missing = {name: _missing(config, each) for name, each in FORMATS.items()}
     nearest = min(missing, key=lambda name: len(missing[name]))
     if missing[nearest]:

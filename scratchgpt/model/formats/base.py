@@ -31,6 +31,11 @@ class Format(NamedTuple):
     places: Callable[[ModelConfig], dict[str, Place]]  # copies come after what they are copies of
 
 
+def end_value(ends: Sequence[int]) -> int | list[int] | None:
+    """Return what a config.json's eos_token_id says of the ids that end a text."""
+    return list(ends) if len(ends) > 1 else ends[0] if ends else None
+
+
 def unknown(config: ModelConfig, known: Known) -> list[str]:
     """Return the choices of an architecture that are not known, such as `activation: relu`."""
     choices = [field for field in dataclasses.fields(config) if field.metadata["choices"] or field.type is bool]

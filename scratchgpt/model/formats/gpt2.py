@@ -7,7 +7,7 @@ from typing import Any
 
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
-from scratchgpt.model.formats.base import Format, Known, Place
+from scratchgpt.model.formats.base import Format, Known, Place, end_value
 from scratchgpt.model.params import HEAD, TOKEN_TABLE, Layout
 
 KNOWN: Known = {
@@ -73,7 +73,7 @@ def to_json(config: ModelConfig, ends: Sequence[int]) -> dict[str, Any]:
         "initializer_range": 0.02,
         "tie_word_embeddings": config.tie_word_embeddings,
         "bos_token_id": None,
-        "eos_token_id": list(ends) if len(ends) > 1 else ends[0] if ends else None,
+        "eos_token_id": end_value(ends),
         "dtype": "float32",
         "bias": config.bias,  # not GPT-2's: false where the file's biases are but zeros
     }
