@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from scratchgpt.backend import decoding
 from scratchgpt.backend.cpu import activations, embed, head
 from scratchgpt.backend.cpu.attention import Attention
 from scratchgpt.backend.cpu.dropout import Masks
@@ -15,6 +16,7 @@ from scratchgpt.backend.cpu.norm import Norm
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig
+from scratchgpt.ops.sublayers import sublayers
 from scratchgpt.ops.table import Table
 
 BLOCK_BYTES = 2**18
@@ -40,9 +42,11 @@ def table(
     """
     team = team or Team(0, 1, lambda: None, workspace.take)
     norm, masks = NORMS[config.norm](config.norm_epsilon), Masks(workspace)
+    _, plain_attention, _, plain_head = sublayers(config)
     return Table.of(
         Embed(workspace, masks, team),
-        Attention(norm, config.n_head, workspace, masks, block_bytes),
+        Attention(plain_attention, norm, config.n_head, workspace, masks, block_bytes),
         MLP(norm, ACTIVATIONS[config.activation], workspace, masks, block_bytes),
-        Head(norm, workspace, block_bytes, team),
+        Head(plain_head, norm, workspace, block_bytes, team),
+        decoding.of(config),
     )

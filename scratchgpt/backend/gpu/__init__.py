@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+from scratchgpt.backend import decoding
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.layernorm import LayerNorm
 from scratchgpt.backend.gpu.norm import Norm
 from scratchgpt.backend.gpu.sublayers import MLP, Attention, Embed, Head
 from scratchgpt.backend.gpu.ways import attention_of, is_fused
 from scratchgpt.config import ModelConfig
+from scratchgpt.ops.sublayers import sublayers
 from scratchgpt.ops.table import Table
 
 NORMS: dict[str, Callable[[float], Norm[Any]]] = {"layernorm": LayerNorm}
@@ -19,9 +21,11 @@ __all__ = ["attention_of", "is_fused", "table"]
 def table(config: ModelConfig, device: Device) -> Table:
     """Return the sublayers of an architecture on this device. They compute in the type of the matrices."""
     norm = NORMS[config.norm](config.norm_epsilon)
+    _, plain_attention, _, plain_head = sublayers(config)
     return Table.of(
         Embed(device),
-        Attention(device, norm, config.n_head),
+        Attention(device, plain_attention, norm, config.n_head),
         MLP(device, norm, config.activation),
-        Head(device, norm),
+        Head(device, plain_head, norm),
+        decoding.of(config),
     )
