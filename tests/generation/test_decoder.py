@@ -82,7 +82,7 @@ def test_every_preset_has_a_fast_decoding_that_equals_its_sublayers(preset: str)
     config = ModelConfig(**(load_preset(preset).model | sizes | {"dropout": 0.0}))
     params = np.random.default_rng(0).normal(size=Layout(config).size, scale=0.3)
     tokens = np.random.default_rng(1).integers(0, 30, (3, 40))
-    made = []
+    made: list[list[Array]] = []
     for backend in (on_cpu(), by_sublayers(on_cpu())):
         model = GPT(config, backend, params)
         assert (model.table.decoding is None) == bool(made)
@@ -203,7 +203,7 @@ def _square(x: Array, slope: Array, workspace: Workspace) -> None:  # noqa: ARG0
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_an_architecture_without_a_fast_decoding(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new choice is a line in the registries of the tables: it generates and is served by the sublayers."""
-    monkeypatch.setitem(sublayers.ACTIVATIONS, "square", _Square)  # type: ignore[arg-type]
+    monkeypatch.setitem(sublayers.ACTIVATIONS, "square", _Square)
     monkeypatch.setitem(cpu.ACTIVATIONS, "square", _square)
     monkeypatch.setattr(scratchgpt.config, "_checked", lambda _, value: value)
     model = make_model(backend=BACKENDS[backend](), activation="square")

@@ -22,8 +22,9 @@ class FastDecoding:
 
     def __init__(self, params: Params, memory: Array, config: ModelConfig) -> None:
         """Use a memory (L, 2, N, H, room, D)."""
-        self._shared = Shared(params, memory, config)
-        self._steps: dict[int, StepRows] = {}  # by the number of sequences
+        self._shared, N = Shared(params, memory, config), memory.shape[2]
+        # By the number of sequences: those for the most come first, and the others use parts of their buffers.
+        self._steps = {N: StepRows(self._shared, N)}
         self._chunks: dict[int, Chunk] = {}  # by the number of positions
 
     def extend(self, tokens: Array, span: Span, n_last: int) -> Array:

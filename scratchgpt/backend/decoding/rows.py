@@ -58,11 +58,12 @@ class Rows(abc.ABC):
     def __init__(self, shared: Shared, n_rows: int, sums: Array) -> None:
         """Take buffers. `sums` (L, ...) are those of all layers."""
         config, weights, take = shared.config, shared.weights, shared.take
-        R, (C, K) = n_rows, weights.layers[0].fc.weight.shape
+        R, qkv, fc = n_rows, weights.layers[0].qkv.weight, weights.layers[0].fc.weight
+        C, K = fc.shape
         self._shared, self._xp, self._sums = shared, shared.xp, sums
         self._x, self._normed = take("x", R, C), take("normed", R, C)
         self._heads, self._branch = take("heads", R, C), take("branch", R, C)
-        self._qkv, self._hidden = take("qkv", R, 3 * C), take("hidden", R, K)
+        self._qkv, self._hidden = take("qkv", R, qkv.shape[1]), take("hidden", R, K)
         self._normalise = norms.NORMS[config.norm](self._x, self._normed, config.norm_epsilon)
         self._activate = activations.ACTIVATIONS[config.activation](self._hidden, take)
         self._scale = shared.xp.full((), 1 / math.sqrt(shared.memory.shape[-1]), shared.dtype)
@@ -137,8 +138,8 @@ class StepRows(Rows):
         self._scores = shared.take("scores", B * H * room)
         # The same memory, seen as attention sees it.
         self._queries: Array = self._qkv[:, :C].reshape(B, H, D, 1)
-        self._new_rows: Array = self._qkv[:, C:].reshape(B, 2, H, D)
-        self._new_column: Array = self._new_rows.transpose(1, 0, 2, 3)
+        self._new_by_row: Array = self._qkv[:, C:].reshape(B, 2, H, D)
+        self._new_by_kind: Array = self._new_by_row.transpose(1, 0, 2, 3)
         self._results: Array = self._heads.reshape(B, H, 1, D)
 
     def step(self, tokens: Array, span: Span) -> Array:
@@ -147,10 +148,10 @@ class StepRows(Rows):
         everything = slice(None)
         if isinstance(span.positions, slice):
             place = span.positions.start
-            self._new, self._index = self._new_column, (everything, everything, everything, place)
+            self._new, self._index = self._new_by_kind, (everything, everything, everything, place)
         else:
             place = span.positions[:, 0]
-            self._new, self._index = self._new_rows, (everything, self._rows, everything, place)
+            self._new, self._index = self._new_by_row, (everything, self._rows, everything, place)
         self._compute_safely(lambda: self._compute(tokens, place))
         return self._logits
 
