@@ -82,12 +82,9 @@ def for_page(error: Exception) -> str:
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return `` (did you mean 'x'?)`` for the known name nearest to `name`, or nothing if none is near.
 
-    A name of which `name` is the beginning is the nearest. `cutoff` is how much of both must be the same, from 0 to 1.
-    A long name is near to none: to compare it would take long.
+    `cutoff` is how much of both must be the same, from 0 to 1. Of those names, one that begins with `name` is the
+    nearest. A long name is near to none: to compare it would take long.
     """
-    if len(name) > LONGEST_COMPARED:
-        return ""
-    names = list(known)
-    longer = [each for each in names if name and each.startswith(name)]
-    near = longer if len(longer) == 1 else difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    near = difflib.get_close_matches(name, list(known), cutoff=cutoff) if len(name) <= LONGEST_COMPARED else []
+    near.sort(key=lambda each: not each.startswith(name))
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,5 +1,6 @@
 """Backends as tests need them: with poisoned buffers, or on an emulated GPU."""
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -30,3 +31,8 @@ def on_cpu(workspace: Workspace | None = None, *, block_bytes: int = cpu.BLOCK_B
 def emulated(device: Device, precision: str = "fp32") -> Backend:
     """Return the GPU's backend on an emulator."""
     return on_gpu(device, "gpu:0", np.asarray, KNOWN[precision])
+
+
+def by_sublayers(backend: Backend) -> Backend:
+    """Return a backend whose tables have no fast decoding."""
+    return backend._replace(table=lambda config: dataclasses.replace(backend.table(config), decoding=None))

@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OPS = ROOT / "scratchgpt" / "ops"
 BOOK = sorted(OPS.glob("*.md"))
-PAGES = [*BOOK, *(ROOT / "scratchgpt" / name for name in ("tokenizer/bpe.md", "generation/kv_cache.md"))]
+PAGES = [*BOOK, *(ROOT / "scratchgpt" / name for name in ("tokenizer/bpe.md", "generation/cache.md"))]
 LINKED = [*PAGES, *ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
-NOT_OPS = {"__init__", "array", "optimizer", "table"}
+NOT_OPS = {"__init__", "array", "cache", "optimizer", "table"}
 
 
 def _snippets(page: Path) -> list[str]:

@@ -171,7 +171,7 @@ def test_an_mlp_of_another_width(torch: Any, transformers: Any, tmp_path: Path) 
     theirs = make_theirs(transformers, torch, **SIZES, n_inner=50)
     theirs.save_pretrained(tmp_path)
     assert model_folder.load_config(tmp_path / "config.json").inner_size == 50
-    check_logits(theirs, tmp_path, torch)
+    check_against(theirs, tmp_path, torch)
 
 
 SIZES = {"vocab_size": 101, "n_layer": 2, "n_head": 2, "n_embd": 16}

@@ -86,11 +86,11 @@ def _time(gpt: GPT, seconds: dict[str, float], wait: Callable[[], None]) -> None
         return wrapper
 
     parts: dict[str, Any] = {}
-    for field in dataclasses.fields(gpt.table):
-        sublayer = getattr(gpt.table, field.name)
-        methods = ("loss",) if field.name == "head" else ("forward", "backward")
-        names = {method: "head_loss" if method == "loss" else f"{field.name} {method}" for method in methods}
-        parts[field.name] = SimpleNamespace(
+    for entry in ("embed", "attention", "mlp", "head"):
+        sublayer = getattr(gpt.table, entry)
+        methods = ("loss",) if entry == "head" else ("forward", "backward")
+        names = {method: "head_loss" if method == "loss" else f"{entry} {method}" for method in methods}
+        parts[entry] = SimpleNamespace(
             **{method: timed(name, getattr(sublayer, method)) for method, name in names.items()}
         )
     gpt.table = dataclasses.replace(gpt.table, **parts)

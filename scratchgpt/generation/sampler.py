@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from scratchgpt.chance import Place, philox
 from scratchgpt.errors import DataError, UsageError
-from scratchgpt.generation.kv_cache import KVCache
+from scratchgpt.generation.decoder import Decoder, seen
 from scratchgpt.model.gpt import GPT
 from scratchgpt.ops.array import Array
 
@@ -206,7 +206,7 @@ def draws(
     After each draw, `has_ended` is asked for each text, by its place among these; one that has takes no further part.
 
     Of a longer prompt the model sees the last block_size tokens. Where a text has filled block_size, its last half
-    is computed anew, and the text goes on from there (kv_cache.md).
+    is computed anew, and the text goes on from there (cache.md).
     """
     if not len(prompt):
         raise UsageError("The prompt is empty; give at least one character.")
@@ -214,10 +214,10 @@ def draws(
     generators = [np.random.Generator(philox(Place.SAMPLE, seed=sampling.seed, sequence=number)) for number in samples]
     penalties = Penalties(sampling, prompt, (B, model.config.vocab_size)) if sampling.has_penalties else None
     prompt = prompt[-block_size:]
-    cache = KVCache(model, B, len(prompt) + n_tokens)
+    decoder = Decoder(model, B, len(prompt) + n_tokens)
     places: Sequence[int] = range(B)
-    recent: list[npt.NDArray[np.int64]] = [np.full(B, token) for token in prompt]  # what the cache has
-    logits = cache.prefill(np.array([prompt]))
+    recent: list[npt.NDArray[np.int64]] = [np.full(B, token) for token in prompt]  # what the model sees
+    logits = _begin(decoder, np.array([prompt]), B)
     for number in range(1, n_tokens + 1):
         uniforms = [generator.random() for generator in generators]
         penalised = penalties.applied(logits) if penalties else logits
@@ -230,16 +230,25 @@ def draws(
             penalties.count(tokens)
         recent.append(tokens)
         if len(rows) < len(places):
-            cache = cache.only(rows)
+            decoder.cache.only(rows)
             if penalties:
                 penalties.keep(rows)
             generators, places = [generators[row] for row in rows], [places[row] for row in rows]
             recent = [tokens[rows] for tokens in recent]
-        if cache.length < block_size:
-            logits = cache.step(recent[-1])
+        n_recent, recent = len(recent), seen(recent, block_size)
+        if len(recent) == n_recent:
+            logits = decoder.step(recent[-1])
         else:
-            recent = recent[-max(1, block_size // 2) :]
-            logits = cache.prefill(np.stack(recent, axis=1))
+            logits = _begin(decoder, np.stack(recent, axis=1), len(rows))
+
+
+def _begin(decoder: Decoder, tokens: npt.NDArray[np.int64], B: int) -> Array:
+    """Fill the first B slots with tokens (B, T), or (1, T) for all; return the logits (B, V) of what follows."""
+    cache, slots, model = decoder.cache, range(B), decoder.model
+    cache.n_used = B
+    cache.lengths[:B] = [0] * B
+    logits = model.logits(decoder.extend(slots, tokens, 1)[:, 0])
+    return np.broadcast_to(model.backend.to_numpy(logits), (B, model.config.vocab_size))
 
 
 def generate(model: GPT, prompt: Sequence[int], n_tokens: int, sampling: Sampling, *, sample: int = 0) -> Iterator[int]:

@@ -1,17 +1,16 @@
 """The GPT: embed, L times attention and MLP, head. Forward and backward over the table of sublayers."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from scratchgpt.backend import Backend
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
-from scratchgpt.model.params import Grads, Layout
+from scratchgpt.model.params import Layout
 from scratchgpt.ops import cross_entropy
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.optimizer import State
-from scratchgpt.ops.sublayers import sublayers
-from scratchgpt.ops.table import Step, Wanted
+from scratchgpt.ops.table import Grads, Step, Wanted
 
 EVALUATION_LOGITS = {"cpu": 2**22, "gpu": 2**24}
 """Logits computed at once in an evaluation, the largest array there: to fit into a cache, or to keep a GPU busy."""
@@ -54,7 +53,6 @@ class GPT:
             self.tree = self.layout.tree(self.rounded, self.params[self.layout.n_decayed :])
         self._grads: Array | None = None
         self._freeze = freeze
-        *_, self._head = sublayers(config)
         self.use(backend)
 
     def use(self, backend: Backend) -> None:
@@ -134,28 +132,18 @@ class GPT:
             table.embed.backward(dx, embed_saved, grads.embed, step)
         return loss
 
-    def hidden(
-        self, tokens: Array, *, keep: Callable[[int, Array, Array], None] | None = None, only_last: bool = False
-    ) -> Array:
-        """Run all layers: tokens (B, T) -> the residual stream (B, T, C) that the head reads. Raises UsageError.
-
-        `keep` is given each layer's number and its keys and values, each (B, H, T, D), before they are overwritten.
-        With `only_last` the result is (B, 1, C), that of the last position: the last MLP is spared the others.
-        """
+    def hidden(self, tokens: Array) -> Array:
+        """Run all layers: tokens (B, T) -> the residual stream (B, T, C) that the head reads. Raises UsageError."""
         table, step = self.table, Step()
         x, _ = table.embed.forward(self._move(tokens), self.tree.embed, step)
         for layer, block in enumerate(self.tree.blocks):
-            saved = table.attention.forward(x, block.attention, step, layer)
-            if keep:
-                keep(layer, *table.attention.keys_values(saved, block.attention))
-            if only_last and layer == self.config.n_layer - 1:
-                x = x[:, -1:].copy()
+            table.attention.forward(x, block.attention, step, layer)
             table.mlp.forward(x, block.mlp, step, layer)
         return x
 
     def logits(self, x: Array) -> Array:
         """Final norm and projection, never in half precision: residual stream (..., C) -> logits (..., V)."""
-        return self._head.logits(x, self.masters.head)
+        return self.table.head.logits(x, self.masters.head)
 
     def score(self, tokens: Array, targets: Array) -> Score:
         """Predict without dropout: tokens, targets (B, T) -> the sums over all targets that count, those above -1."""

@@ -11,7 +11,7 @@ import dataclasses
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from scratchgpt.chance import Place, philox
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError, did_you_mean
 from scratchgpt.ops.array import Array
-from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, MLPParams, Wanted
+from scratchgpt.ops.table import AttentionParams, Block, EmbedParams, Grads, HeadParams, MLPParams, Params, Tree, Wanted
 
 MOST_PARAMETERS = 2**40
 
@@ -50,31 +50,6 @@ class Leaf(NamedTuple):
     def size(self) -> int:
         """How many numbers it has."""
         return math.prod(self.shape)
-
-
-View = TypeVar("View", Array, Wanted)
-
-
-class Block(NamedTuple, Generic[View]):
-    """One layer."""
-
-    attention: AttentionParams[View]
-    mlp: MLPParams[View]
-
-
-class Tree(NamedTuple, Generic[View]):
-    """All parameters, or all gradients: a tree of views on one flat array. A frozen parameter has no gradient.
-
-    Where embedding and head are tied, `head.weight` is `embed.token_table`: one leaf, two contributors.
-    """
-
-    embed: EmbedParams[View]
-    blocks: tuple[Block[View], ...]
-    head: HeadParams[View]
-
-
-Params = Tree[Array]
-Grads = Tree[Wanted]
 
 
 class Layout:

@@ -46,6 +46,17 @@ def backward(dy: Array, saved: Saved) -> tuple[Array, Array, Array]:
     return dscores @ k, dscores.swapaxes(-1, -2) @ q, dv
 
 
+def between(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """y = softmax(q kᵀ / √D + mask) v, for queries that meet keys of other positions, too.
+
+    q (B, H, T, D), k, v (B, H, n, D), mask (B or 1, 1, T, n) or None -> y (B, H, T, D).
+    """
+    scores = q @ k.swapaxes(-1, -2) * (1 / math.sqrt(q.shape[-1]))
+    weights, _ = softmax.forward(scores if mask is None else scores + mask)
+    y: Array = weights @ v
+    return y
+
+
 def split_heads(x: Array, n_head: int) -> Array:
     """(B, T, C) -> (B, H, T, D): a view."""
     B, T, C = x.shape

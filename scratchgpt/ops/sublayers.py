@@ -12,6 +12,7 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.ops import attention, cross_entropy, dropout, embedding, gelu, layernorm, linear, relu
 from scratchgpt.ops.array import Array, array_module
 from scratchgpt.ops.attention import merge_heads, split_heads
+from scratchgpt.ops.cache import LayerCache, Positions
 from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, MLPParams, Step, Table, Wanted
 
 NORMS: dict[str, ModuleType] = {"layernorm": layernorm}
@@ -72,6 +73,11 @@ class Embed:
         x, _ = dropout.forward(x, mask)
         return x, EmbedSaved(saved, mask)
 
+    def at(self, tokens: Array, positions: Positions, params: EmbedParams[Array]) -> Array:
+        """tokens (B, T) at any positions -> x (B, T, C)."""
+        x: Array = params.token_table[tokens] + params.position_table[positions]
+        return x
+
     def backward(self, dx: Array, saved: EmbedSaved, grads: EmbedParams[Wanted], step: Step) -> None:  # noqa: ARG002
         """Add to the gradients of both tables. dx (B, T, C)."""
         dtoken_table, dposition_table = embedding.backward(dropout.backward(dx, saved.mask), saved.embedding)
@@ -111,9 +117,15 @@ class Attention:
         x += out
         return AttentionSaved(norm_saved, qkv_saved, attention_saved, proj_saved, mask)
 
-    def keys_values(self, saved: AttentionSaved, params: AttentionParams[Array]) -> tuple[Array, Array]:  # noqa: ARG002
-        """Return the keys and the values, each (B, H, T, D), that a forward has just computed. They may be views."""
-        return saved.attention.k, saved.attention.v
+    def extend(self, x: Array, params: AttentionParams[Array], cache: LayerCache) -> None:
+        """Update x (B, T, C), the cache's span, in place, and keep its keys and values."""
+        xp = array_module(x)
+        normed, _ = self.norm.forward(x, params.gain, params.bias, self.epsilon)
+        qkv, _ = linear.forward(normed, params.qkv_weight, params.qkv_bias)
+        q, k, v = (split_heads(part, self.n_head) for part in xp.split(qkv, 3, axis=-1))
+        heads = attention.between(q, *cache.extend(k, v))
+        out, _ = linear.forward(merge_heads(heads), params.proj_weight, params.proj_bias)
+        x += out
 
     def backward(
         self,

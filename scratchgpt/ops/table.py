@@ -9,13 +9,16 @@ backend needs (buffers, a device). Convention: `forward(x, params, step, layer) 
 `grads`. It turns dx, the gradient with respect to the new x, into the one with respect to the old x, in place.
 
 A gradient that is None is not wanted, and a fast table does not compute it.
+
+Texts need three entries more, which save nothing and know no dropout: `embed.at`, `attention.extend`, `head.logits`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar, cast
 
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.cache import LayerCache, Positions, Span
 
 Leaf = TypeVar("Leaf", Array, Array | None)
 """Of parameters an array; of gradients None, too."""
@@ -59,8 +62,29 @@ class HeadParams(NamedTuple, Generic[Leaf]):
     logit_bias: Array | None = None  # (V,)
 
 
+class Block(NamedTuple, Generic[Leaf]):
+    """Parameters of one layer."""
+
+    attention: AttentionParams[Leaf]
+    mlp: MLPParams[Leaf]
+
+
+class Tree(NamedTuple, Generic[Leaf]):
+    """All parameters, or all gradients: a tree of views on one flat array. A frozen parameter has no gradient.
+
+    Where embedding and head are tied, `head.weight` is `embed.token_table`: one leaf, two contributors.
+    """
+
+    embed: EmbedParams[Leaf]
+    blocks: tuple[Block[Leaf], ...]
+    head: HeadParams[Leaf]
+
+
 Wanted = Array | None
 """A gradient to add into; None if it is not wanted."""
+
+Params = Tree[Array]
+Grads = Tree[Wanted]
 
 
 class Step(NamedTuple):
@@ -93,10 +117,10 @@ class Sublayer(Protocol[Params_contra, Grads_contra, Saved]):
 
 
 class AttentionSublayer(Sublayer[AttentionParams[Array], AttentionParams[Wanted], Saved], Protocol[Saved]):
-    """Attention, which also gives the keys and values that a cache keeps."""
+    """Attention, of whole sequences and of what is appended to them."""
 
-    def keys_values(self, saved: Saved, params: AttentionParams[Array]) -> tuple[Array, Array]:
-        """Return the keys and the values, each (B, H, T, D), of a forward. They may be views."""
+    def extend(self, x: Array, params: AttentionParams[Array], cache: LayerCache) -> None:
+        """Update x (B, T, C), the cache's span, in place, and keep its keys and values."""
 
 
 class MLPSublayer(Sublayer[MLPParams[Array], MLPParams[Wanted], Saved], Protocol[Saved]):
@@ -105,6 +129,9 @@ class MLPSublayer(Sublayer[MLPParams[Array], MLPParams[Wanted], Saved], Protocol
 
 class EmbedSublayer(Protocol[Saved]):
     """The beginning of the residual stream."""
+
+    def at(self, tokens: Array, positions: Positions, params: EmbedParams[Array]) -> Array:
+        """tokens (B, T) at any positions -> x (B, T, C), a new array or a buffer."""
 
     def forward(self, tokens: Array, params: EmbedParams[Array], step: Step) -> tuple[Array, Saved]:
         """tokens (B, T) -> x (B, T, C), a new array or a buffer."""
@@ -115,6 +142,9 @@ class EmbedSublayer(Protocol[Saved]):
 
 class HeadSublayer(Protocol):
     """The end of the residual stream."""
+
+    def logits(self, x: Array, params: HeadParams[Array]) -> Array:
+        """Residual stream (..., C) -> logits (..., V), in the type of the parameters."""
 
     def loss(
         self, x: Array, targets: Array, params: HeadParams[Array], grads: HeadParams[Wanted], step: Step
@@ -127,6 +157,16 @@ class HeadSublayer(Protocol):
         """
 
 
+class Decoding(Protocol):
+    """A model whose texts grow in one memory of keys and values. What it returns may be a buffer."""
+
+    def extend(self, tokens: Array, span: Span, n_last: int) -> Array:
+        """Append tokens (1, T) to a sequence; return the residual stream (1, n_last, C) of the last positions."""
+
+    def step(self, tokens: Array, span: Span) -> Array:
+        """Append tokens (B,), one to each of the first B sequences; return the logits (B, V) of what follows."""
+
+
 E = TypeVar("E")
 A = TypeVar("A")
 M = TypeVar("M")
@@ -134,16 +174,26 @@ M = TypeVar("M")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The sublayers of one architecture. Of what they save, the model only hands it back: to it, all are `object`."""
+    """The sublayers of one architecture. Of what they save, the model only hands it back: to it, all are `object`.
+
+    `decoding`, if there is one, is faster than the sublayers where a text goes on: given parameters and a memory
+    (L, 2, N, H, room, D) of keys and values, it does what they do, in fewer calls.
+    """
 
     embed: EmbedSublayer[object]
     attention: AttentionSublayer[object]
     mlp: MLPSublayer[object]
     head: HeadSublayer
+    decoding: Callable[[Params, Array], Decoding] | None = None
 
     @classmethod
     def of(
-        cls, embed: EmbedSublayer[E], attention: AttentionSublayer[A], mlp: MLPSublayer[M], head: HeadSublayer
+        cls,
+        embed: EmbedSublayer[E],
+        attention: AttentionSublayer[A],
+        mlp: MLPSublayer[M],
+        head: HeadSublayer,
+        decoding: Callable[[Params, Array], Decoding] | None = None,
     ) -> Self:
         """Make a table of sublayers, each with its own records."""
         return cls(
@@ -151,4 +201,5 @@ class Table:
             cast("AttentionSublayer[object]", attention),
             cast("MLPSublayer[object]", mlp),
             head,
+            decoding,
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from scratchgpt.errors import ScratchGPTError
 from scratchgpt.generation import suitable_threads
-from scratchgpt.generation.ragged_cache import RaggedCache
+from scratchgpt.generation.decoder import Decoder, seen
 from scratchgpt.generation.sampler import choose, log_probabilities, without
 from scratchgpt.model.gpt import GPT
 from scratchgpt.ops.array import Array
@@ -68,7 +68,8 @@ class Engine:
         self.vocabulary, self.n_places, self.n_waiting = vocabulary, n_places, n_waiting
         self.n_prompt_tokens, self.n_tokens_made, self.n_steps = 0, 0, 0
         self._model, self.config, self.block_size = model, model.config, model.config.block_size
-        self._cache = RaggedCache(model, n_places)
+        self._decoder = Decoder(model, n_places)
+        self._cache = self._decoder.cache
         self._slots: list[LiveText] = []
         self._n_turns = 0
         self._most_positions = max(1, CHUNK_WORK // model.layout.size)  # of chunks, before a step
@@ -232,7 +233,7 @@ class Engine:
 
     def _compute(self) -> None:
         """Compute a chunk of a prompt, or a step."""
-        lengths = self._cache.lengths.tolist()
+        lengths = self._cache.lengths
         unready = [text for text in self._slots if len(text.recent) - 1 > lengths[text.slot]]
         if unready and (self._n_positions > 0 or len(unready) == len(self._slots)):
             self._extend(unready)
@@ -253,13 +254,14 @@ class Engine:
         echoes = {text.echo for text in group if text.echo and text.echo.n_done == start}
         # Small chunks for an echo, even again: a large one would begin before n_done, and would not be scored.
         is_alone = len(group) == len(self._texts) and not any(text.echo for text in group)
-        chunk = self._cache.next_chunk(first.slot, n, is_alone=is_alone)
+        chunk = self._decoder.next_chunk(first.slot, n, is_alone=is_alone)
         rows = [first.recent[chunk]]
         if len(group) == 1 and not echoes and chunk == slice(0, n):
             others = [text for text in alike if text is not first and not text.echo]
-            group = [first, *others][: max(1, self._cache.chunk_size // n)]
+            group = [first, *others][: max(1, self._decoder.chunk_size // n)]
             rows = [text.recent[chunk] for text in group]
-        x = self._cache.extend([text.slot for text in group], np.array(rows, np.int64), has_stream=bool(echoes))
+        n_last = len(rows[0]) if echoes else 0
+        x = self._decoder.extend([text.slot for text in group], np.array(rows, np.int64), n_last)
         if echoes:
             self._score(x[0], first.recent[chunk.start + 1 : chunk.stop + 1], echoes)
         self._n_positions -= len(rows) * len(rows[0])
@@ -301,7 +303,7 @@ class Engine:
         """Add a token to each text whose prompt has been computed; those that end leave."""
         is_unready = set(unready)
         ready = [text for text in self._slots if text not in is_unready]
-        logits = self._cache.step([text.recent[-1] for text in self._slots], idle=[text.slot for text in unready])
+        logits = self._decoder.step([text.recent[-1] for text in self._slots], idle=[text.slot for text in unready])
         kinds: dict[Hashable, list[LiveText]] = {}
         for text in ready:
             kinds.setdefault(text.kind, []).append(text)
@@ -330,14 +332,14 @@ class Engine:
             text.n_allowed -= 1
             if text.penalties:
                 text.penalties.count(np.array([token]))
-            if len(text.recent) > self.block_size:  # full: the text goes on from its last half
-                text.recent = text.recent[-max(1, self.block_size // 2) :]
+            n_recent, text.recent = len(text.recent), seen(text.recent, self.block_size)
+            if len(text.recent) < n_recent:  # it goes on from its last half
                 self._cache.lengths[text.slot] = 0
         self.n_tokens_made += len(texts)
 
     def _n_missing(self, text: LiveText) -> int:
         """Return how many positions of a running text must be computed before its next step."""
-        return len(text.recent) - 1 - int(self._cache.lengths[text.slot])
+        return len(text.recent) - 1 - self._cache.lengths[text.slot]
 
     def _next_turn(self) -> int:
         self._n_turns += 1

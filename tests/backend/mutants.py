@@ -21,7 +21,6 @@ import pytest
 
 from scratchgpt.backend.cpu.head import TILE
 from scratchgpt.config import ModelConfig
-from scratchgpt.generation import kv_cache
 from tests.backend import test_cpu
 from tests.cuda import (
     checks,
@@ -40,7 +39,7 @@ from tests.cuda import (
     test_table,
 )
 from tests.engine import test_workers
-from tests.generation import test_kv_cache, test_ragged_cache
+from tests.generation import test_cache, test_decoder
 from tests.ops.mutants import HEADER, Change, Result, mutants, parse, show, tried
 
 __all__ = ["EXPLAINED", "HEADER", "TESTS", "first_failure", "run", "unchanged"]
@@ -139,23 +138,36 @@ GPU: dict[str, tuple[Test, ...]] = {
         partial(test_table.test_a_step, test_table.CASES[6], "fp32"),
     ),
 }
-CACHE: dict[str, tuple[Test, ...]] = {
-    "kv_cache": (
-        partial(_patched, test_kv_cache.test_the_activations_of_several_rows_at_once, 2, 5),
-        partial(_patched, test_kv_cache.test_the_activations_of_several_rows_at_once, 0.5, 2),
-        partial(test_kv_cache.test_tokens_in_tiles, kv_cache.TILE + 1),
-        partial(test_kv_cache.test_some_of_the_sequences_go_on, [0, 2, 3]),
-        test_kv_cache.test_a_cache_has_room_for_what_the_model_sees,
+DECODING: dict[str, tuple[Test, ...]] = {
+    "activations": (
+        partial(_patched, test_decoder.test_the_activations_of_several_rows_at_once, 2, 5),
+        partial(_patched, test_decoder.test_the_activations_of_several_rows_at_once, 0.5, 2),
     ),
-    "ragged_cache": (
-        partial(test_ragged_cache.test_sequences_that_come_and_go_are_computed_as_if_alone, 0, {}, "float64"),
-        test_ragged_cache.test_the_first_chunk_is_what_remains,
-        test_ragged_cache.test_several_prompts_of_one_length_at_once,
+    "rows": (partial(test_cache.test_sequences_that_come_and_go_are_computed_as_if_alone, 0, {}, "float64"),),
+}
+GENERATION: dict[str, tuple[Test, ...]] = {
+    "cache": (
+        partial(test_decoder.test_some_of_the_sequences_go_on, [0, 2, 3]),
+        partial(test_decoder.test_some_of_the_sequences_go_on, [1]),
+        partial(test_decoder.test_a_prompt_for_all_and_beginning_anew, "cpu"),
+        partial(test_cache.test_sequences_that_come_and_go_are_computed_as_if_alone, 0, {}, "float64"),
+    ),
+    "decoder": (
+        partial(test_decoder.test_a_prompt_for_all_and_beginning_anew, "cpu by sublayers"),
+        test_decoder.test_there_is_room_for_what_the_model_sees,
+        test_decoder.test_a_full_context_goes_on_from_its_last_half,
+        test_cache.test_the_first_chunk_is_what_remains,
+        test_cache.test_several_prompts_of_one_length_at_once,
     ),
 }
 TESTS = {
     f"{package}.{name}": tests
-    for package, of in (("backend.cpu", CPU), ("backend.gpu", GPU), ("generation", CACHE))
+    for package, of in (
+        ("backend.cpu", CPU),
+        ("backend.gpu", GPU),
+        ("backend.decoding", DECODING),
+        ("generation", GENERATION),
+    )
     for name, tests in of.items()
 }
 """For each module, by its name within scratchgpt: what its mutants must get past."""
@@ -248,17 +260,17 @@ EXPLAINED: dict[Change, str] = {
         "shared_bytes = 32 * max(-(-(31 + rows * T - 1) // 32), 1)",
     ): "It is less only where rows * T is 2 more than a multiple of 32; then blocks begin at even bytes, 30 at most.",
     Change(
-        "generation.kv_cache.__init__",
-        "n_rows = max(1, PART_BYTES // self._hidden[0].nbytes) if xp is np else B",
-        "n_rows = 1 if xp is np else B",
+        "backend.decoding.activations.gelu",
+        "n_rows = max(1, PART_BYTES // hidden[0].nbytes) if xp is np else R",
+        "n_rows = 1 if xp is np else R",
     ): SPEED,
     **{
         Change(
-            "generation.kv_cache.__init__",
-            "scratch = empty(min(n_rows, B), 4 * C)",
-            f"scratch = empty({rows}, 4 * C)",
+            "backend.decoding.activations.gelu",
+            "buffer = take('scratch', min(n_rows, R), K)",
+            f"buffer = take('scratch', {rows}, K)",
         ): "It takes more memory and is the same."
-        for rows in ("n_rows", "B")
+        for rows in ("n_rows", "R")
     },
 }
 """The mutants that nothing can kill, and why each computes the same."""

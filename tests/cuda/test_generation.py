@@ -1,23 +1,26 @@
 """Token by token on the stand-in for CuPy: the logits of the reference on a CPU."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from scratchgpt.backend import reference, select
+from scratchgpt.backend import Backend, reference, select
 from scratchgpt.config import ModelConfig
 from scratchgpt.generation import Stop
-from scratchgpt.generation.kv_cache import KVCache
-from scratchgpt.generation.ragged_cache import RaggedCache
+from scratchgpt.generation.decoder import Decoder
 from scratchgpt.generation.sampler import Sampling, draws
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.serving.engine import Engine
 from scratchgpt.serving.job import Wish
 from scratchgpt.tokenizer import CharTokenizer
+from tests.backends import by_sublayers, emulated
 from tests.cuda.checks import needs_emulator
+from tests.cuda.device import Emulated
+from tests.generation.growing import assert_random_growth, make_model
 
 pytestmark = [needs_emulator, pytest.mark.usefixtures("cupy")]
 
@@ -40,40 +43,58 @@ def test_steps_give_the_logits_of_the_uncached_model(changes: dict[str, Any], pr
     tokens = np.random.default_rng(2).integers(0, 70, (2, 7))
     expected = slow.logits(slow.hidden(tokens))
     tolerance = TOLERANCES[precision] * np.abs(expected).max()
-    model = GPT(config, select("gpu:0", precision=precision), params)
-    cache = KVCache(model, 2, 7)
-    assert np.abs(cache.prefill(tokens[:, :3]) - expected[:, 2]).max() <= tolerance
-    for position in range(3, 7):
-        assert np.abs(cache.step(tokens[:, position]) - expected[:, position]).max() <= tolerance
+    backend = select("gpu:0", precision=precision)
+    for either in (backend, by_sublayers(backend)):
+        model = GPT(config, either, params)
+        decoder = Decoder(model, 2, 7)
+        decoder.cache.n_used = 2
+        x = decoder.extend(range(2), tokens[:, :3], 1)
+        assert np.abs(backend.to_numpy(model.logits(x))[:, 0] - expected[:, 2]).max() <= tolerance
+        for position in range(3, 7):
+            assert np.abs(decoder.step(tokens[:, position]) - expected[:, position]).max() <= tolerance
 
 
+@pytest.mark.parametrize("in_use", [lambda backend: backend, by_sublayers], ids=["fast", "by sublayers"])
 @pytest.mark.parametrize("changes", [{"n_head": 1}, {"n_head": 2, "activation": "relu"}])
-def test_sequences_in_chunks_suspended_and_restored(changes: dict[str, Any]) -> None:
+def test_sequences_in_chunks_suspended_and_restored(
+    changes: dict[str, Any], in_use: Callable[[Backend], Backend]
+) -> None:
     config = ModelConfig(vocab_size=70, block_size=12, n_layer=2, n_embd=16, **changes)
     params = np.random.default_rng(1).normal(size=Layout(config).size, scale=0.2).astype(np.float32)
     slow = GPT(config, reference(), params)
     tokens = np.random.default_rng(2).integers(0, 70, (2, 12))
     expected = slow.logits(slow.hidden(tokens))
     tolerance = 1e-5 * np.abs(expected).max()
-    cache = RaggedCache(GPT(config, select("gpu:0"), params), 3)
-    assert (cache.chunk_size, cache.largest_chunk_size) == (256, 1024)
-    cache.chunk_size, cache.n_used = 3, 3
+    decoder = Decoder(GPT(config, in_use(select("gpu:0")), params), 3)
+    cache, model = decoder.cache, decoder.model
+    assert (decoder.chunk_size, decoder.largest_chunk_size) == (256, 1024)
+    decoder.chunk_size, cache.n_used = 3, 3
     while cache.lengths[0] < 8:
-        chunk = cache.next_chunk(0, 8)
-        x = cache.extend([0, 1], tokens[:1, chunk], has_stream=True)
-        logits = cache.model.backend.to_numpy(cache.model.logits(x))
+        chunk = decoder.next_chunk(0, 8)
+        x = decoder.extend([0, 1], tokens[:1, chunk], chunk.stop - chunk.start)
+        logits = model.backend.to_numpy(model.logits(x))
         assert np.abs(logits - expected[:1, chunk]).max() <= tolerance
-    cache.extend([2], tokens[1:, :4])
+    decoder.extend([2], tokens[1:, :4])
     kept = cache.copy_of(1)
     assert kept.nbytes == cache.n_bytes(1)
     cache.release(1)
-    assert np.abs(cache.step(tokens[[0, 1], [8, 4]].tolist()) - expected[[0, 1], [8, 4]]).max() <= tolerance
+    assert np.abs(decoder.step(tokens[[0, 1], [8, 4]].tolist()) - expected[[0, 1], [8, 4]]).max() <= tolerance
     cache.n_used = 3
     cache.restore(2, kept)
-    logits = cache.step([int(tokens[0, 9]), 0, int(tokens[0, 8])], idle=[1])
+    logits = decoder.step([int(tokens[0, 9]), 0, int(tokens[0, 8])], idle=[1])
     assert np.abs(logits[[0, 2]] - expected[0, [9, 8]]).max() <= tolerance
     cache.clear(1)
-    assert cache.lengths.tolist() == [10, 0, 9]
+    assert cache.lengths == [10, 0, 9]
+    x = decoder.extend([1, 0], np.stack([tokens[1, :1], tokens[0, 10:11]]), 1)
+    logits = model.backend.to_numpy(model.logits(x))[:, 0]
+    assert np.abs(logits - expected[[1, 0], [0, 10]]).max() <= tolerance
+
+
+@pytest.mark.parametrize("changes", [{}, {"bias": False, "activation": "relu", "n_head": 1, "n_embd": 16}])
+def test_any_growth_on_the_emulator(changes: dict[str, Any]) -> None:
+    """In float64: the launches of a beginning, and what goes on from it by sublayers or fast."""
+    for seed, backend in enumerate((emulated(Emulated(), "fp64"), by_sublayers(emulated(Emulated(), "fp64")))):
+        assert_random_growth(make_model(backend=backend, **changes), seed)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

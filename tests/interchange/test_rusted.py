@@ -13,7 +13,7 @@ from scratchgpt.data.dataset import Dataset
 from scratchgpt.data.rusted import GPT2_SIZE, import_data, read_vocabulary
 from scratchgpt.data.sources import text_files
 from scratchgpt.errors import CheckpointError, DataError, ScratchGPTError, UsageError
-from scratchgpt.generation.kv_cache import KVCache
+from scratchgpt.generation.decoder import Decoder
 from scratchgpt.interchange.rusted import read_model
 from scratchgpt.model import folder as model_folder
 from scratchgpt.model.gpt import GPT
@@ -49,9 +49,10 @@ def test_logits_are_theirs(dtype: str, tolerance: float, tmp_path: Path) -> None
     tokens = CharTokenizer(CHARACTERS).encode(text)[None].astype(np.int64)
     limit = tolerance * np.abs(expected).max()
     assert np.abs(model.logits(model.hidden(tokens))[0] - expected).max() <= limit
-    cache = KVCache(model, 1, tokens.size)
-    assert np.abs(cache.prefill(tokens[:, :3])[0] - expected[2]).max() <= limit
-    assert np.abs(cache.step(tokens[:, 3])[0] - expected[3]).max() <= limit
+    decoder = Decoder(model, 1, tokens.size)
+    decoder.cache.n_used = 1
+    assert np.abs(model.logits(decoder.extend([0], tokens[:, :3], 1))[0, 0] - expected[2]).max() <= limit
+    assert np.abs(decoder.step(tokens[:, 3])[0] - expected[3]).max() <= limit
 
 
 def test_dropout_is_theirs_and_that_of_old_versions(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.ops import layernorm, relu
 from scratchgpt.ops.adamw import Moments, Settings
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.cache import LayerCache, Span
 from scratchgpt.ops.optimizer import State, Update
-from scratchgpt.ops.table import AttentionParams, HeadParams, Step
+from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, Step
 from tests import gradcheck
 from tests.ops import plain
 
@@ -187,17 +188,89 @@ def check_rule(optimizer: ModuleType, *, span: slice = slice(1, 4), scale: float
     assert optimizer.SLOTS == {"adamw": ("first", "second")}
 
 
-def check_keys_values(sublayers: ModuleType) -> None:
-    """What is kept of a forward are its keys and its values, head by head."""
-    B, T, H, D = 2, 3, 2, 5
+CAUSAL = np.triu(np.full((4, 4), -math.inf), 1)
+"""Added to scores: a query looks at its own position and at earlier ones."""
+
+
+def check_between(attention: ModuleType) -> None:
+    """Queries of the last positions get the rows that they have among all; without a mask they meet every key."""
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 3, 4, 5))
+    expected = plain.attention(q, k, v)
+    for n in (1, 3, 4):
+        assert_close(attention.between(q[:, :, -n:], k, v, CAUSAL[None, None, -n:]), expected[:, :, -n:])
+    assert_close(attention.between(q[:, :, -1:], k, v, None), expected[:, :, -1:])
+
+
+def check_span(cache: ModuleType) -> None:
+    """New positions are behind the old ones of each sequence, and a query meets none that are later than its own."""
+    even = cache.Span.of(range(1, 3), [2, 2], 1, np)
+    assert even == (slice(1, 3), slice(2, 3), 2, 3)
+    assert even.mask(np.zeros(0)) is None
+    first = cache.Span.of([2], [0], 4, np)
+    assert first == (slice(2, 3), slice(0, 4), 0, 4)
+    assert np.array_equal(first.mask(np.zeros(0)), CAUSAL[None, None])
+    apart = cache.Span.of([3, 1], [1, 1], 2, np)
+    assert (apart.slots.tolist(), apart.positions, apart.n_met) == ([3, 1], slice(1, 3), 3)
+    assert np.array_equal(apart.mask(np.zeros(0)), CAUSAL[None, None, 1:3, :3])
+    for slots in (range(2, 4), [2, 0]):
+        ragged = cache.Span.of(slots, [0, 2], 2, np)
+        assert (ragged.positions.tolist(), ragged.n_kept, ragged.n_met) == ([[0, 1], [2, 3]], 2, 4)
+        mask = ragged.mask(np.zeros(0, np.float32))
+        assert mask.dtype == np.float32
+        assert np.array_equal(mask, np.stack([CAUSAL[:2], CAUSAL[2:]])[:, None])
+    assert cache.Span.of(range(2, 4), [2, 0], 1, np).slots == slice(2, 4)
+
+
+def check_layer_cache(cache: ModuleType) -> None:
+    """Each sequence's keys and values are kept in its own slot, and all that a query may meet come back."""
+    B, H, D, room = 2, 3, 2, 5
+    kept, rng = np.zeros((2, 4, H, room, D)), np.random.default_rng(0)
+    expected = kept.copy()
+    for slots, lengths, T in [
+        (range(1, 3), (0, 0), 2),
+        (range(1, 3), (2, 1), 2),
+        ([3, 0], (0, 0), 1),
+        ([3, 0], (1, 0), 2),
+        ([0, 1], (2, 4), 1),
+    ]:
+        k, v = rng.normal(size=(2, B, H, T, D))
+        for row, (slot, n) in enumerate(zip(slots, lengths, strict=True)):
+            expected[0, slot, :, n : n + T], expected[1, slot, :, n : n + T] = k[row], v[row]
+        span = cache.Span.of(slots, lengths, T, np)
+        keys, values, mask = cache.LayerCache(*kept, span).extend(k, v)
+        assert np.array_equal(kept, expected)
+        n_met = max(lengths) + T
+        assert np.array_equal(keys, expected[0, list(slots), :, :n_met])
+        assert np.array_equal(values, expected[1, list(slots), :, :n_met])
+        assert np.array_equal(mask, span.mask(k)) or mask is None
+
+
+def check_extend(sublayers: ModuleType) -> None:
+    """Sequences that grow by pieces, from any lengths on, get the rows that they have as a whole."""
+    B, H, D, room = 2, 2, 5, 6
     C, rng = H * D, np.random.default_rng(0)
-    x, gain, weight = rng.normal(size=(B, T, C)), rng.normal(size=C), rng.normal(size=(C, 3 * C))
-    params = AttentionParams(gain, None, weight, None, np.eye(C), None)
-    qkv = plain.linear(plain.layernorm(x, gain, None), weight)
-    attention = sublayers.Attention(layernorm, layernorm.EPSILON, H)
-    kept = attention.keys_values(attention.forward(x, params, Step(), 0), params)
-    for i, array in enumerate(kept, 1):
-        assert_close(array, qkv[..., i * C : (i + 1) * C].reshape(B, T, H, D).transpose(0, 2, 1, 3))
+    shapes = ((C,), (C,), (C, 3 * C), (3 * C,), (C, C), (C,))
+    params, x = AttentionParams(*(rng.normal(size=shape) for shape in shapes)), rng.normal(size=(B, room, C))
+    attention, expected = sublayers.Attention(layernorm, 0.25, H), x.copy()
+    qkv = plain.linear(plain.layernorm(x, params.gain, params.bias, 0.25), params.qkv_weight, params.qkv_bias)
+    y = plain.attention(*qkv.reshape(B, room, 3, H, D).transpose(2, 0, 3, 1, 4))
+    expected += plain.linear(y.transpose(0, 2, 1, 3).reshape(B, room, C), params.proj_weight, params.proj_bias)
+    kept = np.zeros((2, B, H, room, D))
+    for slots, lengths, T in [([1], (0,), 3), ([0, 1], (0, 3), 1), ([0], (1,), 2), ([0, 1], (3, 4), 2)]:
+        span = Span.of(slots, lengths, T, np)
+        places = [(slot, slice(n, n + T)) for slot, n in zip(slots, lengths, strict=True)]
+        part = np.stack([x[place] for place in places])
+        attention.extend(part, params, LayerCache(kept[0], kept[1], span))
+        assert_close(part, np.stack([expected[place] for place in places]))
+
+
+def check_at(sublayers: ModuleType) -> None:
+    """Tokens stand at the positions that are given, the same for all sequences or each its own."""
+    rng = np.random.default_rng(0)
+    params, tokens = EmbedParams(rng.normal(size=(5, 3)), rng.normal(size=(4, 3))), np.array([[1, 2], [4, 0]])
+    for positions, places in ((slice(1, 3), [[1, 2], [1, 2]]), (np.array([[0, 1], [2, 3]]), [[0, 1], [2, 3]])):
+        x = sublayers.Embed().at(tokens, positions, params)
+        assert_close(x, params.token_table[tokens] + params.position_table[np.array(places)])
 
 
 def check_table(sublayers: ModuleType) -> None:

@@ -38,13 +38,15 @@ OTHERS: dict[str, tuple[Check, ...]] = {
             checks.check_mask, rate=0.5, seed=0, step=7, sequences=(3,), layer=1, place=1, shape=(5,), dtype="float32"
         ),
     ),
-    "ops.attention": (checks.check_heads,),
+    "ops.attention": (checks.check_heads, checks.check_between),
+    "ops.cache": (checks.check_span, checks.check_layer_cache),
     "ops.relu": (checks.check_kink,),
     "ops.sublayers": (
         checks.check_table,
         checks.check_masks,
         checks.check_unwanted,
-        checks.check_keys_values,
+        checks.check_extend,
+        checks.check_at,
     ),
     "ops.optimizer": (checks.check_rule,),
     "ops.cross_entropy": (checks.check_weigh,),
@@ -322,6 +324,7 @@ EXPLAINED: dict[Change, str] = {
         Change(where, before, before.replace("swapaxes(-1, -2)", "swapaxes(-1, 2)")): LAST_OF_FOUR
         for where, before in (
             ("ops.attention.forward", "scores = q @ k.swapaxes(-1, -2) * (1 / math.sqrt(D))"),
+            ("ops.attention.between", "scores = q @ k.swapaxes(-1, -2) * (1 / math.sqrt(q.shape[-1]))"),
             ("ops.attention.backward", "dv = weights.swapaxes(-1, -2) @ dy"),
             ("ops.attention.backward", "dprobabilities = dropout.backward(dy @ v.swapaxes(-1, -2), mask)"),
             ("ops.attention.backward", "return (dscores @ k, dscores.swapaxes(-1, -2) @ q, dv)"),
@@ -332,6 +335,16 @@ EXPLAINED: dict[Change, str] = {
         "probabilities, _ = softmax.forward(xp.where(visible, scores, -math.inf))",
         "_, probabilities = softmax.forward(xp.where(visible, scores, -math.inf))",
     ): "What softmax saves is its result.",
+    Change(
+        "ops.attention.between",
+        "weights, _ = softmax.forward(scores if mask is None else scores + mask)",
+        "_, weights = softmax.forward(scores if mask is None else scores + mask)",
+    ): "What softmax saves is its result.",
+    Change(
+        "ops.cache.keep",
+        "for kept, new in ((self.keys, k), (self.values, v)):",
+        "for kept, new in ((self.values, v), (self.keys, k)):",
+    ): "Keys and values share no memory, so their order does not matter.",
     Change(
         "ops.cross_entropy.forward",
         "shifted = logits - logits.max(axis=-1, keepdims=True)",

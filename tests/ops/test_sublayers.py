@@ -53,8 +53,12 @@ def test_head_loss(**drawn: Any) -> None:
     check(cases.head_loss(sublayers, **drawn))
 
 
-def test_keys_and_values() -> None:
-    checks.check_keys_values(sublayers)
+def test_sequences_that_grow() -> None:
+    checks.check_extend(sublayers)
+
+
+def test_tokens_at_any_positions() -> None:
+    checks.check_at(sublayers)
 
 
 def test_the_table_of_an_architecture() -> None:

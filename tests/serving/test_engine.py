@@ -13,7 +13,8 @@ import pytest
 from scratchgpt.backend import select
 from scratchgpt.config import ModelConfig, load_preset
 from scratchgpt.generation import Sampling, Stop, Text, draws, grow
-from scratchgpt.generation.ragged_cache import RaggedCache
+from scratchgpt.generation.cache import Cache
+from scratchgpt.generation.decoder import Decoder
 from scratchgpt.generation.sampler import likeliest, log_probabilities
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
@@ -22,7 +23,7 @@ from scratchgpt.serving import schedule
 from scratchgpt.serving.engine import BusyError, ClosedError, Engine, LateError
 from scratchgpt.serving.job import Job, Wish
 from scratchgpt.tokenizer import CharTokenizer
-from tests.generation.test_kv_cache import make_model
+from tests.generation.growing import make_model
 
 VOCABULARY = CharTokenizer("abcdefghijk")
 SAMPLINGS = [
@@ -66,13 +67,14 @@ class _Reader:
             self.news.clear()
 
 
-class _Watched(RaggedCache):
+class _Watched(Decoder):
     """Records the pieces of work, which are small, and calls back before each."""
 
     made: ClassVar[list["_Watched"]] = []
 
     def __init__(self, model: GPT, n_slots: int) -> None:
         super().__init__(model, n_slots)
+        self.cache = _WatchedCache(self.cache.memory, self._note)
         self.chunk_size = self.largest_chunk_size = 4
         self.pieces: list[str] = []
         self.before: Callable[[str], None] = lambda _: None
@@ -82,22 +84,30 @@ class _Watched(RaggedCache):
         self.pieces.append(piece)
         self.before(piece)
 
-    def extend(self, slots: Any, tokens: Any, *, has_stream: bool = False) -> Any:
+    def extend(self, slots: Any, tokens: Any, n_last: int = 0) -> Any:
         assert tokens.size <= self.chunk_size
         self._note("chunk")
-        return super().extend(slots, tokens, has_stream=has_stream)
+        return super().extend(slots, tokens, n_last)
 
     def step(self, tokens: Any, *, idle: Any = ()) -> Any:
         self._note("step")
         return super().step(tokens, idle=idle)
 
+
+class _WatchedCache(Cache):
+    """Notes what is kept and restored."""
+
+    def __init__(self, memory: Any, note: Callable[[str], None]) -> None:
+        super().__init__(memory)
+        self._note = note
+
     def copy_of(self, slot: int) -> Any:
         self._note("keep")
         return super().copy_of(slot)
 
-    def restore(self, slot: int, keys_values: Any) -> None:
+    def restore(self, slot: int, kept: Any) -> None:
         self._note("restore")
-        super().restore(slot, keys_values)
+        super().restore(slot, kept)
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 3000, 2**26])
@@ -106,8 +116,8 @@ def test_texts_that_come_and_go_are_what_they_are_alone(monkeypatch: pytest.Monk
     monkeypatch.setattr(schedule, "QUANTUM", 2)
     monkeypatch.setattr(serving, "QUANTUM", 2)
     monkeypatch.setattr(serving, "KEPT_BYTES", kept_bytes)
-    monkeypatch.setattr(_Watched, "nbytes", 0)
-    monkeypatch.setattr(serving, "RaggedCache", _Watched)
+    monkeypatch.setattr(Cache, "nbytes", 0)
+    monkeypatch.setattr(serving, "Decoder", _Watched)
     model = make_model("float64")
     random = np.random.default_rng(0)
     engine = Engine(model, VOCABULARY, n_places=4, n_waiting=1000)
@@ -274,7 +284,7 @@ def run_with(engine: Engine, wishes: list[Wish]) -> list[Job]:
 @contextmanager
 def watched(monkeypatch: pytest.MonkeyPatch, n_places: int, **settings: Any) -> Iterator[tuple[Engine, _Watched]]:
     """Yield an engine whose pieces of work are small, and the record of them."""
-    monkeypatch.setattr(serving, "RaggedCache", _Watched)
+    monkeypatch.setattr(serving, "Decoder", _Watched)
     monkeypatch.setattr(serving, "CHUNK_WORK", 1)
     engine = Engine(make_model("float64", block_size=64), VOCABULARY, n_places=n_places, n_waiting=300, **settings)
     yield engine, _Watched.made[-1]
@@ -416,7 +426,7 @@ def test_prompts_with_log_probabilities_are_scored_once(monkeypatch: pytest.Monk
 def test_a_prompt_that_is_computed_again_keeps_its_log_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its text was suspended in the middle, its keys and values were not kept, and then it is alone."""
     monkeypatch.setattr(serving, "KEPT_BYTES", 0)
-    monkeypatch.setattr(_Watched, "nbytes", 0)
+    monkeypatch.setattr(Cache, "nbytes", 0)
     with watched(monkeypatch, 2) as (engine, cache):
         reader = _Reader(engine)
         others: list[Job] = []

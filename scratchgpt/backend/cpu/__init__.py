@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from scratchgpt.backend import decoding
 from scratchgpt.backend.cpu import activations, embed, head
 from scratchgpt.backend.cpu.adamw import by_adamw
 from scratchgpt.backend.cpu.attention import Attention
@@ -18,6 +19,7 @@ from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig
 from scratchgpt.ops.optimizer import Rule
+from scratchgpt.ops.sublayers import sublayers
 from scratchgpt.ops.table import Table
 
 BLOCK_BYTES = 2**18
@@ -43,11 +45,13 @@ def table(
     """
     team = team or Team(0, 1, lambda: None, workspace.take)
     norm, masks = NORMS[config.norm](config.norm_epsilon), Masks(workspace)
+    _, plain_attention, _, plain_head = sublayers(config)
     return Table.of(
         Embed(workspace, masks, team),
-        Attention(norm, config.n_head, config.head_size, workspace, masks, block_bytes),
+        Attention(plain_attention, norm, config.n_head, config.head_size, workspace, masks, block_bytes),
         MLP(norm, ACTIVATIONS[config.activation], workspace, masks, block_bytes),
-        Head(norm, workspace, block_bytes, team),
+        Head(plain_head, norm, workspace, block_bytes, team),
+        decoding.of(config),
     )
 
 

@@ -25,8 +25,10 @@ from scratchgpt.backend.cpu.norm import Norm
 from scratchgpt.backend.cpu.sums import are_safe, ones
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.chance import Place
+from scratchgpt.ops import sublayers
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.attention import split_heads
+from scratchgpt.ops.cache import LayerCache
 from scratchgpt.ops.table import AttentionParams, Step, Wanted
 
 ROWS = 32
@@ -50,6 +52,7 @@ class Saved(NamedTuple):
 class Attention:
     """The sublayer, on these buffers."""
 
+    reference: sublayers.Attention
     norm: Norm[Any]
     n_head: int
     head_size: int
@@ -90,9 +93,13 @@ class Attention:
         add_output(x, heads, params.proj_weight, params.proj_bias, out_mask, workspace)
         return Saved(norm_saved, normed, parts, weights, dropped, kept, heads, out_mask)
 
-    def keys_values(self, saved: Saved, params: AttentionParams[Array]) -> tuple[Array, Array]:  # noqa: ARG002
-        """Return the keys and the values, each (B, H, T, D): views of a buffer that the next layer may overwrite."""
-        return saved.qkv[:, :, 1].swapaxes(1, 2), saved.qkv[:, :, 2].swapaxes(1, 2)
+    def extend(self, x: Array, params: AttentionParams[Array], cache: LayerCache) -> None:
+        """Update x (B, T, C), the cache's span, in place, and keep its keys and values."""
+        if cache.span.n_kept:
+            self.reference.extend(x, params, cache)
+            return
+        saved = self.forward(x, params, Step(), 0)
+        cache.keep(saved.qkv[:, :, 1].swapaxes(1, 2), saved.qkv[:, :, 2].swapaxes(1, 2))
 
     def backward(
         self,

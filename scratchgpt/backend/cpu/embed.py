@@ -12,7 +12,9 @@ from scratchgpt.backend.cpu.sums import add_column_sums
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.chance import Place
+from scratchgpt.ops import sublayers
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.cache import Positions
 from scratchgpt.ops.table import EmbedParams, Step, Wanted
 
 FEW = 512
@@ -51,6 +53,10 @@ class Embed:
         if mask is not None:
             x *= mask
         return x, Saved(tokens.reshape(-1), mask)
+
+    def at(self, tokens: Array, positions: Positions, params: EmbedParams[Array]) -> Array:
+        """tokens (B, T) at any positions -> x (B, T, C)."""
+        return sublayers.Embed().at(tokens, positions, params)
 
     def backward(self, dx: Array, saved: Saved, grads: EmbedParams[Wanted], step: Step) -> None:  # noqa: ARG002
         """Add to the gradients of both tables. dx (B, T, C), which may be overwritten."""

@@ -19,7 +19,7 @@ from scratchgpt.backend.cpu.norm import Norm
 from scratchgpt.backend.cpu.sums import are_safe, ones
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
-from scratchgpt.ops import cross_entropy
+from scratchgpt.ops import cross_entropy, sublayers
 from scratchgpt.ops.array import Array
 from scratchgpt.ops.table import HeadParams, Step, Wanted
 
@@ -42,10 +42,15 @@ def shapes(C: int, size: int) -> Shapes:
 class Head:
     """The sublayer, on these buffers. The workers of a `team` divide the vocabulary among them."""
 
+    reference: sublayers.Head
     norm: Norm[Any]
     workspace: Workspace
     block_bytes: int
     team: Team
+
+    def logits(self, x: Array, params: HeadParams[Array]) -> Array:
+        """Residual stream (..., C) -> logits (..., V)."""
+        return self.reference.logits(x, params)
 
     def loss(
         self, x: Array, targets: Array, params: HeadParams[Array], grads: HeadParams[Wanted], step: Step

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from scratchgpt.backend import decoding
 from scratchgpt.backend.gpu.adamw import by_adamw
 from scratchgpt.backend.gpu.device import Device
 from scratchgpt.backend.gpu.layernorm import LayerNorm
@@ -12,6 +13,7 @@ from scratchgpt.backend.gpu.sublayers import MLP, Attention, Embed, Head
 from scratchgpt.backend.gpu.ways import attention_of, is_fused
 from scratchgpt.config import ModelConfig
 from scratchgpt.ops.optimizer import Rule
+from scratchgpt.ops.sublayers import sublayers
 from scratchgpt.ops.table import Table
 
 NORMS: dict[str, Callable[[float], Norm[Any]]] = {"layernorm": LayerNorm}
@@ -22,11 +24,13 @@ __all__ = ["attention_of", "is_fused", "rules", "table"]
 def table(config: ModelConfig, device: Device) -> Table:
     """Return the sublayers of an architecture on this device. They compute in the type of the matrices."""
     norm = NORMS[config.norm](config.norm_epsilon)
+    _, plain_attention, _, plain_head = sublayers(config)
     return Table.of(
         Embed(device),
-        Attention(device, norm, config.n_head, config.head_size),
+        Attention(device, plain_attention, norm, config.n_head, config.head_size),
         MLP(device, norm, config.activation),
-        Head(device, norm),
+        Head(device, plain_head, norm),
+        decoding.of(config),
     )
 
 

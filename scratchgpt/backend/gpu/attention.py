@@ -56,7 +56,7 @@ def forward(device: Device, qkv: Array, bias: Array | None, n_head: int, mask: M
     return heads, Saved(qkv, heads, lse)
 
 
-def keys_values(device: Device, saved: Saved, bias: Array | None, n_head: int) -> tuple[Array, Array]:
+def keys_and_values(device: Device, saved: Saved, bias: Array | None, n_head: int) -> tuple[Array, Array]:
     """Return the keys and the values, each (B, H, T, D), with their bias (3C,)."""
     _, keys, values = split(device, saved.qkv, bias, 3, n_head)
     return keys, values

@@ -34,7 +34,7 @@ def forward(device: Device, qkv: Array, bias: Array | None, n_head: int, mask: M
     return heads.join(device, y), Saved(parts, scores)
 
 
-def keys_values(
+def keys_and_values(
     device: Device,  # noqa: ARG001 - there is nothing left to compute
     saved: Saved,
     bias: Array | None,  # noqa: ARG001 - it has been added to what is saved

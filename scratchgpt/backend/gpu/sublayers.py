@@ -8,6 +8,7 @@ of being kept: masks, the result of a norm, the result of the activation.
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from scratchgpt.backend.gpu import activation, cross_entropy, dropout, embedding, linear, ways
@@ -16,7 +17,9 @@ from scratchgpt.backend.gpu.dropout import Mask
 from scratchgpt.backend.gpu.memory import ALIGNMENT, logits_shape
 from scratchgpt.backend.gpu.norm import Norm
 from scratchgpt.chance import Place
+from scratchgpt.ops import sublayers
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.cache import LayerCache, Positions
 from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, MLPParams, Step, Wanted
 
 LARGE = 1024
@@ -47,6 +50,12 @@ class Embed:
         x = embedding.forward(self.device, tokens, params.token_table, params.position_table, mask)
         return x, EmbedSaved(tokens, params.token_table.dtype)
 
+    def at(self, tokens: Array, positions: Positions, params: EmbedParams[Array]) -> Array:
+        """tokens (B, T) at any positions -> x (B, T, C). In half precision the sum is float32, as in `forward`."""
+        wide = np.promote_types(params.token_table.dtype, np.float32)
+        x: Array = params.token_table[tokens].astype(wide) + params.position_table[positions].astype(wide)
+        return x
+
     def backward(self, dx: Array, saved: EmbedSaved, grads: EmbedParams[Wanted], step: Step) -> None:
         """Add to the gradients of both tables. dx (B, T, C), which may be overwritten."""
         mask = Mask.of(step, 0, Place.EMBEDDING)
@@ -66,6 +75,7 @@ class Attention:
     """x += dropout(proj(attention(qkv(norm(x)))))."""
 
     device: Device
+    reference: sublayers.Attention
     norm: Norm[Any]
     n_head: int
     head_size: int
@@ -86,11 +96,14 @@ class Attention:
     def _way(self, dtype: npt.DTypeLike) -> Any:
         return ways.way(self.device, dtype, self.head_size)
 
-    def keys_values(self, saved: AttentionSaved, params: AttentionParams[Array]) -> tuple[Array, Array]:
-        """Return the keys and the values, each (B, H, T, D)."""
-        way = self._way(saved.heads.dtype)
-        keys, values = way.keys_values(self.device, saved.attention, params.qkv_bias, self.n_head)
-        return keys, values
+    def extend(self, x: Array, params: AttentionParams[Array], cache: LayerCache) -> None:
+        """Update x (B, T, C), the cache's span, in place, and keep its keys and values."""
+        if cache.span.n_kept:
+            self.reference.extend(x, params, cache)
+            return
+        saved = self.forward(x, params, Step(), 0)
+        way = self._way(params.qkv_weight.dtype)
+        cache.keep(*way.keys_and_values(self.device, saved.attention, params.qkv_bias, self.n_head))
 
     def backward(
         self,
@@ -167,7 +180,12 @@ class Head:
     """
 
     device: Device
+    reference: sublayers.Head
     norm: Norm[Any]
+
+    def logits(self, x: Array, params: HeadParams[Array]) -> Array:
+        """Residual stream (..., C) -> logits (..., V)."""
+        return self.reference.logits(x, params)
 
     def loss(
         self, x: Array, targets: Array, params: HeadParams[Array], grads: HeadParams[Wanted], step: Step

@@ -7,50 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchgpt.generation.ragged_cache import RaggedCache
-from scratchgpt.model.gpt import GPT
 from scratchgpt.ops.array import Array
-from tests.generation.test_kv_cache import TOLERANCE, all_at_once, make_model
-
-
-class _World:
-    """A ragged cache and, next to it, the tokens of each sequence in it."""
-
-    def __init__(self, model: GPT, n_slots: int, *, chunk_size: int = 4) -> None:
-        self.model, self.cache = model, RaggedCache(model, n_slots)
-        self.cache.chunk_size, self.cache.largest_chunk_size = chunk_size, 2 * chunk_size
-        self.texts: list[list[int]] = []
-
-    def add(self, n_texts: int, tokens: list[int]) -> None:
-        slots = list(range(len(self.texts), len(self.texts) + n_texts))
-        self.texts += [list(tokens) for _ in slots]
-        self.cache.n_used += n_texts
-        self.cache.lengths[slots] = 0
-        self.extend(slots, len(tokens))
-
-    def extend(self, slots: list[int], n: int, *, is_alone: bool = False) -> list[slice]:
-        """Extend sequences to n tokens; return the chunks."""
-        chunks = []
-        while self.cache.lengths[slots[0]] < n:
-            chunk = self.cache.next_chunk(slots[0], n, is_alone=is_alone)
-            self.cache.extend(slots, np.array([self.texts[slots[0]][chunk]]))
-            chunks.append(chunk)
-        return chunks
-
-    def step(self, tokens: list[int | None], tolerance: float) -> None:
-        idle = [slot for slot, token in enumerate(tokens) if token is None]
-        logits = self.cache.step([token or 0 for token in tokens], idle=idle)
-        for text, token, row in zip(self.texts, tokens, logits, strict=True):
-            if token is not None:
-                text.append(token)
-                expected = all_at_once(self.model, np.array([text]))[0, -1]
-                assert np.abs(row - expected).max() <= tolerance * max(1, np.abs(expected).max())
-
-    def release(self, slot: int) -> None:
-        self.cache.release(slot)
-        last = self.texts.pop()
-        if slot < len(self.texts):
-            self.texts[slot] = last
+from tests.generation.growing import World, all_at_once, assert_close, make_model
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -58,17 +16,17 @@ class _World:
 @pytest.mark.parametrize("seed", range(3))
 def test_sequences_that_come_and_go_are_computed_as_if_alone(seed: int, changes: dict[str, Any], dtype: str) -> None:
     model = make_model(dtype, **changes)
-    world, random = _World(model, 4), np.random.default_rng(seed)
+    world, random = World(model, 4), np.random.default_rng(seed)
     kept: list[tuple[list[int], Array]] = []
     for _ in range(60):
         room = 4 - len(world.texts)
         if room and random.random() < 0.4:
             world.add(int(random.integers(1, room + 1)), random.integers(0, 11, random.integers(1, 9)).tolist())
         elif room and kept and random.random() < 0.5:
-            text, keys_values = kept.pop()
+            text, copy = kept.pop()
             world.texts.append(text)
             world.cache.n_used += 1
-            world.cache.restore(len(world.texts) - 1, keys_values)
+            world.cache.restore(len(world.texts) - 1, copy)
         if world.texts and random.random() < 0.4:
             slot = int(random.integers(len(world.texts)))
             kept.append((world.texts[slot], world.cache.copy_of(slot)))
@@ -77,7 +35,7 @@ def test_sequences_that_come_and_go_are_computed_as_if_alone(seed: int, changes:
             world.release(next(slot for slot, text in enumerate(world.texts) if len(text) == 9))
         if world.texts:
             tokens = random.integers(0, 11, len(world.texts)).tolist()
-            world.step([token if random.random() < 0.8 else None for token in tokens], TOLERANCE[dtype])
+            world.step([token if random.random() < 0.8 else None for token in tokens])
     assert kept
 
 
@@ -97,23 +55,23 @@ def test_a_prompt_in_chunks_is_the_prompt_at_once(
     random = np.random.default_rng(seed)
     tokens = random.integers(0, 11, n + 1).tolist()
     expected = all_at_once(model, np.array([tokens]))[0]
-    world = _World(model, 3, chunk_size=size)
+    world = World(model, 3, chunk_size=size)
     world.add(1, random.integers(0, 11, n_before).tolist())
     world.texts += [tokens[:n], tokens[:n]]
     world.cache.n_used = 3
     n_first = int(random.integers(n + 1))  # of these, nobody else waits
-    while (start := int(world.cache.lengths[1])) < n:
-        chunk = world.cache.next_chunk(1, n, is_alone=start < n_first)
+    while (start := world.cache.lengths[1]) < n:
+        chunk = world.decoder.next_chunk(1, n, is_alone=start < n_first)
         assert chunk.start == start
         assert 0 < chunk.stop - start <= size * (2 if start < n_first else 1)
-        x = world.cache.extend([1, 2], np.array([tokens[chunk]]), has_stream=True)
-        assert np.abs(model.logits(x)[0] - expected[chunk]).max() <= 1e-9 * max(1, np.abs(expected).max())
-        world.step([5 if len(world.texts[0]) < 39 else None, None, None], 1e-9)
-    world.step([None, tokens[n], tokens[n]], 1e-9)
+        x = world.decoder.extend([1, 2], np.array([tokens[chunk]]), chunk.stop - chunk.start)
+        assert_close(model.logits(x)[0], expected[chunk], 1e-10)
+        world.step([5 if len(world.texts[0]) < 39 else None, None, None])
+    world.step([None, tokens[n], tokens[n]])
 
 
 def test_the_first_chunk_is_what_remains() -> None:
-    world = _World(make_model(block_size=40), 1)
+    world = World(make_model(block_size=40), 1)
     world.add(1, [1])
     for n, is_alone, sizes in [
         (1, False, [1]),
@@ -125,27 +83,27 @@ def test_the_first_chunk_is_what_remains() -> None:
         (33, True, [1, 8, 8, 8, 8]),
     ]:
         world.texts, world.cache.lengths[0] = [list(range(10)) * 4], 0
-        assert [chunk.stop - chunk.start for chunk in world.extend([0], n, is_alone=is_alone)] == sizes
+        assert [chunk.stop - chunk.start for chunk in world.complete([0], n, is_alone=is_alone)] == sizes
 
 
 def test_several_prompts_of_one_length_at_once() -> None:
-    world = _World(make_model(), 2)
+    world = World(make_model(), 2)
     world.texts, world.cache.n_used = [[5, 6, 7], [8, 6, 7]], 2
-    world.cache.extend([0, 1], np.array(world.texts))
-    world.step([1, 2], 1e-9)
+    world.decoder.extend([0, 1], np.array(world.texts))
+    world.step([1, 2])
 
 
 def test_a_restored_sequence_has_its_bits() -> None:
-    world = _World(make_model("float32"), 2)
+    world = World(make_model("float32"), 2)
     world.add(1, [1, 2, 3])
     kept = world.cache.copy_of(0)
-    first = world.cache.step([4])[0].copy()
+    first = world.decoder.step([4])[0].copy()
     world.release(0)
     world.add(1, [7, 8, 9, 5, 6])
     world.release(0)
     world.cache.n_used = 1
     world.cache.restore(0, kept)
-    assert np.array_equal(world.cache.step([4])[0], first)
+    assert np.array_equal(world.decoder.step([4])[0], first)
 
 
 @pytest.mark.parametrize("chunk_size", [2, 4])
@@ -153,7 +111,7 @@ def test_scores_that_would_overflow(chunk_size: int) -> None:
     model = make_model("float32", n_layer=1)
     weight = model.layout.views(model.params)["transformer.h.0.attn.c_attn.weight"]
     weight[:, :24] *= 100
-    world = _World(model, 3, chunk_size=chunk_size)
+    world = World(model, 3, chunk_size=chunk_size)
     world.add(2, [1, 2, 3, 7])
     world.add(1, [5])
     for token in range(5):
