@@ -247,8 +247,8 @@ def _begin(decoder: Decoder, tokens: npt.NDArray[np.int64], B: int) -> Array:
     cache, slots, model = decoder.cache, range(B), decoder.model
     cache.n_used = B
     cache.lengths[:B] = [0] * B
-    logits = model.logits(decoder.extend(slots, tokens, 1)[:, 0])
-    return np.broadcast_to(model.backend.to_numpy(logits), (B, model.config.vocab_size))
+    logits = model.backend.to_numpy(model.logits(decoder.extend(slots, tokens, 1)[:, 0]))
+    return logits.repeat(B // len(logits), axis=0)
 
 
 def generate(model: GPT, prompt: Sequence[int], n_tokens: int, sampling: Sampling, *, sample: int = 0) -> Iterator[int]:

@@ -27,15 +27,18 @@ def gelu(hidden: Array, take: Take) -> Activate:
     parts = [hidden[start : start + n_rows] for start in range(0, R, n_rows)]
     parts_and_scratch = [(part, buffer[: len(part)]) for part in parts]
 
+    def activate_part(x: Array, scratch: Array) -> None:
+        xp.multiply(x, x, out=scratch)
+        scratch *= cubic
+        scratch += linear
+        scratch *= x
+        xp.exp(scratch, out=scratch)
+        scratch += one
+        x /= scratch
+
     def activate() -> None:
-        for x, scratch in parts_and_scratch:
-            xp.multiply(x, x, out=scratch)
-            xp.multiply(scratch, cubic, out=scratch)
-            xp.add(scratch, linear, out=scratch)
-            xp.multiply(scratch, x, out=scratch)
-            xp.exp(scratch, out=scratch)
-            xp.add(scratch, one, out=scratch)
-            xp.divide(x, scratch, out=x)
+        for part, scratch in parts_and_scratch:
+            activate_part(part, scratch)
 
     return activate
 

@@ -27,13 +27,14 @@ def layernorm(x: Array, normed: Array, epsilon: float) -> Norm:
     dot_rows = np.vecdot if xp is np else _dot_rows  # CuPy has no vecdot
 
     def normalise(gain: Array) -> None:
+        nonlocal dots, normed  # in place: an operator is quicker to call than a function with `out`
         dot_rows(x, mean, out=dots)
         xp.subtract(x, column, out=normed)
         dot_rows(normed, normed, out=dots)
-        xp.add(dots, shift, out=dots)
+        dots += shift
         xp.sqrt(dots, out=dots)
-        xp.divide(normed, column, out=normed)
-        xp.multiply(normed, gain, out=normed)
+        normed /= column
+        normed *= gain
 
     return normalise
 
@@ -43,12 +44,13 @@ def _layernorm_of_a_row(x: Array, normed: Array, mean: Array, shift: float) -> N
     number = np.empty((), x.dtype)
 
     def normalise(gain: Array) -> None:
+        nonlocal normed
         np.dot(x, mean, out=number)
         np.subtract(x, number, out=normed)
         np.dot(normed, normed, out=number)
         number[()] = 1 / math.sqrt(float(number) + shift)
-        np.multiply(normed, number, out=normed)
-        np.multiply(normed, gain, out=normed)
+        normed *= number
+        normed *= gain
 
     return normalise
 
