@@ -86,8 +86,10 @@ class ModelConfig(_Config):
     n_inner: int = _setting("Channels inside the MLP (K); 0: four times n_embd.", 0)
     dropout: float = _setting("Fraction of activations dropped while training, to the nearest 1/256.", 0.0)
     bias: bool = _setting("Whether linear maps and norms have biases.", default=True)
-    norm: str = _setting("The norm before each branch and the head: layernorm.", "layernorm", ("layernorm",))
-    norm_epsilon: float = _setting("Added to the norm's variance.", 1e-5)
+    norm: str = _setting(
+        "The norm before each branch and the head: layernorm or rmsnorm.", "layernorm", ("layernorm", "rmsnorm")
+    )
+    norm_epsilon: float = _setting("Added to the variance, or the mean square, by which a norm divides.", 1e-5)
     activation: str = _setting("The MLP's nonlinearity: gelu_new or relu.", "gelu_new", ("gelu_new", "relu"))
     tie_word_embeddings: bool = _setting("Whether the head is the token embedding itself.", default=True)
     head_bias: bool = _setting("Whether the logits have a bias, which GPT-2's format does not know.", default=False)

@@ -23,6 +23,7 @@ from scratchgpt.errors import CheckpointError, UsageError
 from scratchgpt.generation import Sampling, generate
 from scratchgpt.model import folder as model_folder
 from scratchgpt.model.gpt import GPT
+from scratchgpt.ops import rmsnorm
 from scratchgpt.tokenizer import CharTokenizer, difference
 from scratchgpt.tokenizer.bpe_training import train
 from scratchgpt.tokenizer.patterns import split
@@ -172,6 +173,19 @@ def test_an_mlp_of_another_width(torch: Any, transformers: Any, tmp_path: Path) 
     theirs.save_pretrained(tmp_path)
     assert model_folder.load_config(tmp_path / "config.json").inner_size == 50
     check_against(theirs, tmp_path, torch)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 64)])
+def test_rmsnorm(shape: tuple[int, ...], torch: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, dy, gain = rng.normal(size=shape), rng.normal(size=shape), rng.normal(size=shape[-1])
+    y, saved = rmsnorm.forward(x, gain, epsilon=1e-3)
+    dx, dgain, _ = rmsnorm.backward(dy, saved, gain)
+    their_x, their_gain = (torch.tensor(array, requires_grad=True) for array in (x, gain))
+    theirs = torch.nn.functional.rms_norm(their_x, shape[-1:], their_gain, 1e-3)
+    theirs.backward(torch.tensor(dy))
+    for ours, expected in ((y, theirs.detach()), (dx, their_x.grad), (dgain, their_gain.grad)):
+        assert np.abs(ours - expected.numpy()).max() <= 1e-12
 
 
 SIZES = {"vocab_size": 101, "n_layer": 2, "n_head": 2, "n_embd": 16}

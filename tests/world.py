@@ -1,5 +1,6 @@
 """A small world for tests: a text, a prepared folder, a model that trains in milliseconds, the command line."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -70,7 +71,8 @@ def make_documents(folder: Path) -> Dataset:
 
 def make_snapshot(dataset: Dataset, **changes: Any) -> Snapshot:
     """Return the first snapshot of a tiny run."""
-    model = {name: changes.pop(name, value) for name, value in TINY.items()}
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    model = TINY | {name: changes.pop(name) for name in names if name in changes}
     return fresh(
         ModelConfig.from_mapping(model | {"vocab_size": dataset.tokenizer.vocab_size}),
         TrainConfig.from_mapping(QUICK | changes),

@@ -48,7 +48,7 @@ def write(
     Of the ids that end its texts, `ends`, the file holds the first; without these, that of <|endoftext|>.
     `progress` is told of bytes written, and of how many there are. Raises UsageError and OSError.
     """
-    require_known(config, KNOWN, "A GGUF file", "; use --onnx instead")
+    require_known(config, KNOWN, "A GGUF file", "; an ONNX file (--onnx) can hold more")
     has_vocabulary = isinstance(tokenizer, BPETokenizer) and tokenizer.is_plain and bool(tokenizer.merges)
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)

@@ -5,17 +5,17 @@ The fields of a sublayer are the choices of an architecture. The registries have
 
 import dataclasses
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scratchgpt.chance import Place
 from scratchgpt.config import ModelConfig
-from scratchgpt.ops import attention, cross_entropy, dropout, embedding, gelu, layernorm, linear, relu
+from scratchgpt.ops import attention, cross_entropy, dropout, embedding, gelu, layernorm, linear, relu, rmsnorm
 from scratchgpt.ops.array import Array, array_module
 from scratchgpt.ops.attention import merge_heads, split_heads
 from scratchgpt.ops.cache import LayerCache, Positions
 from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, MLPParams, Step, Table, Wanted
 
-NORMS: dict[str, ModuleType] = {"layernorm": layernorm}
+NORMS: dict[str, ModuleType] = {"layernorm": layernorm, "rmsnorm": rmsnorm}
 ACTIVATIONS: dict[str, ModuleType] = {"gelu_new": gelu, "relu": relu}
 """By the names that GPT-2's configuration files use."""
 
@@ -88,7 +88,7 @@ class Embed:
 class AttentionSaved(NamedTuple):
     """What the backward needs."""
 
-    norm: layernorm.Saved
+    norm: Any  # the norm's record
     qkv: linear.Saved
     attention: attention.Saved
     proj: linear.Saved
@@ -156,7 +156,7 @@ class Attention:
 class MLPSaved(NamedTuple):
     """What the backward needs."""
 
-    norm: layernorm.Saved
+    norm: Any  # the norm's record
     fc: linear.Saved
     activation: Array
     out: linear.Saved

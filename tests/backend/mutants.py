@@ -35,6 +35,7 @@ from tests.cuda import (
     test_launches,
     test_layernorm,
     test_linear,
+    test_rmsnorm,
     test_softmax,
     test_table,
 )
@@ -125,6 +126,10 @@ GPU: dict[str, tuple[Test, ...]] = {
         partial(test_launches.test_as_many_sequences_as_a_grid_holds, 65),
         partial(test_launches.test_as_many_sequences_as_a_grid_holds, 1),
         test_launches.test_at_least_one_sequence,
+    ),
+    "rmsnorm": (
+        partial(test_rmsnorm.test_rmsnorm, 65, 33, "float32", 0),
+        partial(test_rmsnorm.test_rmsnorm, 5, 61, "float32", 0),
     ),
     "softmax": (
         partial(test_softmax.test_softmax, 1, 1, 127, 0.3, "float32", 0),

@@ -99,6 +99,7 @@ def assert_equal_to_reference(config: ModelConfig, *, block_bytes: int = cpu.BLO
     norm_epsilon=st.sampled_from([1e-5, 0.1]),
     is_weighed=st.booleans(),
     n_inner=st.sampled_from([0, 1, 17]),
+    norm=st.sampled_from(["layernorm", "rmsnorm"]),
 )
 def test_small_ragged_shapes(
     *, seed: int, B: int, T: int, scale: float, tied: bool, is_weighed: bool, **kind: Any

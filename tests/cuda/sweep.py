@@ -24,6 +24,7 @@ from tests.cuda import (
     test_layernorm,
     test_linear,
     test_products,
+    test_rmsnorm,
     test_softmax,
 )
 from tests.cuda.checks import DTYPES, SEEDS, errors
@@ -42,6 +43,8 @@ def cases(file: str) -> Iterator[tuple[Any, tuple[Any, ...]]]:  # noqa: C901, PL
     match file:
         case "layernorm":
             yield from ((test_layernorm.test_layernorm, (*shape, *way)) for shape in shapes for way in ways)
+        case "rmsnorm":
+            yield from ((test_rmsnorm.test_rmsnorm, (*shape, *way)) for shape in shapes for way in ways)
         case "linear":
             yield from ((test_linear.test_column_sums, (*shape, *way)) for shape in shapes for way in ways)
         case "activation":  # the number of rows decides about the order of threads
@@ -82,7 +85,7 @@ def cases(file: str) -> Iterator[tuple[Any, tuple[Any, ...]]]:  # noqa: C901, PL
 
 FILES = (
     *("activation", "adamw", "attention", "attention_half", "cross_entropy", "dropout"),
-    *("embedding", "heads", "layernorm", "linear", "products", "softmax"),
+    *("embedding", "heads", "layernorm", "linear", "products", "rmsnorm", "softmax"),
 )
 
 

@@ -24,10 +24,16 @@ from tests import gradcheck
 from tests.world import CPU
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 7, "n_layer": 2, "n_head": 3, "n_embd": 12}
-KINDS = [
-    {"tie_word_embeddings": tied, "bias": bias, "activation": activation}
-    for tied, bias, activation in itertools.product((True, False), (True, False), ("gelu_new", "relu"))
-] + [{"n_inner": 17}, {"tie_word_embeddings": False, "activation": "relu", "head_bias": True}]
+KINDS: list[dict[str, Any]] = [
+    *(
+        {"tie_word_embeddings": tied, "bias": bias, "activation": activation}
+        for tied, bias, activation in itertools.product((True, False), (True, False), ("gelu_new", "relu"))
+    ),
+    {"n_inner": 17},
+    {"norm": "rmsnorm"},
+    {"norm": "rmsnorm", "bias": False},
+    {"tie_word_embeddings": False, "activation": "relu", "head_bias": True},
+]
 
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: ",".join(f"{k}={v}" for k, v in kind.items()))
 

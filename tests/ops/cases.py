@@ -62,8 +62,23 @@ def layernorm(
     return Case(module.forward, _backward_with_bias(module, bias=bias), plain.layernorm, inputs, rng)
 
 
+def rmsnorm(
+    module: ModuleType,
+    *,
+    rows: tuple[int, ...] = (2, 3),
+    C: int = 5,
+    bias: bool = True,
+    kind: str = "normal",
+    scale: float = 1,
+    seed: int = 0,
+) -> Case:
+    """A row of zeros has mean square 0: only ε keeps its result finite."""
+    case = layernorm(module, rows=rows, C=C, bias=bias, kind=kind, scale=scale, seed=seed)
+    return case._replace(plain=plain.rmsnorm)
+
+
 def _backward_with_bias(module: ModuleType, *, bias: bool) -> Callable[..., tuple[Array, ...]]:
-    """Of linear and layernorm: the gradient of a bias is None where there is no bias."""
+    """Of linear and the norms: the gradient of a bias is None where there is no bias."""
 
     def backward(dy: Array, saved: Any, _x: Array, weight: Array, _bias: Array | None = None) -> tuple[Array, ...]:
         *gradients, dbias = module.backward(dy, saved, weight)
@@ -402,6 +417,7 @@ def _increments(grads: Params) -> tuple[Array, ...]:
 EXAMPLES: dict[str, tuple[Callable[[ModuleType], Case], ...]] = {
     "linear": (linear, partial(linear, rows=(), bias=False)),
     "layernorm": (layernorm, partial(layernorm, rows=(3,), bias=False)),
+    "rmsnorm": (rmsnorm, partial(rmsnorm, rows=(3,), bias=False)),
     "gelu": (gelu,),
     "relu": (relu,),
     "softmax": (softmax, partial(softmax, rows=(2, 1, 3)), partial(softmax, scale=1000)),

@@ -44,6 +44,12 @@ def layernorm(x: Array, gain: Array, bias: Array | None = None, epsilon: float =
     return _each_row(function, x) * gain + (0 if bias is None else bias)
 
 
+def rmsnorm(x: Array, gain: Array, bias: Array | None = None, epsilon: float = 1e-5) -> Array:
+    """Each row over its root mean square; ε = 1e-5 is Llama's."""
+    roots = _each_row(lambda row: [math.sqrt(math.fsum(a * a for a in row) / len(row) + epsilon)] * len(row), x)
+    return x / roots * gain + (0 if bias is None else bias)
+
+
 def gelu(x: Array) -> Array:
     """The tanh form."""
     return _each_row(

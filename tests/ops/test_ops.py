@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchgpt.ops import attention, cross_entropy, dropout, embedding, gelu, layernorm, linear, relu, softmax
+from scratchgpt.ops import attention, cross_entropy, dropout, embedding, gelu, layernorm, linear, relu, rmsnorm, softmax
 from tests.ops import cases
 from tests.ops.checks import Case, check, check_dtype, check_heads, check_kink
 from tests.strategies import kinds, rates, row_shapes, scales, seeds, sizes
@@ -25,6 +25,11 @@ def test_linear(**drawn: Any) -> None:
 @given(rows=row_shapes, C=sizes(5), bias=st.booleans(), kind=kinds, scale=scales, seed=seeds)
 def test_layernorm(**drawn: Any) -> None:
     check(cases.layernorm(layernorm, **drawn))
+
+
+@given(rows=row_shapes, C=sizes(5), bias=st.booleans(), kind=kinds, scale=scales, seed=seeds)
+def test_rmsnorm(**drawn: Any) -> None:
+    check(cases.rmsnorm(rmsnorm, **drawn))
 
 
 @given(rows=row_shapes, C=sizes(5), kind=kinds, scale=scales, seed=seeds)
@@ -123,6 +128,14 @@ def test_layernorm_gives_rows_of_mean_0_and_variance_1_but_for_epsilon(**drawn: 
     variance = x.var(axis=-1)
     assert np.allclose(y.mean(axis=-1), 0, rtol=0, atol=1e-11)
     assert np.allclose(y.var(axis=-1), variance / (variance + 1e-5), rtol=1e-9, atol=1e-9)
+
+
+@given(rows=row_shapes, C=sizes(5), kind=kinds, scale=scales, seed=seeds)
+def test_rmsnorm_gives_rows_of_mean_square_1_but_for_epsilon(**drawn: Any) -> None:
+    [x] = cases.rmsnorm(rmsnorm, **drawn).inputs[:1]
+    y, _ = rmsnorm.forward(x, np.ones(x.shape[-1]))
+    square = (x * x).mean(axis=-1)
+    assert np.allclose((y * y).mean(axis=-1), square / (square + 1e-5), rtol=1e-9, atol=1e-9)
 
 
 @given(N=sizes(4), V=sizes(6), seed=seeds)

@@ -38,6 +38,7 @@ def assert_same_state(one: Path, other: Path) -> None:
         {"order": "sequential", "micro_batch": 2},
         {"within_documents": True},
         {"order": "sequential", "within_documents": True},
+        {"norm": "rmsnorm", "n_inner": 20},
     ],
 )
 def test_twenty_steps_are_ten_resumed_and_ten(changes: dict[str, Any], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from scratchgpt.backend.cpu.head import Head
 from scratchgpt.backend.cpu.layernorm import LayerNorm
 from scratchgpt.backend.cpu.mlp import MLP
 from scratchgpt.backend.cpu.norm import Norm
+from scratchgpt.backend.cpu.rmsnorm import RMSNorm
 from scratchgpt.backend.team import Team
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.config import ModelConfig
@@ -25,7 +26,7 @@ from scratchgpt.ops.table import Table
 BLOCK_BYTES = 2**18
 """Bytes on which elementwise work is done at once, several times in a row: they stay in the cache."""
 
-NORMS: dict[str, Callable[[float], Norm[Any]]] = {"layernorm": LayerNorm}
+NORMS: dict[str, Callable[[float], Norm[Any]]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 ACTIVATIONS: dict[str, activations.Activation] = {"gelu_new": activations.gelu, "relu": activations.relu}
 
 __all__ = ["BLOCK_BYTES", "Shapes", "rules", "shapes", "table", "vocabulary"]
