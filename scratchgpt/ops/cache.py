@@ -27,7 +27,8 @@ class Span(NamedTuple):
         rows = slice(first, first + B) if are_neighbours else xp.asarray(slots)
         if min(lengths) == n_kept:
             return cls(rows, slice(n_kept, n_kept + T), n_kept, n_kept + T)
-        return cls(rows, xp.asarray(lengths)[:, None] + xp.arange(T), n_kept, n_kept + T)
+        positions = xp.asarray(lengths)[:, None]
+        return cls(rows, positions if T == 1 else positions + xp.arange(T), n_kept, n_kept + T)
 
     def mask(self, like: Array) -> Array | None:
         """Return 0, or -inf where a query may not look: (B or 1, 1, T, n_met); None if each may look everywhere."""

@@ -341,6 +341,11 @@ EXPLAINED: dict[Change, str] = {
         "_, weights = softmax.forward(scores if mask is None else scores + mask)",
     ): "What softmax saves is its result.",
     Change(
+        "ops.cache.of",
+        "return cls(rows, positions if T == 1 else positions + xp.arange(T), n_kept, n_kept + T)",
+        "return cls(rows, positions if T == 0 else positions + xp.arange(T), n_kept, n_kept + T)",
+    ): "For T = 1 it adds 0.",
+    Change(
         "ops.cache.keep",
         "for kept, new in ((self.keys, k), (self.values, v)):",
         "for kept, new in ((self.values, v), (self.keys, k)):",

@@ -60,7 +60,7 @@ class Rows(abc.ABC):
         config, weights, take = shared.config, shared.weights, shared.take
         R, qkv, fc = n_rows, weights.layers[0].qkv.weight, weights.layers[0].fc.weight
         C, K = fc.shape
-        self._shared, self._xp, self._sums = shared, shared.xp, sums
+        self._shared, self._xp, self._matmul, self._sums = shared, shared.xp, shared.xp.matmul, sums
         self._x, self._normed = take("x", R, C), take("normed", R, C)
         self._heads, self._branch = take("heads", R, C), take("branch", R, C)
         self._qkv, self._hidden = take("qkv", R, qkv.shape[1]), take("hidden", R, K)
@@ -108,17 +108,18 @@ class Rows(abc.ABC):
     def _project(self, projection: Projection, out: Array) -> None:
         """out = norm(x) W + b. out (R, N)."""
         self._normalise(projection.gain)
-        self._xp.matmul(self._normed, projection.weight, out=out)
+        self._matmul(self._normed, projection.weight, out=out)
         if projection.offset is not None:
             out += projection.offset
 
     @final
     def _add(self, rows: Array, output: Output) -> None:
         """x += rows W + b: the end of a branch."""
-        self._xp.matmul(rows, output.weight, out=self._branch)
-        self._x += self._branch
+        x, branch = self._x, self._branch
+        self._matmul(rows, output.weight, out=branch)
+        x += branch
         if output.bias is not None:
-            self._x += output.bias
+            x += output.bias
 
 
 @final
