@@ -87,7 +87,7 @@ def _measured(model: ModelConfig, train: TrainConfig, plan: Plan, choices: list[
     operations = rows * cost.layer_flops(model)
     if len(candidates) * (1 + ROUNDS) * operations / SPEED > SECONDS:
         return None
-    small = dataclasses.replace(model, vocab_size=64, n_layer=1)
+    small = _small(model)
     layout = Layout(small)
     B = plan.lanes * max(choice.micro_batch for choice in candidates)
     tokens = np.zeros((B, model.block_size), np.int64)
@@ -116,11 +116,14 @@ def _measured(model: ModelConfig, train: TrainConfig, plan: Plan, choices: list[
     return Plan(plan.lanes, size, block)
 
 
+def _small(model: ModelConfig) -> ModelConfig:
+    """Return the model that is timed: like the one to be trained, but of one layer and few tokens."""
+    return dataclasses.replace(model, vocab_size=64, n_layer=1)
+
+
 def _cache_path(model: ModelConfig, train: TrainConfig, plan: Plan) -> Path | None:
-    """Return the file for what a measurement holds for: the processor, the programs, and the sizes that matter."""
+    """Return the file for what a measurement holds for: the processor, the programs, the model that is timed."""
     folder = cache_folder()
-    widths = (model.n_embd, model.n_head, model.inner_size)
-    sizes = (model.block_size, *widths, model.activation, model.bias, model.dropout)
     work = (train.batch_size, train.micro_batch, plan.lanes)
-    key = repr((__version__, np.__version__, processor_name(), usable_cores(), sizes, work))
+    key = repr((__version__, np.__version__, processor_name(), usable_cores(), _small(model), work))
     return folder and folder / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

@@ -246,8 +246,8 @@ EXPLAINED: dict[Change, str] = {
     },
     Change(
         "backend.gpu.attention.backward",
-        "blocks = math.ceil(B * T * n_head * LANES / THREADS)",
-        "blocks = max(-(-(B * T * n_head * LANES - 1) // THREADS), 1)",
+        "blocks = math.ceil(B * T * H * LANES / THREADS)",
+        "blocks = max(-(-(B * T * H * LANES - 1) // THREADS), 1)",
     ): "LANES divides both numbers, so the last block never has only one thread to do.",
     **{
         Change("backend.gpu.cross_entropy.forward_backward", "warps = -(-S // (32 * n))", f"warps = {warps}"): STRIDES

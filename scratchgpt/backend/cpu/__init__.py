@@ -49,7 +49,7 @@ def table(
     _, plain_attention, _, plain_head = sublayers(config)
     return Table.of(
         Embed(workspace, masks, team),
-        Attention(plain_attention, norm, config.n_head, config.head_size, workspace, masks, block_bytes),
+        Attention(plain_attention, norm, workspace, masks, block_bytes),
         MLP(norm, ACTIVATIONS[config.activation], workspace, masks, block_bytes),
         Head(plain_head, norm, workspace, block_bytes, team),
         decoding.of(config),

@@ -54,8 +54,6 @@ class Attention:
 
     reference: sublayers.Attention
     norm: Norm[Any]
-    n_head: int
-    head_size: int
     workspace: Workspace
     masks: Masks
     block_bytes: int
@@ -63,7 +61,7 @@ class Attention:
     def forward(self, x: Array, params: AttentionParams[Array], step: Step, layer: int) -> Saved:
         """Update x (B, T, C) in place."""
         B, T, C = x.shape
-        H, workspace = self.n_head, self.workspace
+        H, workspace = self.reference.n_head, self.workspace
         take = workspace.taker("attention", layer, dtype=x.dtype)
         normed, norm_saved = self.norm.forward(x.reshape(-1, C), params.gain, params.bias, take)
         qkv = take("qkv", B * T, params.qkv_weight.shape[1])
@@ -71,7 +69,7 @@ class Attention:
         if params.qkv_bias is not None:
             qkv += params.qkv_bias
 
-        parts = qkv.reshape(B, T, 3, H, self.head_size)
+        parts = qkv.reshape(B, T, 3, H, -1)
         q, k, v = (parts[:, :, i].swapaxes(1, 2) for i in range(3))  # (B, H, T, D)
         heads = take("heads", B, T, C)
         y = split_heads(heads, H)

@@ -28,7 +28,7 @@ def table(config: ModelConfig, device: Device) -> Table:
     _, plain_attention, _, plain_head = sublayers(config)
     return Table.of(
         Embed(device),
-        Attention(device, plain_attention, norm, config.n_head, config.head_size),
+        Attention(device, plain_attention, norm, config.head_size),
         MLP(device, norm, config.activation),
         Head(device, plain_head, norm),
         decoding.of(config),

@@ -41,39 +41,39 @@ def supports(dtype: npt.DTypeLike, D: int) -> bool:
     return D in sources()[_file(dtype)].variants.get(TYPES[np.dtype(dtype)], ())
 
 
-def forward(device: Device, qkv: Array, bias: Array | None, n_head: int, mask: Mask) -> tuple[Array, Saved]:
+def forward(device: Device, qkv: Array, bias: Array | None, H: int, mask: Mask) -> tuple[Array, Saved]:
     """heads = dropout(softmax(q kᵀ / √D + causal)) v, for each sequence and head.
 
     qkv (B, T, 3C), to which bias (3C,) is added -> heads (B, T, C).
     """
-    B, T, D = _sizes(qkv, n_head)
+    B, T, D = _sizes(qkv, H)
     dtype = qkv.dtype
-    heads = device.empty((B, T, n_head * D), dtype)
-    lse = device.empty((B, n_head, T), np.promote_types(dtype, np.float32))
+    heads = device.empty((B, T, H * D), dtype)
+    lse = device.empty((B, H, T), np.promote_types(dtype, np.float32))
     owned, _ = _owned(dtype, D)
-    grid = (math.ceil(T / owned), n_head, B)
-    device.launch(f"{_file(dtype)}_forward", dtype, D, grid, THREADS, qkv, bias, heads, lse, T, n_head, *mask)
+    grid = (math.ceil(T / owned), H, B)
+    device.launch(f"{_file(dtype)}_forward", dtype, D, grid, THREADS, qkv, bias, heads, lse, T, H, *mask)
     return heads, Saved(qkv, heads, lse)
 
 
-def keys_and_values(device: Device, saved: Saved, bias: Array | None, n_head: int) -> tuple[Array, Array]:
+def keys_and_values(device: Device, saved: Saved, bias: Array | None, H: int) -> tuple[Array, Array]:
     """Return the keys and the values, each (B, H, T, D), with their bias (3C,)."""
-    _, keys, values = split(device, saved.qkv, bias, 3, n_head)
+    _, keys, values = split(device, saved.qkv, bias, 3, H)
     return keys, values
 
 
-def backward(device: Device, dheads: Array, saved: Saved, bias: Array | None, n_head: int, mask: Mask) -> Array:
+def backward(device: Device, dheads: Array, saved: Saved, bias: Array | None, H: int, mask: Mask) -> Array:
     """Return dqkv (B, T, 3C). dheads (B, T, C), bias and mask as in the forward."""
     qkv, heads, lse = saved
-    B, T, D = _sizes(qkv, n_head)
+    B, T, D = _sizes(qkv, H)
     dtype, file = qkv.dtype, _file(qkv.dtype)
     delta, dqkv = device.empty(lse.shape, lse.dtype), device.empty(qkv.shape, dtype)
-    blocks = math.ceil(B * T * n_head * LANES / THREADS)
-    device.launch(f"{file}_delta", dtype, D, blocks, THREADS, dheads, heads, delta, B, T, n_head)
+    blocks = math.ceil(B * T * H * LANES / THREADS)
+    device.launch(f"{file}_delta", dtype, D, blocks, THREADS, dheads, heads, delta, B, T, H)
     _, owned = _owned(dtype, D)
-    grid = (math.ceil(T / owned), n_head, B)
+    grid = (math.ceil(T / owned), H, B)
     for kernel in (f"{file}_keys", f"{file}_queries"):
-        device.launch(kernel, dtype, D, grid, THREADS, qkv, bias, dheads, lse, delta, dqkv, T, n_head, *mask)
+        device.launch(kernel, dtype, D, grid, THREADS, qkv, bias, dheads, lse, delta, dqkv, T, H, *mask)
     return dqkv
 
 
@@ -82,10 +82,10 @@ def _file(dtype: npt.DTypeLike) -> str:
     return ON_TENSOR_CORES if TYPES[np.dtype(dtype)] in sources()[ON_TENSOR_CORES].variants else "attention"
 
 
-def _sizes(qkv: Array, n_head: int) -> tuple[int, int, int]:
+def _sizes(qkv: Array, H: int) -> tuple[int, int, int]:
     """Return B, T and the size of a head, D."""
     B, T, columns = qkv.shape
-    return B, T, columns // (3 * n_head)
+    return B, T, columns // (3 * H)
 
 
 def _owned(dtype: npt.DTypeLike, D: int) -> tuple[int, int]:

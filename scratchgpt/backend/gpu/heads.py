@@ -10,14 +10,14 @@ ROWS = 4
 """Of a block."""
 
 
-def split(device: Device, rows: Array, bias: Array | None, n_parts: int, n_head: int) -> Array:
+def split(device: Device, rows: Array, bias: Array | None, n_parts: int, H: int) -> Array:
     """Return the rows, and the bias added to each: rows (B, T, K · C), bias (K · C,) -> (K, B, H, T, D).
 
     K is 3 for queries, keys and values side by side, and 1 for what has one part alone.
     """
     B, T, columns = rows.shape
-    D = columns // (n_parts * n_head)
-    parts = device.empty((n_parts, B, n_head, T, D), rows.dtype)
+    D = columns // (n_parts * H)
+    parts = device.empty((n_parts, B, H, T, D), rows.dtype)
     device.launch(
         "split_heads",
         rows.dtype,
@@ -29,7 +29,7 @@ def split(device: Device, rows: Array, bias: Array | None, n_parts: int, n_head:
         parts,
         B * T,
         n_parts,
-        n_head,
+        H,
         T,
         D,
     )

@@ -20,9 +20,9 @@ class Saved(NamedTuple):
     probabilities: Array  # (B, H, T, T): before dropout
 
 
-def forward(device: Device, qkv: Array, bias: Array | None, n_head: int, mask: Mask) -> tuple[Array, Saved]:
+def forward(device: Device, qkv: Array, bias: Array | None, H: int, mask: Mask) -> tuple[Array, Saved]:
     """y = dropout(softmax(q kᵀ / √D + causal)) v. qkv (B, T, 3C), to which bias (3C,) is added -> y (B, T, C)."""
-    parts = heads.split(device, qkv, bias, 3, n_head)
+    parts = heads.split(device, qkv, bias, 3, H)
     _, B, H, T, D = parts.shape
     q, k, v = parts.reshape(3, B * H, T, D)
     scores = device.empty((B, H, T, T), qkv.dtype)
@@ -38,7 +38,7 @@ def keys_and_values(
     device: Device,  # noqa: ARG001 - there is nothing left to compute
     saved: Saved,
     bias: Array | None,  # noqa: ARG001 - it has been added to what is saved
-    n_head: int,  # noqa: ARG001
+    H: int,  # noqa: ARG001
 ) -> tuple[Array, Array]:
     """Return the keys and the values, each (B, H, T, D)."""
     _, keys, values = saved.parts
@@ -50,7 +50,7 @@ def backward(
     dy: Array,
     saved: Saved,
     bias: Array | None,  # noqa: ARG001 - it has been added to what is saved
-    n_head: int,
+    H: int,
     mask: Mask,
 ) -> Array:
     """dy (B, T, C) -> dqkv (B, T, 3C). The other arguments are those of the forward."""
@@ -59,7 +59,7 @@ def backward(
     q, k, v = parts.reshape(3, B * H, T, D)
     dparts = device.empty(parts.shape, parts.dtype)
     dq, dk, dv = dparts.reshape(3, B * H, T, D)
-    dheads = heads.split(device, dy, None, 1, n_head).reshape(B * H, T, D)
+    dheads = heads.split(device, dy, None, 1, H).reshape(B * H, T, D)
 
     weights = softmax.dropped(device, probabilities, mask).reshape(B * H, T, T)
     device.matmul(weights.swapaxes(-1, -2), dheads, dv)

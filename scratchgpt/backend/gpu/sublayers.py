@@ -77,7 +77,6 @@ class Attention:
     device: Device
     reference: sublayers.Attention
     norm: Norm[Any]
-    n_head: int
     head_size: int
 
     def forward(self, x: Array, params: AttentionParams[Array], step: Step, layer: int) -> AttentionSaved:
@@ -88,7 +87,7 @@ class Attention:
         qkv = linear.forward(device, normed, params.qkv_weight).reshape(B, T, params.qkv_weight.shape[1])
         mask = Mask.of(step, layer, Place.ATTENTION)
         way = self._way(dtype)
-        heads, attention_saved = way.forward(device, qkv, params.qkv_bias, self.n_head, mask)
+        heads, attention_saved = way.forward(device, qkv, params.qkv_bias, self.reference.n_head, mask)
         out = linear.forward(device, rows(heads), params.proj_weight)
         dropout.add(device, x, out, params.proj_bias, Mask.of(step, layer, Place.ATTENTION_OUTPUT))
         return AttentionSaved(norm_saved, attention_saved, rows(heads))
@@ -103,7 +102,7 @@ class Attention:
             return
         saved = self.forward(x, params, Step(), 0)
         way = self._way(params.qkv_weight.dtype)
-        cache.keep(*way.keys_and_values(self.device, saved.attention, params.qkv_bias, self.n_head))
+        cache.keep(*way.keys_and_values(self.device, saved.attention, params.qkv_bias, self.reference.n_head))
 
     def backward(
         self,
@@ -115,12 +114,12 @@ class Attention:
         layer: int,
     ) -> None:
         """Each op of the forward, last first. dx (B, T, C) keeps its residual part and gains the branch's."""
-        device, heads = self.device, saved.heads
+        device, heads, H = self.device, saved.heads, self.reference.n_head
         dout = rows(dropout.backward(device, dx, Mask.of(step, layer, Place.ATTENTION_OUTPUT), heads.dtype))
         dheads = linear.backward(device, dout, heads, params.proj_weight, grads.proj_weight, grads.proj_bias)
         mask = Mask.of(step, layer, Place.ATTENTION)
         way = self._way(dheads.dtype)
-        dqkv = way.backward(device, dheads.reshape(dx.shape), saved.attention, params.qkv_bias, self.n_head, mask)
+        dqkv = way.backward(device, dheads.reshape(dx.shape), saved.attention, params.qkv_bias, H, mask)
         normed = self.norm.again(device, saved.norm, params.gain, params.bias)
         dnormed = linear.backward(device, rows(dqkv), normed, params.qkv_weight, grads.qkv_weight, grads.qkv_bias)
         self.norm.backward(device, dnormed, saved.norm, params.gain, rows(dx), grads.gain, grads.bias)
