@@ -100,7 +100,7 @@ def _introduce(trainer: "Trainer", *, verbose: bool) -> None:
     tokens = config.batch_size * model.config.block_size
     say(
         f"{trainer.run}: {model.layout.size:,} parameters on {_device(plan)}, about "
-        f"{amount(needed_bytes(model.config, plan))} of memory, seed {config.seed}"
+        f"{amount(needed_bytes(model.config, config, plan))} of memory, seed {config.seed}"
     )
     say(
         f"{config.steps:,} steps of {tokens:,} tokens, {config.steps * tokens:,} in all: "

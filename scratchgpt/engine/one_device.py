@@ -56,8 +56,8 @@ class OneDevice:
 
         rounded = None if self.gpt.rounded is None else zeros().astype(self.gpt.rounded.dtype)
         state = State(zeros(), zeros(), {name: zeros() for name in self.slots}, rounded)
-        whole = [group._replace(span=slice(0, 8)) for group in self._groups]
-        apply(backend.rules, whole, state, Update(learning_rate=0.0, scale=1.0, number=1))
+        small = [group._replace(span=slice(0, 8)) for group in self._groups if not group.is_whole]
+        apply(backend.rules, small, state, Update(learning_rate=0.0, scale=1.0, number=1))
         backend.norm(state.grads)
 
     def accumulate(self, tokens: Array, targets: Array, weights: Array | None = None, *, seed: int, step: int) -> float:

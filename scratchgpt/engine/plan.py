@@ -14,6 +14,7 @@ from scratchgpt.backend.precision import PRECISIONS
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.errors import MemoryShortageError
 from scratchgpt.machine import amount, available_memory, usable_cores
+from scratchgpt.model.groups import slot_names
 from scratchgpt.model.params import Layout
 
 MOST_LANES = 64
@@ -74,20 +75,23 @@ def default_plan(
 def _fitting(model: ModelConfig, train: TrainConfig, device: str, precision: str) -> int:
     """Return how many sequences fit into the free memory of a GPU at once: the batch, or half of it, ..."""
     chosen, is_fused = PRECISIONS[precision], has_fused_attention(device, precision, model)
-    room = SPARE * free_memory(device) - state_bytes(Layout(model).size, chosen)
+    layout = Layout(model)
+    room = SPARE * free_memory(device) - state_bytes(layout.size, chosen, len(slot_names(layout, train)))
     size = train.batch_size
     while size > 1 and activation_bytes(model, size * model.block_size, chosen, is_fused=is_fused) > room:
         size = math.ceil(size / 2)
     return size
 
 
-def expected_bytes(model: ModelConfig, plan: Plan) -> int:
+def expected_bytes(model: ModelConfig, train: TrainConfig, plan: Plan) -> int:
     """Return about how much memory a run takes while it trains: of a GPU's, or of this machine's."""
     layout, n_tokens = Layout(model), plan.micro_batch * model.block_size
+    n_slots = len(slot_names(layout, train))
     if plan.device != "cpu":
         precision, is_fused = PRECISIONS[plan.precision], has_fused_attention(plan.device, plan.precision, model)
-        return state_bytes(layout.size, precision) + activation_bytes(model, n_tokens, precision, is_fused=is_fused)
-    state = 4 * (3 * layout.size + _gradients(layout, plan))
+        activations = activation_bytes(model, n_tokens, precision, is_fused=is_fused)
+        return state_bytes(layout.size, precision, n_slots) + activations
+    state = 4 * ((1 + n_slots) * layout.size + _gradients(layout, plan))
     return state + plan.lanes * (PROCESS_BYTES + cpu_activation_bytes(model, n_tokens, plan.lanes))
 
 
@@ -96,22 +100,23 @@ def _gradients(layout: Layout, plan: Plan) -> int:
     return layout.n_split + plan.lanes * (layout.size - layout.n_split)
 
 
-def needed_bytes(model: ModelConfig, plan: Plan) -> int:
+def needed_bytes(model: ModelConfig, train: TrainConfig, plan: Plan) -> int:
     """Return the most memory that a run takes at once, of a GPU's or of this machine's: while it begins or trains."""
-    expected = expected_bytes(model, plan)
-    return expected if plan.device != "cpu" else max(expected, _start_bytes(model, plan))
+    expected = expected_bytes(model, train, plan)
+    return expected if plan.device != "cpu" else max(expected, _start_bytes(model, train, plan))
 
 
-def _start_bytes(model: ModelConfig, plan: Plan) -> int:
+def _start_bytes(model: ModelConfig, train: TrainConfig, plan: Plan) -> int:
     """Return how much of this machine's memory a run takes while it begins."""
     layout = Layout(model)
-    copies = 3 * layout.size  # parameters and moments of the snapshot
+    state = (1 + len(slot_names(layout, train))) * layout.size
+    copies = state  # of the snapshot
     if plan.device == "cpu":
-        copies += 3 * layout.size + _gradients(layout, plan)  # the same in the memory of the lanes, and gradients
+        copies += state + _gradients(layout, plan)  # the same in the memory of the lanes, and gradients
     return 4 * copies
 
 
-def require_memory(model: ModelConfig, plan: Plan) -> None:
+def require_memory(model: ModelConfig, train: TrainConfig, plan: Plan) -> None:
     """Raise MemoryError if a run would need more memory than there is.
 
     Without this, the system would grant it and end some program later, most likely this one, without a word.
@@ -119,13 +124,14 @@ def require_memory(model: ModelConfig, plan: Plan) -> None:
     layout = Layout(model)
     who = f"To train a model of {layout.size:,} parameters"
     if plan.device != "cpu":
-        needed, free = state_bytes(layout.size, PRECISIONS[plan.precision]), free_memory(plan.device)
+        n_slots = len(slot_names(layout, train))
+        needed, free = state_bytes(layout.size, PRECISIONS[plan.precision], n_slots), free_memory(plan.device)
         if needed > free:
             raise MemoryShortageError(
                 f"{who} takes at least {amount(needed)}, and {amount(free)} are free on {plan.device}."
             )
     is_cpu, available = plan.device == "cpu", available_memory()
-    needed = needed_bytes(model, plan) if is_cpu else _start_bytes(model, plan)
+    needed = needed_bytes(model, train, plan) if is_cpu else _start_bytes(model, train, plan)
     if needed > available:
         where = "of memory" if is_cpu else f"of this machine's own memory besides {plan.device}'s"
         fact = f"{who} takes {amount(needed)} {where}, and {amount(available)} are available."

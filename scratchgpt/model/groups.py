@@ -16,8 +16,9 @@ class Group(NamedTuple):
     """A range of the flat array that one rule moves."""
 
     span: slice
-    rule: str  # a name in the RULES of each backend
+    rule: str  # a name in the rules of each backend
     settings: Any  # the rule's own record
+    is_whole: bool = False  # whether the rule needs the whole span, such as a matrix: no workers share it
 
 
 def _adamw(layout: Layout, train: TrainConfig) -> list[Group]:
@@ -33,14 +34,24 @@ OPTIMIZERS: dict[str, Callable[[Layout, TrainConfig], list[Group]]] = {"adamw": 
 
 
 def groups(layout: Layout, train: TrainConfig) -> list[Group]:
-    """Return the groups of all that is trained. Raises UsageError as `Layout.named` does."""
+    """Return the groups of all that is trained. Raises UsageError as `Layout.named` does.
+
+    A whole group must not contain parameters of several names, since any of these may be frozen.
+    """
     trained, _ = layout.divide(train.freeze)
     return within(OPTIMIZERS[train.optimizer](layout, train), trained)
 
 
 def within(groups: Iterable[Group], ranges: Sequence[slice]) -> list[Group]:
-    """Return the groups, cut to what lies in one of these ranges."""
-    return [group._replace(span=part) for group in groups for part in overlaps([group.span], ranges)]
+    """Return the groups, cut to what lies in one of these ranges. A whole one belongs to the range where it begins."""
+    found = []
+    for group in groups:
+        for part in overlaps([group.span], ranges):
+            if not group.is_whole:
+                found.append(group._replace(span=part))
+            elif part.start == group.span.start:
+                found.append(group)
+    return found
 
 
 def overlaps(some: Sequence[slice], others: Sequence[slice]) -> list[slice]:

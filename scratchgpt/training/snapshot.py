@@ -58,7 +58,7 @@ def fresh(
     those of the data; if these have none, `ends`. Raises MemoryError, and DataError.
     """
     plan = plan or default_plan(model, train)
-    require_memory(model, plan)
+    require_memory(model, train, plan)
     layout = Layout(model)
     params = layout.initial(train.seed) if params is None else params
     return Snapshot(

@@ -115,10 +115,10 @@ def cost(
         seconds = train.steps * flops / (rate * EFFICIENCY * plan.lanes)
     n_tokens, shortage = train.steps * train.batch_size * model.block_size, ""
     try:
-        require_memory(model, plan)
+        require_memory(model, train, plan)
     except MemoryError as error:
         shortage = for_page(error)
-    return Cost(Layout(model).size, needed_bytes(model, plan), n_tokens, seconds, shortage)
+    return Cost(Layout(model).size, needed_bytes(model, train, plan), n_tokens, seconds, shortage)
 
 
 def matrix_rate() -> float:

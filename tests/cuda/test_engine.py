@@ -263,7 +263,7 @@ def train(model: Engine, B: int) -> float:
 def predicted(config: ModelConfig, precision: str, B: int) -> int:
     chosen, is_fused = PRECISIONS[precision], has_fused_attention("gpu:0", precision, config)
     activations = activation_bytes(config, B * config.block_size, chosen, is_fused=is_fused)
-    return state_bytes(Layout(config).size, chosen) + activations
+    return state_bytes(Layout(config).size, chosen, n_slots=2) + activations
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

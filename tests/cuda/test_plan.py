@@ -33,7 +33,7 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_what_is_kept_fits(precision: str, is_fused: bool) -> None:  # noqa: FBT001
     """Without flash attention, the probabilities are most of what is kept."""
     size = default_plan(MODEL, TRAIN, device="gpu:0", precision=precision).micro_batch
-    room = 0.9 * 80e9 - state_bytes(Layout(MODEL).size, PRECISIONS[precision])
+    room = 0.9 * 80e9 - state_bytes(Layout(MODEL).size, PRECISIONS[precision], n_slots=2)
     needed = activation_bytes(MODEL, size * 1024, PRECISIONS[precision], is_fused=is_fused)
     assert needed <= room < 2.1 * needed
 
@@ -49,9 +49,9 @@ def test_memory_of_the_machine_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
     """The snapshot's three arrays, and no lanes."""
     monkeypatch.setattr(plan, "free_memory", lambda _: 80 * 10**9)
     monkeypatch.setattr(plan, "available_memory", lambda: 2e9)
-    require_memory(MODEL, Plan(1, 8, device="gpu:0"))
+    require_memory(MODEL, TRAIN, Plan(1, 8, device="gpu:0"))
     monkeypatch.setattr(plan, "available_memory", lambda: 1e9)
     with pytest.raises(
         MemoryError, match=r"takes 1\.5 GB of this machine's own memory besides gpu:0's, and 1\.0 GB are"
     ):
-        require_memory(MODEL, Plan(1, 8, device="gpu:0"))
+        require_memory(MODEL, TRAIN, Plan(1, 8, device="gpu:0"))

@@ -13,6 +13,7 @@ from scratchgpt.engine.plan import Plan, default_plan, expected_bytes, require_m
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from tests.backends import on_cpu
+from tests.engine import steps
 
 SIZES: dict[str, Any] = {"vocab_size": 65, "block_size": 128, "n_layer": 4, "n_head": 4, "n_embd": 128}
 
@@ -46,15 +47,16 @@ def test_runs_take_what_was_measured(preset: str, vocab_size: int, measured: flo
     """In MB, two lanes without dropout, by `scratchgpt bench`."""
     recipe = load_preset(preset)
     model = ModelConfig(**recipe.model | {"vocab_size": vocab_size, "dropout": 0.0})
-    expected = expected_bytes(model, default_plan(model, TrainConfig(**recipe.train), lanes=2)) / 1e6
+    train = TrainConfig(**recipe.train)
+    expected = expected_bytes(model, train, default_plan(model, train, lanes=2)) / 1e6
     assert abs(expected / measured - 1) <= 0.05
 
 
 def test_activations_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelConfig(**SIZES)
     monkeypatch.setattr(plan, "available_memory", lambda: 1e9)
-    require_memory(model, Plan(2, micro_batch=16))
+    require_memory(model, steps.recipe(16), Plan(2, micro_batch=16))
     with pytest.raises(
         MemoryError, match=r"takes 1\.\d GB of memory, and 1\.0 GB are available\. Fewer --lanes than 2 "
     ):
-        require_memory(model, Plan(2, micro_batch=128))
+        require_memory(model, steps.recipe(16), Plan(2, micro_batch=128))

@@ -16,16 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scratchgpt.backend import cpu
 from scratchgpt.backend.cpu import exchange, head
-from scratchgpt.config import ModelConfig
+from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.engine.messages import Failed, Message, Value
 from scratchgpt.engine.plan import Plan, default_lanes
 from scratchgpt.engine.worker import Worker
 from scratchgpt.engine.workers import Workers, _Process, serve
 from scratchgpt.errors import LaneError
-from scratchgpt.model.groups import new_slots
+from scratchgpt.model import groups
+from scratchgpt.model.groups import Group, new_slots
 from scratchgpt.model.params import SPLIT_ABOVE, Layout
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.optimizer import SLOTS, State, Update
 from tests.engine.steps import recipe, update
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="other lanes than the first need POSIX")
@@ -96,6 +99,33 @@ def test_many_lanes_agree_with_one_about_weights_and_targets_that_do_not_count(
     assert np.abs(many[1] - alone[1]).max() <= 1e-5 * np.abs(alone[1]).max()
     assert many[2].n_targets == alone[2].n_targets == np.count_nonzero(targets >= 0) == 40
     assert many[2].n_correct == alone[2].n_correct
+
+
+def by_direction(state: State, span: slice, settings: object, update: Update) -> None:  # noqa: ARG001
+    """Move by a gradient of length 1: a rule that must see all of it."""
+    grads = state.grads[span]
+    state.params[span] -= update.learning_rate * grads / np.linalg.norm(grads)
+    grads.fill(0)
+
+
+def test_a_rule_that_needs_whole_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of lanes moves each matrix as one does, and a frozen one not at all."""
+
+    def each_by_itself(layout: Layout, train: TrainConfig) -> list[Group]:
+        views = layout.views(np.arange(layout.size))
+        spans = [slice(int(view.flat[0]), int(view.flat[0]) + view.size) for view in views.values()]
+        return [Group(span, "direction", train.learning_rate, is_whole=True) for span in spans]
+
+    rules = cpu.rules
+    monkeypatch.setitem(groups.OPTIMIZERS, "adamw", each_by_itself)
+    monkeypatch.setitem(SLOTS, "direction", ())
+    monkeypatch.setattr(cpu, "rules", lambda *args, **kwargs: rules(*args, **kwargs) | {"direction": by_direction})
+    monkeypatch.setattr(subprocess, "Popen", no_process)  # threads see what has been changed here
+    alone, many = train(1, freeze=FREEZE), train(3, freeze=FREEZE)
+    assert np.abs(many["params"] - alone["params"]).max() <= 1e-6
+    moved = Layout(CONFIG).views(np.abs(alone["params"] - make(1).gpt.params))
+    frozen = Layout(CONFIG).named(FREEZE)
+    assert {name for name, change in moved.items() if not change.any()} == frozen
 
 
 @pytest.mark.parametrize("config", [CONFIG, LARGE, UNTIED], ids=["small", "large", "untied"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scratchgpt.config import ModelConfig
-from scratchgpt.model.groups import apply, groups, new_slots, overlaps, slot_names, within
+from scratchgpt.model.groups import Group, apply, groups, new_slots, overlaps, slot_names, within
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Settings
 from scratchgpt.ops.optimizer import RULES, State, Update
@@ -63,6 +63,12 @@ def test_parts_of_the_groups_move_what_the_whole_would() -> None:
         results.append(params)
     assert np.array_equal(results[0], results[1])
     assert (results[0] != given[0]).all()
+
+
+def test_a_whole_group_is_not_cut() -> None:
+    whole = Group(slice(4, 9), "adamw", Settings(), is_whole=True)
+    parts = [[slice(0, 3), slice(6, 7)], [slice(3, 6)], [slice(7, 20)]]
+    assert [within([whole], ranges) for ranges in parts] == [[], [whole], []]
 
 
 def test_overlaps() -> None:

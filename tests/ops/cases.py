@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from scratchgpt.chance import Place
-from scratchgpt.ops import gelu as gelu_op
 from scratchgpt.ops import layernorm as layernorm_op
-from scratchgpt.ops import relu as relu_op
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import ACTIVATIONS
 from scratchgpt.ops.table import AttentionParams, EmbedParams, HeadParams, MLPParams, Step
 from tests.ops import plain
 from tests.ops.checks import Case
@@ -275,7 +274,7 @@ def mlp_sublayer(
     """ReLU's inputs must keep away from its kink: they are drawn until they do."""
     rng = np.random.default_rng(seed)
     step = _step(B, seed, dropout=rate)
-    sublayer = module.MLP(layernorm_op, EPSILON, {"gelu_new": gelu_op, "relu": relu_op}[activation])
+    sublayer = module.MLP(layernorm_op, EPSILON, ACTIVATIONS[activation])
 
     def hidden(x: Array, params: MLPParams[Array]) -> Array:
         return plain.linear(plain.layernorm(x, params.gain, params.bias, EPSILON), params.fc_weight, params.fc_bias)

@@ -69,7 +69,7 @@ class Attention:
         if params.qkv_bias is not None:
             qkv += params.qkv_bias
 
-        parts = qkv.reshape(B, T, 3, H, -1)
+        parts = qkv.reshape(B, T, 3, H, C // H)
         q, k, v = (parts[:, :, i].swapaxes(1, 2) for i in range(3))  # (B, H, T, D)
         heads = take("heads", B, T, C)
         y = split_heads(heads, H)

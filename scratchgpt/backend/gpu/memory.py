@@ -34,9 +34,9 @@ def most_sequences(model: ModelConfig) -> int:
     return max(1, min(MOST_BLOCKS, MOST_BLOCKS * CHUNK // model.block_size))
 
 
-def state_bytes(n_parameters: int, precision: Precision) -> int:
-    """Return the bytes of parameters, gradients and two moments, and of rounded copies if there are any."""
-    return n_parameters * (4 * WIDE + (precision.itemsize if precision.keeps_copies else 0))
+def state_bytes(n_parameters: int, precision: Precision, n_slots: int) -> int:
+    """Return the bytes of parameters, gradients, the optimiser's slots, and rounded copies if there are any."""
+    return n_parameters * ((2 + n_slots) * WIDE + (precision.itemsize if precision.keeps_copies else 0))
 
 
 def logits_shape(n_tokens: int, V: int, itemsize: int) -> tuple[int, int]:
