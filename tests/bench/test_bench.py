@@ -214,6 +214,7 @@ def test_peers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--vs tirch", "did you mean 'torch'"),
         ("--vs ours", "no peer 'ours'"),
         ("--vs ours@nowhere", "nowhere holds no checkout of scratchgpt"),
+        ("--vs torch --norm rmsnorm", "The peer torch cannot hold this model's norm: rmsnorm; leave it out."),
         ("--preset nano", "no preset 'nano'"),
         ("--n-embd 17", "17 is not divisible by"),
         ("--vocab-size 0", "vocab_size must be at least 1"),
