@@ -76,7 +76,7 @@ class _Config:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(_Config):
-    """The architecture: GPT-2's, with these sizes. The names are nanoGPT's and GPT-2's."""
+    """The architecture: GPT-2's, with these sizes and choices. The names are nanoGPT's and GPT-2's."""
 
     vocab_size: int = _setting("Number of different tokens (V).")
     block_size: int = _setting("Longest sequence the model sees, in tokens (T).")
@@ -110,6 +110,10 @@ class ModelConfig(_Config):
             raise UsageError(f"norm_epsilon must be above 0 and at most 1, not {self.norm_epsilon}.")
         if self.n_inner == 4 * self.n_embd:  # the usual width has one form, so that equal models are equal records
             object.__setattr__(self, "n_inner", 0)
+
+    def as_meant(self) -> dict[str, Any]:
+        """Return the settings with the widths that they stand for."""
+        return vars(self) | {"n_inner": self.inner_size}
 
     @property
     def head_size(self) -> int:
@@ -191,8 +195,7 @@ class TrainConfig(_Config):
             raise UsageError(f"learning_rate must be greater than 0, not {self.learning_rate}.")
         if not 0 <= self.min_lr_ratio <= 1:
             raise UsageError(f"min_lr_ratio must be between 0 and 1, not {self.min_lr_ratio}.")
-        if self.adam_epsilon <= 0:
-            raise UsageError(f"adam_epsilon must be greater than 0, not {self.adam_epsilon}.")
+        self._require("adam_epsilon", at_least=1e-30)  # smaller ones vanish in float32, and 0 / 0 is not a number
         self._require("beta1", at_least=0, below=1)
         self._require("beta2", at_least=0, below=1)
         self._require("seed", at_least=0, below=2**63)
@@ -317,12 +320,10 @@ class Recipe(NamedTuple):
 
         Raises UsageError for other sizes that were asked for.
         """
-        sizes = {name: value for name, value in vars(model).items() if name not in ("dropout", "vocab_size")}
+        sizes = {name: value for name, value in model.as_meant().items() if name not in ("dropout", "vocab_size")}
         for name, value in sizes.items():
             asked = self.settings.get(name)
-            if asked is None or not asked.is_asked_for or asked.value == value:
-                continue
-            if name == "n_inner" and asked.value == model.inner_size:
+            if asked is None or not asked.is_asked_for or asked.value in (value, vars(model)[name]):
                 continue
             if name != "block_size":
                 raise UsageError(

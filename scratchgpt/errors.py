@@ -83,7 +83,7 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     """Return `` (did you mean 'x'?)`` for the known name nearest to `name`, or nothing if none is near.
 
     `cutoff` is how much of both must be the same, from 0 to 1. Of those names, one that begins with `name` is the
-    nearest. A long name is near to none: to compare it would take long.
+    nearest. A name longer than LONGEST_COMPARED gets no suggestion, because comparing it is slow.
     """
     near = difflib.get_close_matches(name, list(known), cutoff=cutoff) if len(name) <= LONGEST_COMPARED else []
     near.sort(key=lambda each: not each.startswith(name))

@@ -78,8 +78,8 @@ def test_widths() -> None:
 def test_the_usual_width_of_an_mlp_may_be_asked_for_in_two_ways(asked: int, *, is_right: bool) -> None:
     recipe = load_recipe(None, None).changed({"n_inner": asked}, "--n-inner")
     model = ModelConfig.from_mapping(MODEL)
-    with contextlib.nullcontext() if is_right else pytest.raises(UsageError, match="n_inner is 17 by --n-inner, but 0"):
-        assert recipe.for_weights(model, "--init").of(ModelConfig)["n_inner"] == 0
+    with contextlib.nullcontext() if is_right else pytest.raises(UsageError, match="n_inner is 17 by --n-inner, but 64"):
+        assert recipe.for_weights(model, "--init").of(ModelConfig)["n_inner"] == 64
 
 
 def test_a_whole_number_will_do_for_a_fraction() -> None:
@@ -117,7 +117,7 @@ def test_impossible_models(change: dict[str, Any], reason: str) -> None:
         ({"micro_batch": -1}, "micro_batch"),
         ({"order": "backwards"}, "order must be random or sequential, not 'backwards'"),
         ({"optimizer": "adam"}, r"optimizer must be adamw, not 'adam' \(did you mean 'adamw'\?\)"),
-        ({"adam_epsilon": 0.0}, "adam_epsilon must be greater than 0"),
+        ({"adam_epsilon": 0.0}, "adam_epsilon must be at least 1e-30, not 0.0"),
         ({"within_documents": "yes"}, "within_documents must be of type bool, not 'yes'"),
         ({"learning_rate": 0.0}, "greater than 0"),
         ({"learning_rate": "fast"}, "of type float, not 'fast'"),

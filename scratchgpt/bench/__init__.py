@@ -13,7 +13,6 @@ import numpy as np
 
 from scratchgpt.config import ModelConfig, TrainConfig
 from scratchgpt.model import cost
-from scratchgpt.model.formats.base import Known
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.array import Array
 
@@ -38,13 +37,6 @@ SOURCES = {
     "jax": Source("jax", "jax_peer", "build"),
 }
 PEERS = ("torch", "torch-compile", "torch-bf16", "jax")
-KNOWN: Known = {
-    "activation": ("gelu_new", "relu"),
-    "bias": (True, False),
-    "tie_word_embeddings": (True, False),
-    "head_bias": (True, False),
-}
-"""The choices of an architecture that peers compute."""
 
 
 def parsed(name: str) -> tuple[str, str]:

@@ -20,11 +20,11 @@ from statistics import mean, median
 from typing import IO, Any, cast
 
 from scratchgpt.backend.precision import PRECISIONS
-from scratchgpt.bench import KNOWN, LIMIT, OURS, PEERS, SOURCES, Source, Workload, parsed, processes, settings_of
+from scratchgpt.bench import LIMIT, OURS, PEERS, SOURCES, Source, Workload, parsed, processes, settings_of
 from scratchgpt.bench.rounds import Rounds, Turn, cpu_ratios, joined, length, play, ratios
 from scratchgpt.errors import BenchmarkError, UsageError, did_you_mean
 from scratchgpt.machine import processor_name
-from scratchgpt.model.formats.base import require_known
+from scratchgpt.model.formats.base import GPT2_CHOICES, require_known
 
 PYTHON = (sys.executable, "-m")
 WORKER = "scratchgpt.bench.worker"
@@ -188,7 +188,7 @@ def compare(
     """Measure the peers and ours in turn; return a record of each, ours last. Raises UsageError and BenchmarkError."""
     for name in peers:
         if parsed(name)[0] != OURS:
-            require_known(workload.model, KNOWN, f"The peer {name}", "; leave it out")
+            require_known(workload.model, GPT2_CHOICES, f"The peer {name}", "; leave it out")
     records: dict[str, Answer] = {}
     played: list[Rounds] = []
     for number in range(starts):

@@ -12,6 +12,9 @@ from scratchgpt.errors import DataError, TrainingError, UsageError
 from scratchgpt.files import safe_name
 from scratchgpt.lock import FolderLock
 
+KEPT = ("seed", "optimizer")
+"""Settings of the recipe that a resumed run keeps."""
+
 if TYPE_CHECKING:  # imported when a command runs
     from scratchgpt.data.dataset import Dataset
     from scratchgpt.engine.plan import Plan
@@ -178,9 +181,10 @@ def _with_changes(snapshot: "Snapshot", asked: dict[str, Setting], computing: Co
     Options may change device, precision and division of a run, and with them its last bits. A run that moves between
     a CPU and a GPU leaves behind what suited the other: its lanes, its precision, its micro-batch unless typed.
     """
-    current = vars(snapshot.model) | vars(snapshot.train)
+    model = vars(snapshot.model)
+    current = model | vars(snapshot.train) | snapshot.model.as_meant()
     for name, (value, _) in asked.items():
-        if (name in vars(snapshot.model) or name == "seed") and value != current[name]:
+        if (name in KEPT or name in model) and value not in (current[name], model.get(name, current[name])):
             raise UsageError(f"A resumed run keeps its {name} of {current[name]}; it cannot become {value}.")
     recipe = {name: value for name, (value, _) in asked.items() if name in vars(snapshot.train)}
     train = TrainConfig.from_mapping(vars(snapshot.train) | recipe)

@@ -50,15 +50,17 @@ class OneDevice:
         self.gpt.loss_and_grad(tokens, tokens)
         self.gpt.grads.fill(0)
         backend = self.gpt.backend
+        for group in self._groups:
+            size = group.span.stop - group.span.start if group.is_whole else 8
 
-        def zeros() -> Array:
-            return backend.xp.zeros(8, self.gpt.params.dtype)
+            def zeros(size: int = size) -> Array:
+                return backend.xp.zeros(size, self.gpt.params.dtype)
 
-        rounded = None if self.gpt.rounded is None else zeros().astype(self.gpt.rounded.dtype)
-        state = State(zeros(), zeros(), {name: zeros() for name in self.slots}, rounded)
-        small = [group._replace(span=slice(0, 8)) for group in self._groups if not group.is_whole]
-        apply(backend.rules, small, state, Update(learning_rate=0.0, scale=1.0, number=1))
-        backend.norm(state.grads)
+            rounded = None if self.gpt.rounded is None else zeros().astype(self.gpt.rounded.dtype)
+            state = State(zeros(), zeros(), {name: zeros() for name in self.slots}, rounded)
+            span = slice(0, size)
+            apply(backend.rules, [group._replace(span=span)], state, Update(learning_rate=0.0, scale=1.0, number=1))
+            backend.norm(state.grads)
 
     def accumulate(self, tokens: Array, targets: Array, weights: Array | None = None, *, seed: int, step: int) -> float:
         """Return the mean loss in nats of tokens, targets (B, T), and add its gradient. Raises MemoryError."""

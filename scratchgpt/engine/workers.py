@@ -8,7 +8,7 @@ of them see; the activations of a worker are its own. The steps of an update:
    row for each token of a large vocabulary: they have one gradient, and each worker fills its part of it
    (backend/cpu/exchange.py).
 2. Every worker sums the gradients of all workers for its slice of the flat array, always in the same order.
-3. Every worker runs AdamW on its slice, once the norm of all slices is known.
+3. Every worker applies the optimiser's rules to its slice, once the norm of all slices is known.
 
 Worker 0 is the process that trains. It sends the others requests through pipes and reads their answers from pipes: a
 system call is a barrier on any processor, no process spins, the end of a pipe shows that a worker has died, and workers

@@ -46,7 +46,7 @@ class Decoder:
         self.model, self.cache = model, Cache(backend.xp.zeros(shape, model.masters.embed.token_table.dtype))
         kind = backend.name.partition(":")[0]
         self.chunk_size, self.largest_chunk_size = CHUNK[kind], LARGEST_CHUNK[kind]
-        # In half precision, beginnings are computed with the rounded matrices, what goes on is not.
+        # In half precision, the first chunk uses the rounded matrices; later chunks and steps use the masters.
         self._from_start: Decoding = _Sublayers(model.tree, self.cache.memory, table)
         self._further = (table.decoding or partial(_Sublayers, table=table))(model.masters, self.cache.memory)
 

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 
 from scratchgpt.config import ModelConfig
-from scratchgpt.model.formats.base import Known, require_known
+from scratchgpt.model.formats.base import GPT2_CHOICES, Known, require_known, unknown
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.array import Array
 from scratchgpt.tokenizer import BPETokenizer, Tokenizer, end_of_text
@@ -48,7 +48,8 @@ def write(
     Of the ids that end its texts, `ends`, the file holds the first; without these, that of <|endoftext|>.
     `progress` is told of bytes written, and of how many there are. Raises UsageError and OSError.
     """
-    require_known(config, KNOWN, "A GGUF file", "; an ONNX file (--onnx) can hold more")
+    others = "" if unknown(config, GPT2_CHOICES) else "; use --onnx instead"
+    require_known(config, KNOWN, "A GGUF file", others)
     has_vocabulary = isinstance(tokenizer, BPETokenizer) and tokenizer.is_plain and bool(tokenizer.merges)
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)

@@ -14,19 +14,14 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from scratchgpt import __version__
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
-from scratchgpt.model.formats.base import Known, require_known
+from scratchgpt.model.formats.base import GPT2_CHOICES, require_known
 from scratchgpt.model.params import HEAD_BIAS, Layout
 from scratchgpt.ops.array import Array
 
 OPSET, IR_VERSION = 20, 9
 """The first operators with GELU, and the version of the format that came with them."""
 
-KNOWN: Known = {
-    "activation": ("gelu_new", "relu"),
-    "bias": (True, False),
-    "tie_word_embeddings": (True, False),
-    "head_bias": (True, False),
-}
+KNOWN = GPT2_CHOICES
 """The choices that `graph` can build."""
 
 LARGEST = 2**31 - 2**20

@@ -24,7 +24,7 @@ def n_multiplied(config: ModelConfig) -> int:
 def training_flops(config: ModelConfig, n_tokens: int) -> int:
     """Return the operations in the matrix products of a training step: 6 · n_multiplied and attention, for each token.
 
-    Attention is that over all of the T positions. To leave out what the causal mask hides may therefore take less.
+    Attention counts all T positions. Code that skips masked positions needs fewer operations.
     """
     return n_tokens * (TRAINING * n_multiplied(config) + config.n_layer * _attention_flops(config))
 

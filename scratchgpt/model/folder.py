@@ -64,7 +64,7 @@ def load(folder: Path) -> tuple[ModelConfig, Array]:
 def load_parts(folder: Path) -> tuple[ModelConfig, list[Array]]:
     """Read a model for use: its configuration, and its flat parameters (P,) float32 in parts, one for each leaf.
 
-    What the file has as float32 stays where it is, in a file that must not change, and costs neither time nor memory.
+    float32 tensors are memory-mapped, so the file must not change.
     Raises CheckpointError.
     """
     config, places, found = find(folder)

@@ -156,7 +156,7 @@ class GPT:
             logits = self.logits(rows[chunk])
             losses, _ = cross_entropy.forward(logits, ids[chunk])
             loss += float((weights[chunk] * losses).sum())
-            n_correct += int(weights[chunk][logits.argmax(axis=-1) == ids[chunk]].sum())
+            n_correct += int((weights[chunk] * (logits.argmax(axis=-1) == ids[chunk])).sum())
         return Score(loss, n_correct, n_counted(targets))
 
     def _move(self, ids: Array) -> Array:

@@ -36,16 +36,20 @@ OPTIMIZERS: dict[str, Callable[[Layout, TrainConfig], list[Group]]] = {"adamw": 
 def groups(layout: Layout, train: TrainConfig) -> list[Group]:
     """Return the groups of all that is trained. Raises UsageError as `Layout.named` does.
 
-    A whole group must not contain parameters of several names, since any of these may be frozen.
+    Raises ValueError if a part of a whole group is frozen: such a group should be one parameter.
     """
     trained, _ = layout.divide(train.freeze)
-    return within(OPTIMIZERS[train.optimizer](layout, train), trained)
+    found = OPTIMIZERS[train.optimizer](layout, train)
+    for group in found:
+        if group.is_whole and overlaps([group.span], trained) not in ([], [group.span]):
+            raise ValueError(f"a part of the whole group {group} is frozen")
+    return within(found, trained)
 
 
-def within(groups: Iterable[Group], ranges: Sequence[slice]) -> list[Group]:
+def within(those: Iterable[Group], ranges: Sequence[slice]) -> list[Group]:
     """Return the groups, cut to what lies in one of these ranges. A whole one belongs to the range where it begins."""
     found = []
-    for group in groups:
+    for group in those:
         for part in overlaps([group.span], ranges):
             if not group.is_whole:
                 found.append(group._replace(span=part))
@@ -71,7 +75,7 @@ def new_slots(layout: Layout, train: TrainConfig) -> dict[str, Array]:
     return {name: np.zeros(layout.size, np.float32) for name in slot_names(layout, train)}
 
 
-def apply(rules: Mapping[str, Rule], groups: Iterable[Group], state: State, update: Update) -> None:
+def apply(rules: Mapping[str, Rule], those: Iterable[Group], state: State, update: Update) -> None:
     """Move every group by its rule."""
-    for group in groups:
+    for group in those:
         rules[group.rule](state, group.span, group.settings, update)

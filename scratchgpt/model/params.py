@@ -1,8 +1,8 @@
 """Parameters: one flat array, seen through views that carry GPT-2's names.
 
-Gradients and the optimizer's moments are flat arrays of the same layout. So one loop updates everything, a
-checkpoint is one pass, and what weight decay touches is a range: matrices come first, vectors after them. The tables
-of V rows come first of all, so that lanes can share one gradient of these and have the rest each to themselves.
+Gradients and the optimiser's slots are flat arrays of the same layout. So a rule updates a range, a checkpoint is one
+pass, and what weight decay touches is a range: matrices come first, vectors after them. The tables of V rows come first
+of all, so that workers share one gradient of these and have the rest each to themselves.
 
 A tree of leaves says each parameter once: its name, its shape, its initial values and its place.
 """

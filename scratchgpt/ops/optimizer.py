@@ -17,7 +17,7 @@ class State(NamedTuple):
 
 
 class Update(NamedTuple):
-    """One update, as all rules need to know it. What concerns one rule is among its settings."""
+    """Values that every rule needs for one update. `Group.settings` holds the rest."""
 
     learning_rate: float
     scale: float  # of the gradients: it clips them, and undoes the loss scale

@@ -10,7 +10,7 @@ backend needs (buffers, a device). Convention: `forward(x, params, step, layer) 
 
 A gradient that is None is not wanted, and a fast table does not compute it.
 
-Texts need three entries more, which save nothing and know no dropout: `embed.at`, `attention.extend`, `head.logits`.
+Texts need three methods more, which save nothing and know no dropout: `embed.at`, `attention.extend`, `head.logits`.
 """
 
 import dataclasses

@@ -17,6 +17,7 @@ from scratchgpt.engine.base import open_engine
 from scratchgpt.errors import DataError, LaneError, MemoryShortageError, TrainingError, UsageError, fact_of, for_page
 from scratchgpt.generation import default_prompt, write
 from scratchgpt.machine import resident_memory
+from scratchgpt.model.formats import format_for
 from scratchgpt.ops.adamw import clip_scale
 from scratchgpt.ops.optimizer import Update
 from scratchgpt.training import checkpoint
@@ -122,8 +123,9 @@ class Trainer:
             ) from error
 
     def _run(self) -> Iterator[Event]:
-        if self.engine.note:
-            yield Noted(self.engine.note)
+        for note in (self.engine.note, format_for(self.model.config).note):
+            if note:
+                yield Noted(note)
         yield from self._warn_of_full_disk()
         if self.step == 0:
             yield from self.save()  # a full disk shows now, not after an hour

@@ -89,7 +89,7 @@ def problems(texts: Mapping[str, str]) -> dict[str, str]:
             try:
                 record.from_mapping(values)
             except UsageError as error:
-                about = next((name for name in names if str(error).startswith(name)), names[0])
+                about = next((name for name in names if str(error).startswith(f"{name} ")), names[0])
                 found[about] = str(error)
     return found
 

@@ -23,6 +23,7 @@ from scratchgpt.backend.cpu.head import TILE
 from scratchgpt.backend.workspace import Workspace
 from scratchgpt.chance import Place
 from scratchgpt.config import ModelConfig
+from scratchgpt.errors import UsageError
 from scratchgpt.model.gpt import GPT
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Settings
@@ -31,6 +32,7 @@ from scratchgpt.ops.optimizer import State, Update
 from scratchgpt.ops.sublayers import dropout_mask
 from scratchgpt.ops.table import AttentionParams, HeadParams, Step, Table, Wanted
 from tests.backends import on_cpu
+from tests.engine.steps import recipe
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_head": 3, "n_embd": 12}
 
@@ -247,6 +249,18 @@ def test_updates(n: int, start: int, decay: float) -> None:
         assert not grads[span].any()
         results.append(np.concatenate([params, grads, first, second]))
     assert np.abs(results[0] - results[1]).max() <= 1e-14
+
+
+def test_parameters_without_a_gradient_stay_finite_with_the_smallest_epsilon() -> None:
+    """Those of tokens that no text has: 0 / ε is 0."""
+    smallest = recipe(1, adam_epsilon=1e-30).adam_epsilon
+    for backend in (reference(), on_cpu()):
+        params, grads, first, second = (np.zeros(3, np.float32) for _ in range(4))
+        state = State(params, grads, {"first": first, "second": second})
+        backend.rules["adamw"](state, slice(0, 3), Settings(epsilon=smallest), Update(0.01, 1.0, 1))
+        assert not params.any()
+    with pytest.raises(UsageError, match="adam_epsilon must be at least 1e-30"):
+        recipe(1, adam_epsilon=1e-31)
 
 
 def test_huge_gradients_are_clipped_before_they_are_squared() -> None:

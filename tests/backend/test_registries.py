@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scratchgpt.backend import cpu, gpu
-from scratchgpt.backend.decoding import activations
+from scratchgpt.backend.decoding import activations, norms
 from scratchgpt.backend.gpu import activation
 from scratchgpt.config import ModelConfig
 from tests.backend.test_cpu import assert_equal_to_reference
@@ -37,6 +37,7 @@ REGISTRIES: dict[str, tuple[str, dict[str, Any], Callable[..., None]]] = {
     "activations of the CPU": ("activation", cpu.ACTIVATIONS, on_the_cpu),
     "norms of the GPU": ("norm", gpu.NORMS, on_the_gpu),
     "activations of the GPU": ("activation", activation.KERNELS, on_the_gpu),
+    "norms of decoding": ("norm", norms.NORMS, while_decoding),
     "activations of decoding": ("activation", activations.ACTIVATIONS, while_decoding),
 }
 CASES = [

@@ -102,6 +102,8 @@ def refused(result: subprocess.CompletedProcess[str], code: int) -> str:
         ("train --resume runs/none", USAGE, "no run or checkpoint runs/none"),
         ("train --resume runs/a --preset rusted", USAGE, "--preset"),
         ("train --resume runs/a --steps 4 --n-embd 32", USAGE, "n_embd of 16; it cannot become 32"),
+        ("train --resume runs/a --steps 4 --n-inner 65", USAGE, "n_inner of 64; it cannot become 65"),
+        ("train --resume runs/a --steps 4 --optimizer adm", USAGE, "optimizer of adamw; it cannot become adm"),
         ("train --resume runs/a --steps 4 --bias", USAGE, "bias of False; it cannot become True"),
         ("train --resume runs/a --steps 4 --seed 4", USAGE, "seed"),
         ("train --resume runs/a --run runs/b", USAGE, "leave out --preset, --config, --run"),

@@ -106,6 +106,13 @@ def findings(kernel: Compiled) -> list[str]:
     return found
 
 
+def test_every_kernel_is_found() -> None:
+    for file, source in kernels.sources().items():
+        assert kernels.text(file).count("__global__ void") == len(source.kernels), file
+    with pytest.raises(ValueError, match="there is no kernel rmsnorm_forwards"):
+        kernels.file_of("rmsnorm_forwards")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "architecture"),

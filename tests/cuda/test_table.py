@@ -23,8 +23,6 @@ SIZES: dict[str, Any] = {"vocab_size": 11, "block_size": 9, "n_layer": 2, "n_hea
 CASES: list[dict[str, Any]] = [
     {},
     {"dropout": 0.2, "norm_epsilon": 0.1},
-    {"norm": "rmsnorm", "norm_epsilon": 0.1, "dropout": 0.2},
-    {"norm": "rmsnorm", "bias": False, "n_embd": 15, "n_head": 3},
     {"bias": False, "tie_word_embeddings": False, "dropout": 0.5},
     {"activation": "relu", "n_embd": 15, "n_head": 3, "dropout": 0.1},
     {"n_embd": 32, "n_head": 2, "block_size": 33, "vocab_size": 67, "dropout": 0.2},
@@ -36,6 +34,8 @@ CASES: list[dict[str, Any]] = [
     {"n_embd": 32, "n_head": 2, "n_layer": 3, "n_inner": 20, "activation": "relu", "bias": False},
     {"n_embd": 15, "n_inner": 40},
     {"n_embd": 32, "n_head": 2, "n_inner": 1},
+    {"norm": "rmsnorm", "norm_epsilon": 0.1, "dropout": 0.2},
+    {"norm": "rmsnorm", "bias": False, "n_embd": 15, "n_head": 3},
 ]
 
 

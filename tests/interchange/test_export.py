@@ -154,9 +154,9 @@ def test_a_vocabulary_that_gguf_does_not_know_is_left_out(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ({"activation": "relu"}, r"cannot hold this model's activation: relu; an ONNX file \(--onnx\) can hold more\."),
-        ({"norm": "rmsnorm"}, r"cannot hold this model's norm: rmsnorm; an ONNX file \(--onnx\) can hold more\."),
-        ({"head_bias": True}, r"cannot hold this model's head_bias: true; an ONNX file \(--onnx\) can hold more\."),
+        ({"activation": "relu"}, r"cannot hold this model's activation: relu; use --onnx instead\."),
+        ({"norm": "rmsnorm"}, r"cannot hold this model's norm: rmsnorm\."),
+        ({"head_bias": True}, r"cannot hold this model's head_bias: true; use --onnx instead\."),
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scratchgpt.config import ModelConfig
-from scratchgpt.model.groups import Group, apply, groups, new_slots, overlaps, slot_names, within
+from scratchgpt.model.groups import OPTIMIZERS, Group, apply, groups, new_slots, overlaps, slot_names, within
 from scratchgpt.model.params import Layout
 from scratchgpt.ops.adamw import Settings
 from scratchgpt.ops.optimizer import RULES, State, Update
@@ -69,6 +69,14 @@ def test_a_whole_group_is_not_cut() -> None:
     whole = Group(slice(4, 9), "adamw", Settings(), is_whole=True)
     parts = [[slice(0, 3), slice(6, 7)], [slice(3, 6)], [slice(7, 20)]]
     assert [within([whole], ranges) for ranges in parts] == [[], [whole], []]
+
+
+def test_a_whole_group_is_trained_or_frozen_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = Group(slice(0, LAYOUT.size), "adamw", Settings(), is_whole=True)
+    monkeypatch.setitem(OPTIMIZERS, "adamw", lambda *_: [everything])
+    assert groups(LAYOUT, recipe(1)) == [everything]
+    with pytest.raises(ValueError, match="a part of the whole group"):
+        groups(LAYOUT, recipe(1, freeze=["*.bias"]))
 
 
 def test_overlaps() -> None:

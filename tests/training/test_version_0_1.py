@@ -107,6 +107,14 @@ def test_it_goes_on_as_version_0_1_did(name: str, world: Path) -> None:
     assert (world / name / "checkpoints" / LAST).is_dir()
 
 
+def test_settings_that_say_what_the_run_has_are_no_change(world: Path) -> None:
+    config = sg.read(world / "bias" / "checkpoints" / STEP).model
+    sizes = ["--n-embd", str(config.n_embd), "--n-inner", str(4 * config.n_embd), "--norm", "layernorm"]
+    call("train", "--resume", "bias", "--steps", "302", "--no-tune", *sizes, cwd=world)
+    call("train", "--resume", "bias", "--steps", "304", "--n-inner", "0", cwd=world)
+    assert (world / "bias" / "checkpoints" / "step-000304").is_dir()
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_it_goes_on_to_the_bit(name: str, world: Path) -> None:
     """Ten steps, a checkpoint and ten are twenty."""

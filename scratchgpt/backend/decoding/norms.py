@@ -55,10 +55,29 @@ def _layernorm_of_a_row(x: Array, normed: Array, mean: Array, shift: float) -> N
     return normalise
 
 
+def rmsnorm(x: Array, normed: Array, epsilon: float) -> Norm:
+    """Divide x by √(Σ x² + ε C)."""
+    xp, (R, C) = array_module(x), x.shape
+    dots = xp.empty(R, x.dtype)
+    column = dots[:, None]
+    shift = xp.full((), epsilon * C, x.dtype)
+    dot_rows = np.vecdot if xp is np else _dot_rows
+
+    def normalise(gain: Array) -> None:
+        nonlocal dots, normed
+        dot_rows(x, x, out=dots)
+        dots += shift
+        xp.sqrt(dots, out=dots)
+        xp.divide(x, column, out=normed)
+        normed *= gain
+
+    return normalise
+
+
 def _dot_rows(a: Array, b: Array, out: Array) -> None:
     """out = Σ a · b along rows (B, C)."""
     out[...] = (a * b).sum(axis=-1)
 
 
-NORMS: dict[str, Callable[[Array, Array, float], Norm]] = {"layernorm": layernorm}
+NORMS: dict[str, Callable[[Array, Array, float], Norm]] = {"layernorm": layernorm, "rmsnorm": rmsnorm}
 """By the names of the configuration: (x, normed, epsilon) -> the norm."""

@@ -1,6 +1,6 @@
 """Rows that pass all layers together: those of a step are of several sequences, those of a chunk of one.
 
-All but attention works on rows, and does not know whose they are.
+Every part except attention treats rows independently.
 """
 
 import abc

@@ -74,8 +74,11 @@ def width(dtype: npt.DTypeLike, *sizes: int) -> int:
 
 
 def file_of(kernel: str) -> str:
-    """Return the name of the file that holds a kernel."""
-    return next(name for name, source in sources().items() if kernel in source.kernels)
+    """Return the name of the file that holds a kernel. Raises ValueError if there is none of this name."""
+    for name, source in sources().items():
+        if kernel in source.kernels:
+            return name
+    raise ValueError(f"there is no kernel {kernel}")
 
 
 def instance(kernel: str, dtype: npt.DTypeLike, n: int) -> str:

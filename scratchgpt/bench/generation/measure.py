@@ -14,7 +14,7 @@ from statistics import mean, median, stdev
 from typing import IO, Any, NamedTuple, cast
 
 from scratchgpt import tokenizer as tokenizers
-from scratchgpt.bench import LIMIT, OURS
+from scratchgpt.bench import LIMIT, OURS, parsed
 from scratchgpt.bench.generation import Text, Workload
 from scratchgpt.bench.measure import Answer, Worker, started
 from scratchgpt.bench.rounds import Key, Rounds, Turn, cpu_ratios, joined, length, play, ratios, spread
@@ -22,6 +22,7 @@ from scratchgpt.config import ModelConfig
 from scratchgpt.errors import BenchmarkError
 from scratchgpt.generation import default_prompt
 from scratchgpt.model import folder as model_folder
+from scratchgpt.model.formats.base import GPT2_CHOICES, require_known
 from scratchgpt.model.params import Layout
 
 WORKER = "scratchgpt.bench.generation.worker"
@@ -69,6 +70,9 @@ def compare(
     progress: Callable[[str], None],
 ) -> list[Answer]:
     """Measure the peers and ours in turn; return a record of each, ours last. Raises UsageError and BenchmarkError."""
+    for name in peers:
+        if parsed(name)[0] != OURS:
+            require_known(workload.model, GPT2_CHOICES, f"The peer {name}", "; leave it out")
     n_prompt, n_room, n_long = workload.lengths
     records: dict[str, Answer] = {}
     played: list[Rounds] = []

@@ -11,6 +11,15 @@ Known = Mapping[str, Collection[str | bool]]
 """The choices that a format can express, by the name of the setting. Of a setting that is missing: only the default."""
 
 
+GPT2_CHOICES: Known = {
+    "activation": ("gelu_new", "relu"),
+    "bias": (True, False),
+    "tie_word_embeddings": (True, False),
+    "head_bias": (True, False),
+}
+"""Those of GPT-2 and its simplest relatives."""
+
+
 class Place(NamedTuple):
     """Where a tensor of a file belongs."""
 
@@ -29,6 +38,7 @@ class Format(NamedTuple):
     from_json: Callable[[Mapping[str, Any]], ModelConfig]  # raises UsageError
     name_of: Callable[[str], str | None]  # a tensor's name in `places`, by that in a file; None: it is passed over
     places: Callable[[ModelConfig], dict[str, Place]]  # copies come after what they are copies of
+    note: str = ""  # a sentence for those who train a model that is saved so
 
 
 def end_value(ends: Sequence[int]) -> int | list[int] | None:

@@ -7,15 +7,10 @@ from typing import Any
 
 from scratchgpt.config import ModelConfig
 from scratchgpt.errors import UsageError
-from scratchgpt.model.formats.base import Format, Known, Place, end_value
+from scratchgpt.model.formats.base import GPT2_CHOICES, Format, Place, end_value
 from scratchgpt.model.params import HEAD, TOKEN_TABLE, Layout
 
-KNOWN: Known = {
-    "activation": ("gelu_new", "relu"),
-    "bias": (True, False),
-    "tie_word_embeddings": (True, False),
-    "head_bias": (True, False),
-}
+KNOWN = GPT2_CHOICES
 
 HEAD_BIAS_NOTE = (
     "The head has a bias, lm_head.bias, which GPT-2's format does not know: transformers leaves it out and computes "
@@ -36,7 +31,7 @@ DEFAULTS = {
     "bias": True,
     "head_bias": False,
 }
-"""What is meant by a config.json that does not say it: by `transformers`, and the last two by us."""
+"""Defaults for missing keys. The last two are ours, the others those of `transformers`."""
 
 END = 50256
 
@@ -45,13 +40,13 @@ SUPPORTED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-"""What changes what the same tensors compute, and the only value that we compute with, which is the default."""
+"""Settings that change the computation. Only these values are supported; they are the defaults."""
 
-SAME_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new"}
-"""Other names of the same function."""
+ACTIVATIONS = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new", "relu": "relu"}
+"""Our names of activations, by those in config.json."""
 
 MASK = re.compile(r"transformer\.h\.[0-9]+\.attn\.(masked_)?bias")
-"""What older files hold beside the weights: which positions see which, and what stands for those not seen."""
+"""Causal masks in older files. They are ignored."""
 
 
 def to_json(config: ModelConfig, ends: Sequence[int]) -> dict[str, Any]:
@@ -87,6 +82,8 @@ def from_json(content: Mapping[str, Any]) -> ModelConfig:
         if content[name] != value:
             raise UsageError(f"{name} is {content[name]!r}, and only {value!r} can be computed.")
     activation = content["activation_function"]
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise UsageError(f"activation_function is {activation!r}, and only {', '.join(ACTIVATIONS)} can be computed.")
     return ModelConfig(
         vocab_size=content["vocab_size"],
         block_size=content["n_positions"],
@@ -97,7 +94,7 @@ def from_json(content: Mapping[str, Any]) -> ModelConfig:
         dropout=content["resid_pdrop"],
         bias=content["bias"],
         norm_epsilon=content["layer_norm_epsilon"],
-        activation=SAME_ACTIVATIONS.get(str(activation), activation),
+        activation=ACTIVATIONS[activation],
         tie_word_embeddings=content["tie_word_embeddings"],
         head_bias=content["head_bias"],
     )

@@ -9,7 +9,7 @@ from scratchgpt.model.formats.base import Format, Known, Place, end_value
 from scratchgpt.model.params import Layout
 
 BESIDES = ("model_type", "eos_token_id", "dtype")
-"""What config.json has besides the record."""
+"""Keys of config.json that are not fields of ModelConfig."""
 
 KNOWN: Known = {field.name: field.metadata["choices"] or (True, False) for field in dataclasses.fields(ModelConfig)}
 
@@ -29,4 +29,5 @@ def places(config: ModelConfig) -> dict[str, Place]:
     return {leaf.name: Place(leaf.name, leaf.shape) for leaf in Layout(config).leaves}
 
 
-FORMAT = Format("scratchgpt", KNOWN, None, to_json, from_json, lambda name: name, places)
+NOTE = "GPT-2's format cannot hold this model; its checkpoints are in our own, which other programs do not open."
+FORMAT = Format("scratchgpt", KNOWN, None, to_json, from_json, lambda name: name, places, NOTE)
