@@ -78,7 +78,9 @@ def test_widths() -> None:
 def test_the_usual_width_of_an_mlp_may_be_asked_for_in_two_ways(asked: int, *, is_right: bool) -> None:
     recipe = load_recipe(None, None).changed({"n_inner": asked}, "--n-inner")
     model = ModelConfig.from_mapping(MODEL)
-    with contextlib.nullcontext() if is_right else pytest.raises(UsageError, match="n_inner is 17 by --n-inner, but 64"):
+    with (
+        contextlib.nullcontext() if is_right else pytest.raises(UsageError, match="n_inner is 17 by --n-inner, but 64")
+    ):
         assert recipe.for_weights(model, "--init").of(ModelConfig)["n_inner"] == 64
 
 
