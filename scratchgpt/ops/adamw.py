@@ -13,7 +13,7 @@ class Moments(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What stays the same from one update to the next."""
+    """Constants of a run: the same in each update."""
 
     beta1: float = 0.9
     beta2: float = 0.99

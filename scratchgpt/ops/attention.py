@@ -8,7 +8,7 @@ from scratchgpt.ops.array import Array, array_module
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     q: Array  # (B, H, T, D)
     k: Array  # (B, H, T, D)

@@ -20,7 +20,7 @@ def weigh(targets: Array, weights: Array | None, dtype: npt.DTypeLike) -> tuple[
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     probabilities: Array  # (N, V)
     targets: Array  # (N,)

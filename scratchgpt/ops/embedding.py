@@ -6,7 +6,7 @@ from scratchgpt.ops.array import Array, array_module
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     tokens: Array  # (B, T)
     n_tokens: int  # V: rows of the token table

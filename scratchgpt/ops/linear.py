@@ -6,7 +6,7 @@ from scratchgpt.ops.array import Array
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     x: Array  # (..., K)
     has_bias: bool

@@ -52,4 +52,4 @@ def by_adamw(state: State, span: slice, settings: adamw.Settings, update: Update
 
 RULES: dict[str, Rule] = {"adamw": by_adamw}
 SLOTS: dict[str, tuple[str, ...]] = {"adamw": adamw.Moments._fields}
-"""What each rule keeps for each parameter. Files name these."""
+"""The slots of each rule: names of the arrays that it keeps, as in files."""

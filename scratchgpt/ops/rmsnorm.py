@@ -9,7 +9,7 @@ EPSILON = 1e-5
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     xhat: Array  # (..., C): the normalised input
     rrms: Array  # (..., 1): the reciprocal root mean square

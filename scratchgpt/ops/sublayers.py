@@ -57,7 +57,7 @@ def dropout_mask(step: Step, place: Place, layer: int, shape: tuple[int, ...], l
 
 
 class EmbedSaved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     embedding: embedding.Saved
     mask: Array | None
@@ -86,7 +86,7 @@ class Embed:
 
 
 class AttentionSaved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     norm: Any  # the norm's record
     qkv: linear.Saved
@@ -154,7 +154,7 @@ class Attention:
 
 
 class MLPSaved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     norm: Any  # the norm's record
     fc: linear.Saved

@@ -33,9 +33,8 @@ from tests.cuda import (
     test_embedding,
     test_heads,
     test_launches,
-    test_layernorm,
     test_linear,
-    test_rmsnorm,
+    test_rownorm,
     test_softmax,
     test_table,
 )
@@ -115,10 +114,6 @@ GPU: dict[str, tuple[Test, ...]] = {
         partial(test_embedding.test_runs_of_equal_tokens, [1025], 0),
     ),
     "heads": (partial(test_heads.test_split_and_join, 1, 17, 1, 3, 3, "float32", 0),),
-    "layernorm": (
-        partial(test_layernorm.test_layernorm, 65, 33, "float32", 0),
-        partial(test_layernorm.test_layernorm, 5, 61, "float32", 0),
-    ),
     "linear": (partial(test_linear.test_column_sums, 65, 33, "float32", 0),),
     "memory": (
         partial(_patched, test_table.test_logits_in_parts, 200, 3),
@@ -127,9 +122,9 @@ GPU: dict[str, tuple[Test, ...]] = {
         partial(test_launches.test_as_many_sequences_as_a_grid_holds, 1),
         test_launches.test_at_least_one_sequence,
     ),
-    "rmsnorm": (
-        partial(test_rmsnorm.test_rmsnorm, 65, 33, "float32", 0),
-        partial(test_rmsnorm.test_rmsnorm, 5, 61, "float32", 0),
+    "rownorm": (
+        partial(test_rownorm.test_norm, "layernorm", 65, 33, "float32", 0),
+        partial(test_rownorm.test_norm, "rmsnorm", 5, 61, "float32", 0),
     ),
     "softmax": (
         partial(test_softmax.test_softmax, 1, 1, 127, 0.3, "float32", 0),

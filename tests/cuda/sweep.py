@@ -21,10 +21,9 @@ from tests.cuda import (
     test_dropout,
     test_embedding,
     test_heads,
-    test_layernorm,
     test_linear,
     test_products,
-    test_rmsnorm,
+    test_rownorm,
     test_softmax,
 )
 from tests.cuda.checks import DTYPES, SEEDS, errors
@@ -41,10 +40,8 @@ def cases(file: str) -> Iterator[tuple[Any, tuple[Any, ...]]]:  # noqa: C901, PL
     ways = tuple(product(DTYPES, SEEDS))
     shapes = tuple(product(ROWS, COLUMNS))
     match file:
-        case "layernorm":
-            yield from ((test_layernorm.test_layernorm, (*shape, *way)) for shape in shapes for way in ways)
-        case "rmsnorm":
-            yield from ((test_rmsnorm.test_rmsnorm, (*shape, *way)) for shape in shapes for way in ways)
+        case "layernorm" | "rmsnorm":
+            yield from ((test_rownorm.test_norm, (file, *shape, *way)) for shape in shapes for way in ways)
         case "linear":
             yield from ((test_linear.test_column_sums, (*shape, *way)) for shape in shapes for way in ways)
         case "activation":  # the number of rows decides about the order of threads

@@ -1,4 +1,4 @@
-"""What tests of growing sequences have in common: models, the truth about them, and a record of sequences."""
+"""Shared by the tests of growing sequences: models, their true logits, and a record of sequences."""
 
 from typing import Any
 

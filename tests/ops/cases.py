@@ -61,19 +61,9 @@ def layernorm(
     return Case(module.forward, _backward_with_bias(module, bias=bias), plain.layernorm, inputs, rng)
 
 
-def rmsnorm(
-    module: ModuleType,
-    *,
-    rows: tuple[int, ...] = (2, 3),
-    C: int = 5,
-    bias: bool = True,
-    kind: str = "normal",
-    scale: float = 1,
-    seed: int = 0,
-) -> Case:
+def rmsnorm(module: ModuleType, **drawn: Any) -> Case:
     """A row of zeros has mean square 0: only ε keeps its result finite."""
-    case = layernorm(module, rows=rows, C=C, bias=bias, kind=kind, scale=scale, seed=seed)
-    return case._replace(plain=plain.rmsnorm)
+    return layernorm(module, **drawn)._replace(plain=plain.rmsnorm)
 
 
 def _backward_with_bias(module: ModuleType, *, bias: bool) -> Callable[..., tuple[Array, ...]]:

@@ -36,7 +36,7 @@ ROWS = 32
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     norm: Any  # the norm's record
     normed: Array  # (B * T, C)

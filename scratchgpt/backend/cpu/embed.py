@@ -22,7 +22,7 @@ FEW = 512
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     tokens: Array  # (B * T,)
     mask: Array | None  # (B, T, C)

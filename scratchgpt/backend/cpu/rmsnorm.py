@@ -12,7 +12,7 @@ from scratchgpt.ops.table import Wanted
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     xhat: Array  # (R, C)
     rrms: Array  # (R,)

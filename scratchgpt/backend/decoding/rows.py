@@ -42,7 +42,7 @@ class Shared:
 
 
 class Layer(NamedTuple):
-    """What rows are multiplied with in a layer, and where attention keeps what it computes."""
+    """The weights of a layer, and the buffers of its attention."""
 
     qkv: Projection
     proj: Output

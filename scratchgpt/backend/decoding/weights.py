@@ -64,7 +64,7 @@ class Weights:
         self._layers_for_one_row: list[Layer] = []
 
     def layers_for(self, n_rows: int) -> list[Layer]:
-        """Return the layers to multiply so many rows with."""
+        """Return the layers for products with this number of rows."""
         if n_rows > 1 or not isinstance(self.head.weight, np.ndarray):
             return self.layers
         self._layers_for_one_row = self._layers_for_one_row or [layer.for_one_row() for layer in self.layers]

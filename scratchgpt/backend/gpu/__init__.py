@@ -7,9 +7,8 @@ from typing import Any
 from scratchgpt.backend import decoding
 from scratchgpt.backend.gpu.adamw import by_adamw
 from scratchgpt.backend.gpu.device import Device
-from scratchgpt.backend.gpu.layernorm import LayerNorm
 from scratchgpt.backend.gpu.norm import Norm
-from scratchgpt.backend.gpu.rmsnorm import RMSNorm
+from scratchgpt.backend.gpu.rownorm import RowNorm
 from scratchgpt.backend.gpu.sublayers import MLP, Attention, Embed, Head
 from scratchgpt.backend.gpu.ways import attention_of, is_fused
 from scratchgpt.config import ModelConfig
@@ -17,7 +16,7 @@ from scratchgpt.ops.optimizer import Rule
 from scratchgpt.ops.sublayers import sublayers
 from scratchgpt.ops.table import Table
 
-NORMS: dict[str, Callable[[float], Norm[Any]]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
+NORMS: dict[str, Callable[[float], Norm[Any]]] = {name: partial(RowNorm, name) for name in ("layernorm", "rmsnorm")}
 
 __all__ = ["attention_of", "is_fused", "rules", "table"]
 

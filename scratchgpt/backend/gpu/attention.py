@@ -24,7 +24,7 @@ ON_TENSOR_CORES = "attention_half"
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     qkv: Array  # (B, T, 3C): without its bias
     heads: Array  # (B, T, C): the result

@@ -14,7 +14,7 @@ from scratchgpt.ops.array import Array
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     parts: Array  # (3, B, H, T, D): queries, keys and values
     probabilities: Array  # (B, H, T, T): before dropout

@@ -32,7 +32,7 @@ def rows(x: Array) -> Array:
 
 
 class EmbedSaved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     tokens: Array  # (B, T)
     dtype: npt.DTypeLike  # of the tables
@@ -63,7 +63,7 @@ class Embed:
 
 
 class AttentionSaved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     norm: Any  # the norm's record
     attention: Any  # the record of the way in which attention was computed
@@ -126,7 +126,7 @@ class Attention:
 
 
 class MLPSaved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     norm: Any  # the norm's record
     hidden: Array  # (B * T, K): what the activation is applied to, without its bias

@@ -1,4 +1,4 @@
-"""Layer norm. Kernels and their ladder: ops/layernorm.cu."""
+"""Norms of rows, each by kernels of its own. Kernels and their ladders: ops/layernorm.cu, ops/rmsnorm.cu."""
 
 import dataclasses
 import math
@@ -18,16 +18,17 @@ ROWS = 4
 
 
 class Saved(NamedTuple):
-    """What the backward needs."""
+    """Values that the backward needs."""
 
     xhat: Array  # (R, C): the normalised input
-    rstd: Array  # (R,): the reciprocal standard deviation
+    scale: Array  # (R,): by which a row was multiplied, such as the reciprocal standard deviation
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerNorm:
-    """The norm of this epsilon."""
+class RowNorm:
+    """The norm of these kernels, with this epsilon."""
 
+    name: str  # of the kernels, such as layernorm
     epsilon: float
 
     def forward(
@@ -36,11 +37,11 @@ class LayerNorm:
         """x (R, C), gain, bias (C,) -> normed (R, C) of `dtype`."""
         R, C = x.shape
         normed, xhat = device.empty((R, C), dtype), device.empty((R, C), dtype)
-        rstd = device.empty((R,), x.dtype)
+        scale = device.empty((R,), x.dtype)
         n, grid = width(dtype, C), math.ceil(R / ROWS)
-        arguments = (x, gain, bias, normed, xhat, rstd, self.epsilon, R, C)
-        device.launch("layernorm_forward", dtype, n, grid, 32 * ROWS, *arguments)
-        return normed, Saved(xhat, rstd)
+        arguments = (x, gain, bias, normed, xhat, scale, self.epsilon, R, C)
+        device.launch(f"{self.name}_forward", dtype, n, grid, 32 * ROWS, *arguments)
+        return normed, Saved(xhat, scale)
 
     def again(self, device: Device, saved: Saved, gain: Array, bias: Array | None) -> Array:
         """Return `normed` (R, C) once more: the backward needs it, and to compute it is cheaper than to keep it."""
@@ -50,10 +51,10 @@ class LayerNorm:
         self, device: Device, dnormed: Array, saved: Saved, gain: Array, dx: Array, dgain: Wanted, dbias: Wanted
     ) -> None:
         """Add to dx (R, C), and to dgain and dbias (C,) if they are wanted. dnormed (R, C)."""
-        xhat, rstd = saved
+        xhat, scale = saved
         R, C = xhat.shape
         dtype, n, grid = xhat.dtype, width(xhat.dtype, C), math.ceil(R / ROWS)
-        device.launch("layernorm_backward", dtype, n, grid, 32 * ROWS, dnormed, xhat, rstd, gain, dx, R, C)
+        device.launch(f"{self.name}_backward", dtype, n, grid, 32 * ROWS, dnormed, xhat, scale, gain, dx, R, C)
         add_gradients(device, dnormed, xhat, dgain, dbias)
 
 

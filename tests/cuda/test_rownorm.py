@@ -1,11 +1,11 @@
-"""The layernorm kernels against ops/layernorm.py."""
+"""The kernels of norms against their ops."""
 
 import numpy as np
 import pytest
 
-from scratchgpt.backend.gpu.layernorm import LayerNorm
-from scratchgpt.ops import layernorm as reference
+from scratchgpt.backend.gpu.rownorm import RowNorm
 from scratchgpt.ops.array import Array
+from scratchgpt.ops.sublayers import NORMS
 from tests import gradcheck
 from tests.cuda.checks import DTYPES, SEEDS, assert_close, draw, needs_emulator, wide
 from tests.cuda.device import Emulated
@@ -32,8 +32,9 @@ SHAPES = [
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("R", "C"), SHAPES)
-def test_layernorm(R: int, C: int, dtype: str, seed: int) -> None:
-    has_bias = bool(R % 2)
+@pytest.mark.parametrize("name", NORMS)
+def test_norm(name: str, R: int, C: int, dtype: str, seed: int) -> None:
+    has_bias, reference = bool(R % 2), NORMS[name]
     device, rng = Emulated(seed=seed), np.random.default_rng([R, C])
     x, gain, bias, dx, dgain, dbias = (
         draw(rng, shape, wide(dtype)) for shape in [(R, C), (C,), (C,), (R, C), (C,), (C,)]
@@ -48,11 +49,11 @@ def test_layernorm(R: int, C: int, dtype: str, seed: int) -> None:
         prefill + increment for prefill, increment in zip((dx, dgain, dbias), increments, strict=True)
     )
 
-    layernorm = LayerNorm(EPSILONS[dtype])
-    normed, saved = layernorm.forward(device, x, gain, given_bias, dtype)
+    norm = RowNorm(name, EPSILONS[dtype])
+    normed, saved = norm.forward(device, x, gain, given_bias, dtype)
     assert_close(normed, expected, dtype)
-    assert np.array_equal(layernorm.again(device, saved, gain, given_bias), normed) or dtype == "float16"
-    layernorm.backward(device, dnormed, saved, gain, dx, dgain, given_dbias)
+    assert np.array_equal(norm.again(device, saved, gain, given_bias), normed) or dtype == "float16"
+    norm.backward(device, dnormed, saved, gain, dx, dgain, given_dbias)
     assert_close(dx, expected_dx, dtype)
     assert_close(dgain, expected_dgain, dtype)
     if has_bias:
@@ -60,16 +61,17 @@ def test_layernorm(R: int, C: int, dtype: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize(("R", "C"), [(1, 5), (5, 8), (3, 70)])
-def test_gradient(R: int, C: int) -> None:
+@pytest.mark.parametrize("name", NORMS)
+def test_gradient(name: str, R: int, C: int) -> None:
     rng = np.random.default_rng([R, C])
     x, gain, bias, dy = (draw(rng, shape, "float64") for shape in [(R, C), (C,), (C,), (R, C)])
 
-    layernorm = LayerNorm(1e-5)
+    norm = RowNorm(name, 1e-5)
 
     def function(x: Array, gain: Array, bias: Array) -> Array:
-        return layernorm.forward(Emulated(), x, gain, bias, "float64")[0]
+        return norm.forward(Emulated(), x, gain, bias, "float64")[0]
 
-    _, saved = layernorm.forward(Emulated(), x, gain, bias, "float64")
+    _, saved = norm.forward(Emulated(), x, gain, bias, "float64")
     gradients = np.zeros_like(x), np.zeros_like(gain), np.zeros_like(bias)
-    layernorm.backward(Emulated(), dy, saved, gain, *gradients)
+    norm.backward(Emulated(), dy, saved, gain, *gradients)
     gradcheck.check(function, [x, gain, bias], dy, gradients, rng)
